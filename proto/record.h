@@ -1,0 +1,86 @@
+/* record.h: the journal: one JSON object a line, written by rank 0 on stdout (a file), read by the
+ * controller. Numbers cross from worker to controller only here. Every record has "t" (its type)
+ * and "time" (seconds since the epoch). A reader skips types it does not know; a line that is no
+ * record is set aside, never fatal. Lines are at most RECORD_MAX bytes.
+ */
+#ifndef DHA_PROTO_RECORD_H
+#define DHA_PROTO_RECORD_H
+
+#include "proto/json.h"
+
+#define RECORD_MAX 65536
+
+enum record_type {
+    REC_HELLO,
+    REC_PHASE,
+    REC_PROGRESS,
+    REC_HEAD_BUDGET,
+    REC_CHECKPOINT,
+    REC_EVAL,
+    REC_ERROR,
+    REC_BYE,
+    REC_UNKNOWN
+};
+
+struct record {
+    enum record_type type;
+    double time;
+    union {
+        struct {
+            char stage[16], backend[96], version[24], host[64];
+            int attempt, ranks, threads, pid;
+            int64_t steps;        /* of the stage; 0 = not counted in steps */
+            int64_t resumed_from; /* step; -1 = from the start */
+        } hello;
+        struct { /* work that is not training steps: "calibrate", "costs", "merge", "refit" ... */
+            char name[48];
+            int64_t done, total;
+        } phase;
+        struct {
+            int64_t step, steps; /* step = finished steps */
+            int64_t tokens;      /* trained on so far in this stage */
+            double loss;         /* what is minimised; nats a token */
+            double lm, kl;       /* its parts */
+            double lr, grad_norm, tokens_per_s, comm_ms, eta_s;
+            double fusion_loss, lambda, threshold; /* NaN where there is no operator */
+        } progress;
+        struct {
+            int layer;
+            char kind[8]; /* "key" | "value" */
+            int heads;    /* kept */
+            int n_map;    /* query heads */
+            int map[256];
+        } head_budget;
+        struct {
+            int64_t step, bytes;
+            char path[512];
+            char digest[72]; /* SHA-256 of the manifest, hex */
+        } checkpoint;
+        struct {
+            char name[24]; /* "parent" "converted" "valid" "final" */
+            double loss;   /* nats a token */
+            int64_t tokens, windows;
+            int64_t step, trained_tokens; /* where on the training curve ("valid") */
+        } eval;
+        struct {
+            char code[24], message[640], hint[320];
+        } error;
+        struct {
+            char code[24];
+            int64_t tokens; /* training + calibration tokens this stage consumed, all attempts */
+            double seconds;
+            int64_t peak_rss;                   /* bytes, max over ranks */
+            int64_t kv_parent, kv_converted;    /* KV cache bytes a token at the checkpoint's dtype; 0 = n/a */
+            char output[512];                   /* model directory or plan the stage leaves */
+        } bye;
+    };
+};
+
+/* One line without its newline -> record. -1 + DHA_E_PROTOCOL if it is none; an unknown "t" is
+ * REC_UNKNOWN and success. Missing optional numbers are 0 (fusion fields: NaN). */
+int record_parse(const char *line, size_t len, struct record *r, struct dha_err *e);
+/* One line with its newline into buf; returns its length, or -1 if it does not fit. */
+int record_format(const struct record *r, char *buf, size_t cap);
+const char *record_type_name(enum record_type t);
+
+#endif
