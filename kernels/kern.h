@@ -79,7 +79,8 @@ struct kern_ops {
     const char *name;    /* "reference", "cpu", "cuda" */
     const char *summary; /* one line: what it is, for --version and hello records */
 
-    /* queue */
+    /* queue. open: k->impl is NULL for a new backend; a fork finds its parent's impl there (and
+     * threads = 0) and replaces it by its own. */
     int (*open)(struct kern *k, int threads);
     void (*close)(struct kern *k);
     void (*sync)(struct kern *k);
