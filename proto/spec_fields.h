@@ -1,0 +1,93 @@
+/* spec_fields.h: the job spec as a table, one row a field (private to proto/).
+ *
+ * Parsing, the unknown-field check, writing back and stage keys all walk this table, so a field that
+ * is added here is complete everywhere. Rows are in the order in which the spec is written.
+ */
+#ifndef DHA_PROTO_SPEC_FIELDS_H
+#define DHA_PROTO_SPEC_FIELDS_H
+
+#include "proto/spec.h"
+
+enum field_type {
+    FIELD_NAME,     /* char *, display text */
+    FIELD_PATH,     /* char *, NULL allowed */
+    FIELD_PATHS,    /* data.train */
+    FIELD_METHOD,   /* struct method */
+    FIELD_CHOICE,   /* char *, one of choices; NULL = not given */
+    FIELD_CHOICE8,  /* char[8], one of choices */
+    FIELD_NUM,      /* double */
+    FIELD_I64,      /* int64_t */
+    FIELD_INT,      /* int */
+    FIELD_WALLTIME, /* int64_t seconds */
+};
+
+struct spec_field {
+    const char *object; /* "" = top level, else the object it is a member of */
+    const char *key;
+    enum field_type type;
+    size_t at; /* offset in struct job_spec */
+    double lo, hi;
+    bool lo_open;        /* lo itself is not allowed */
+    const char *choices; /* "f32|bf16" */
+    const char *later;   /* a choice that is known, but that this version does not have */
+    unsigned stages;     /* bit k: stage k's result depends on it; see spec_stage_inputs() */
+};
+
+enum {
+    F_NAME,
+    F_MODEL,
+    F_METHOD,
+    F_BUDGET,
+    F_DATA_TRAIN,
+    F_DATA_VALID,
+    F_DATA_FORMAT,
+    F_DATA_TOKENIZER,
+    F_DATA_SEQ_LEN,
+    F_TOKENS_SEARCH,
+    F_TOKENS_FUSE,
+    F_TOKENS_TRAIN,
+    F_RECOVERY_KL,
+    F_RECOVERY_LM,
+    F_BATCH_TOKENS,
+    F_LR,
+    F_LR_OMEGA,
+    F_LR_LAMBDA,
+    F_WARMUP,
+    F_FINAL_LR,
+    F_CLIP,
+    F_WEIGHT_DECAY,
+    F_DTYPE,
+    F_SEED,
+    F_EVAL_WINDOWS,
+    F_CHECKPOINT_EVERY,
+    F_EXPORT_FORMAT,
+    F_RANKS,
+    F_THREADS,
+    F_DEVICE,
+    F_WALLTIME,
+    F_PRIORITY,
+    F_COUNT
+};
+
+extern const struct spec_field spec_field[F_COUNT];
+
+/* Adds one error. hint may be "". */
+void spec_error(struct spec_errors *errs, const char *path, const char *hint, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Reads every field that doc has into *out and sets given[row]; checks types, ranges and unknown
+ * names. Fields that are absent or null keep what *out holds. */
+void spec_read_fields(const cJSON *doc, const char *base_dir, struct job_spec *out,
+                      bool given[F_COUNT], struct spec_errors *errs);
+/* Writes one field into its (created) object of doc: 0 / -1 out of memory. */
+int spec_write_field(const struct job_spec *s, int row, cJSON *doc);
+
+/* method.c: `method` of a spec, and back. */
+void method_read(const cJSON *v, struct method *out, struct spec_errors *errs);
+cJSON *method_to_json(const struct method *m);
+const char *method_grouping_name(enum method_grouping g);
+const char *method_budget_name(enum method_budget b);
+const char *method_merge_name(enum method_merge m);
+bool method_needs_search(const struct method *m);
+
+#endif
