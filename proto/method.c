@@ -70,11 +70,12 @@ const char *method_merge_name(enum method_merge m)
     return merge_names[m];
 }
 
-/* The spectral merge needs calibration sums even where the groups are fixed; search collects them. */
+/* Fixed groups and a uniform budget leave nothing to search for; the calibration sums of a spectral
+ * merge are then taken by the stage that merges. */
 bool method_needs_search(const struct method *m)
 {
     return m->grouping == GROUP_LEARNED || m->grouping == GROUP_CLOSED_FORM ||
-           m->budget != BUDGET_UNIFORM || m->merge == MERGE_SPECTRAL;
+           m->budget != BUDGET_UNIFORM;
 }
 
 static void unknown_preset(const char *path, const char *name, struct spec_errors *errs)

@@ -145,13 +145,13 @@ static void default_tokens(struct job_spec *s, const bool given[F_COUNT], struct
     const struct method *m = &s->method;
     bool learned = m->grouping == GROUP_LEARNED;
     int64_t base = s->tokens_train > 0 ? s->tokens_train : 1000000;
-    if (!method_needs_search(m))
+    if (!method_needs_search(m) && m->merge != MERGE_SPECTRAL)
         s->tokens_search = 0;
     else if (!given[F_TOKENS_SEARCH])
         s->tokens_search = learned ? at_least(base / 10, s->batch_tokens) : 32768;
     else if (s->tokens_search == 0)
         spec_error(errs, "$.tokens.search", "leave it out for the default",
-                   "method \"%s\" needs tokens to search with", m->name);
+                   "method \"%s\" needs tokens to search or calibrate with", m->name);
     if (m->merge == MERGE_MEAN)
         s->tokens_fuse = 0;
     else if (!given[F_TOKENS_FUSE])
