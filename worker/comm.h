@@ -27,11 +27,13 @@ void comm_bcast(struct comm *c, void *buf, size_t bytes, int root);
 /* In place; deterministic for a given number of ranks. */
 void comm_sum_f64(struct comm *c, double *x, size_t n);
 void comm_max_i64(struct comm *c, int64_t *x, size_t n);
-/* x [n], n = chunk*size padded by the caller: rank r gets the sum of piece r in place, at x + r*chunk. */
-void comm_reduce_scatter_f32(struct comm *c, float *x, size_t chunk);
+/* x [n] is cut into `size` pieces of `chunk` (the last ones shorter or empty): rank r gets the sum of piece r,
+ * in place at x + r*chunk; the rest of x is undefined afterwards. */
+void comm_reduce_scatter_f32(struct comm *c, float *x, size_t n, size_t chunk);
 /* The other way: piece r of rank r goes to everyone. */
-void comm_all_gather_f32(struct comm *c, float *x, size_t chunk);
-/* Error agreement: every rank passes its own result; all get -1 and the lowest failing rank's error if any failed. */
+void comm_all_gather_f32(struct comm *c, float *x, size_t n, size_t chunk);
+/* Error agreement: every rank passes its own result; if any failed, all get -1 and the lowest failing rank's
+ * error. */
 int comm_agree(struct comm *c, int rc, struct dha_err *e);
 
 #endif

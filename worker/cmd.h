@@ -1,0 +1,27 @@
+/* cmd.h: the worker's commands. Each parses its own options (getopt_long), works, and returns a dha_code; on failure *e is
+ * set and main prints it. Under mpirun (or srun) `comm` is the gang, else a gang of one.
+ */
+#ifndef DHA_WORKER_CMD_H
+#define DHA_WORKER_CMD_H
+
+#include "worker/comm.h"
+
+int cmd_stage(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_eval(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_score(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_inspect(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_export(int argc, char **argv, struct comm *comm, struct dha_err *e);
+
+/* ---- options (cmd_options.c) ---------------------------------------------------------------------- */
+struct option_spec {
+    const char *name; /* long option, without -- */
+    const char **str; /* set to its argument, or */
+    bool *flag;       /* set to true, or */
+    long long *num;   /* parsed as a whole number */
+    bool required;
+};
+/* Options by the table (ends with a NULL name); returns the index of the first other argument, -1 + DHA_E_USAGE. */
+int cmd_options(int argc, char **argv, const struct option_spec *table, struct dha_err *e);
+
+#endif

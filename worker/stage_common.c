@@ -1,0 +1,293 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "worker/control.h"
+#include "worker/fsutil.h"
+#include "worker/model/expand.h"
+#include "worker/stage.h"
+#include "worker/train/evaluate.h"
+#include "worker/train/trainer.h"
+
+int stage_out(const struct stage *st, char *buf, size_t cap, const char *name, struct dha_err *e)
+{
+    return fs_path(buf, cap, e, "%s/%s", st->s->out, name);
+}
+
+bool stage_has_output(const struct stage *st, const char *name)
+{
+    /* rank 0 looks for all: on a network file system ranks might see different things */
+    char path[PATH_MAX];
+    char there = st->comm->rank == 0 && stage_out(st, path, sizeof path, name, NULL) == 0 &&
+                 fs_exists(path);
+    comm_bcast(st->comm, &there, 1, 0);
+    return there != 0;
+}
+
+void stage_output(struct stage *st, const char *name)
+{
+    snprintf(st->bye.bye.output, sizeof st->bye.bye.output, "%s/%s", st->s->out, name);
+}
+
+static int element_bytes(const char *dtype)
+{
+    return strcmp(dtype, "float32") ? 2 : 4;
+}
+
+void stage_kv_bytes(struct stage *st, const struct model_config *parent,
+                    const struct model_config *converted)
+{
+    int elem = element_bytes(parent->dtype);
+    st->bye.bye.kv_parent = model_config_kv_bytes(parent, elem);
+    st->bye.bye.kv_converted = model_config_kv_bytes(converted, elem);
+}
+
+void stage_hello(struct stage *st, int64_t steps, int64_t resumed_from)
+{
+    struct record r = {.type = REC_HELLO};
+    snprintf(r.hello.stage, sizeof r.hello.stage, "%s", stage_kind_name(st->s->kind));
+    st->k->ops->describe(st->k, r.hello.backend, sizeof r.hello.backend);
+    snprintf(r.hello.version, sizeof r.hello.version, "%s", DHA_VERSION);
+    gethostname(r.hello.host, sizeof r.hello.host - 1);
+    r.hello.attempt = st->s->attempt;
+    r.hello.ranks = st->comm->size;
+    r.hello.threads = st->s->spec.resources.threads;
+    r.hello.pid = (int)getpid();
+    r.hello.steps = steps;
+    r.hello.resumed_from = resumed_from;
+    journal_write(st->journal, &r);
+}
+
+int stage_progress(void *arg, const char *phase, int64_t done, int64_t total)
+{
+    struct stage *st = arg;
+    journal_phase(st->journal, phase, done, total);
+    return control_stop_seen();
+}
+
+int stage_load_parent(struct stage *st, struct model **m, struct dha_err *e)
+{
+    struct model *as_is = NULL;
+    int rc = model_load(&as_is, st->k, st->s->spec.model, e);
+    if (rc == 0 && model_config_head_budget(&as_is->cfg) < 1.0)
+        rc = model_expand(m, as_is, e);
+    else if (rc == 0)
+        *m = as_is, as_is = NULL;
+    model_free(as_is);
+    return comm_agree(st->comm, rc, e);
+}
+
+/* ---- data --------------------------------------------------------------------------------------------- */
+
+static int open_corpora(struct stage *st, const struct model_config *cfg, struct dha_err *e)
+{
+    const struct data_spec *d = &st->s->spec.data;
+    struct corpus_options o = {.format = d->format,
+                               .tokenizer = d->tokenizer,
+                               .model_dir = st->s->spec.model,
+                               .cache_dir = st->s->cache,
+                               .vocab = cfg->vocab,
+                               .bos = cfg->bos};
+    char tokenizer[PATH_MAX];
+    if (!o.tokenizer) {
+        if (fs_path(tokenizer, sizeof tokenizer, e, "%s/tokenizer.model", st->s->spec.model))
+            return -1;
+        o.tokenizer = tokenizer;
+    }
+    if (corpus_open(&st->train, d->train, d->n_train, &o, e))
+        return -1;
+    if (d->valid && corpus_open(&st->valid, &d->valid, 1, &o, e))
+        return dha_err_context(e, "data.valid");
+    return 0;
+}
+
+/* Without data.valid: the last 2 % of the training tokens, but at least 16 and at most 256 windows. */
+static int hold_out(struct stage *st, struct dha_err *e)
+{
+    int64_t window = st->seq, all = corpus_tokens(st->train), n = all / 50;
+    if (n < 16 * window + 1)
+        n = 16 * window + 1;
+    if (n > 256 * window + 1)
+        n = 256 * window + 1;
+    if (n > all / 2) {
+        dha_fail(e, DHA_E_INPUT,
+                 "%" PRId64
+                 " training tokens are too few to hold out 16 windows of %d for validation",
+                 all, st->seq);
+        return dha_err_hint(e, "give data.valid, more data, or a smaller data.seq_len");
+    }
+    return corpus_hold_out(st->train, n, &st->valid, e);
+}
+
+int stage_open_data(struct stage *st, const struct model_config *cfg, struct dha_err *e)
+{
+    int rc = 0;
+    st->seq = st->s->spec.data.seq_len;
+    if (st->seq == 0)
+        st->seq = cfg->max_positions < 256 ? cfg->max_positions : 256;
+    if (st->seq > cfg->max_positions) {
+        rc = dha_fail(e, DHA_E_SPEC, "data.seq_len is %d, but the model has %d positions", st->seq,
+                      cfg->max_positions);
+        dha_err_hint(e, "use --set data.seq_len=%d or less", cfg->max_positions);
+    }
+    /* rank 0 first: it may have to tokenise, the others then find the cache */
+    if (rc == 0 && st->comm->rank == 0)
+        rc = open_corpora(st, cfg, e);
+    if (comm_agree(st->comm, rc, e))
+        return -1;
+    if (st->comm->rank != 0)
+        rc = open_corpora(st, cfg, e);
+    if (rc == 0)
+        rc = corpus_check(st->train, st->seq, e);
+    if (rc == 0 && !st->valid)
+        rc = hold_out(st, e);
+    if (rc == 0)
+        rc = corpus_check(st->valid, st->seq, e);
+    return comm_agree(st->comm, rc, e);
+}
+
+int stage_evaluate(struct stage *st, struct model *m, const char *name, double *loss,
+                   struct dha_err *e)
+{
+    struct eval_result v;
+    if (evaluate(m, st->valid, st->seq, st->s->spec.eval_windows, st->comm, &v, e))
+        return dha_err_context(e, "evaluating the %s model", name);
+    journal_eval(st->journal, name, v.loss, v.tokens, v.windows, 0, 0);
+    if (loss)
+        *loss = v.loss;
+    return 0;
+}
+
+/* ---- models on disk ------------------------------------------------------------------------------------- */
+
+static int save_rank0(struct stage *st, struct model *m, const char *dtype, bool plain,
+                      struct dha_err *e)
+{
+    char tmp[PATH_MAX], final[PATH_MAX];
+    if (stage_out(st, tmp, sizeof tmp, "model.tmp", e) ||
+        stage_out(st, final, sizeof final, "model", e) || fs_remove_tree(tmp, e) ||
+        fs_make_dirs(tmp, e) || model_save(m, tmp, dtype, plain, 0, e))
+        return -1;
+    if (rename(tmp, final))
+        return dha_fail_errno(e, errno, "cannot rename %s to %s", tmp, final);
+    return fs_sync_dir(st->s->out, e);
+}
+
+int stage_save_model(struct stage *st, struct model *m, const char *dtype, bool plain,
+                     struct dha_err *e)
+{
+    int rc = st->comm->rank == 0 ? save_rank0(st, m, dtype, plain, e) : 0;
+    return comm_agree(st->comm, rc, e);
+}
+
+int stage_input_model(const struct stage *st, char *buf, size_t cap, struct dha_err *e)
+{
+    const char *from = st->s->inputs[STAGE_TRAIN] ? st->s->inputs[STAGE_TRAIN]
+                                                  : st->s->inputs[STAGE_FUSE];
+    if (!from)
+        return dha_fail(e, DHA_E_PROTOCOL, "stage %s has no input model",
+                        stage_kind_name(st->s->kind));
+    return fs_path(buf, cap, e, "%s/model", from);
+}
+
+/* ---- training ------------------------------------------------------------------------------------------- */
+
+static void trainer_hello(void *arg, int64_t steps, int64_t resumed_from)
+{
+    stage_hello(arg, steps, resumed_from);
+}
+
+void stage_training(struct stage *st, struct trainer_options *o, char *ckpt_dir, size_t cap,
+                    char identity[33])
+{
+    const struct job_spec *s = &st->s->spec;
+    cJSON *inputs = spec_stage_inputs(s, st->s->kind);
+    char *text = inputs ? json_text(inputs) : NULL;
+    XXH128_hash_t h = XXH3_128bits(text ? text : "", text ? strlen(text) : 0);
+    snprintf(identity, 33, "%016" PRIx64 "%016" PRIx64, (uint64_t)h.high64, (uint64_t)h.low64);
+    free(text);
+    cJSON_Delete(inputs);
+    snprintf(ckpt_dir, cap, "%s/ckpt", st->s->out);
+    *o = (struct trainer_options){
+        .train = st->train,
+        .comm = st->comm,
+        .journal = st->journal,
+        .stream = STREAM_TRAIN,
+        .seed = s->seed,
+        .seq = st->seq,
+        .batch_tokens = s->batch_tokens,
+        .w_lm = 1.0,
+        .lr = s->optim.lr,
+        .lr_omega = s->optim.lr_omega,
+        .lr_lambda = s->optim.lr_lambda,
+        .warmup = s->optim.warmup,
+        .final_lr = s->optim.final_lr,
+        .clip = s->optim.clip,
+        .weight_decay = s->optim.weight_decay,
+        .eval_windows = s->eval_windows,
+        .ckpt_dir = ckpt_dir,
+        .identity = identity,
+        .ckpt_every = s->checkpoint_every,
+        .hello = trainer_hello,
+        .arg = st,
+    };
+}
+
+/* ---- a stage from hello to bye ---------------------------------------------------------------------------- */
+
+typedef int (*driver)(struct stage *st, struct dha_err *e);
+static const driver drivers[] = {
+    [STAGE_SEARCH] = stage_search, [STAGE_FUSE] = stage_fuse,     [STAGE_TRAIN] = stage_train,
+    [STAGE_EVAL] = stage_eval,     [STAGE_EXPORT] = stage_export,
+};
+_Static_assert(sizeof drivers / sizeof *drivers == STAGE_KINDS, "a driver for each kind");
+
+static void say_bye(struct stage *st, int rc, const struct dha_err *e)
+{
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    int64_t rss = (int64_t)u.ru_maxrss * 1024;
+    comm_max_i64(st->comm, &rss, 1);
+    if (rc)
+        journal_error(st->journal, e);
+    st->bye.type = REC_BYE;
+    snprintf(st->bye.bye.code, sizeof st->bye.bye.code, "%s",
+             dha_code_name(rc ? e->code : DHA_E_OK));
+    st->bye.bye.seconds = journal_now() - st->started;
+    st->bye.bye.peak_rss = rss;
+    if (rc)
+        st->bye.bye.output[0] = '\0';
+    journal_write(st->journal, &st->bye);
+}
+
+int stage_run(const struct stage_spec *s, struct comm *comm, struct journal *journal,
+              const char *backend, struct dha_err *e)
+{
+    struct kern_err ke = {0};
+    struct stage st = {.s = s, .comm = comm, .journal = journal, .started = journal_now()};
+    int rc = 0;
+    st.k = kern_open(backend, s->spec.resources.threads, &ke);
+    if (!st.k)
+        rc = dha_fail(e, DHA_E_INTERNAL, "backend %s: %s", backend, ke.msg);
+    if (rc == 0 && comm->rank == 0)
+        rc = fs_make_dirs(s->out, e);
+    rc = comm_agree(comm, rc, e);
+    if (rc == 0)
+        rc = drivers[s->kind](&st, e);
+    /* a rank's own failure outside of an agreement must not leave the others waiting */
+    rc = comm_agree(comm, rc, e);
+    if (rc)
+        dha_err_context(e, "stage %s", stage_kind_name(s->kind));
+    say_bye(&st, rc, e);
+    corpus_close(st.valid);
+    corpus_close(st.train);
+    if (st.k)
+        kern_close(st.k);
+    return rc;
+}

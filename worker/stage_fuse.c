@@ -1,0 +1,226 @@
+/* stage_fuse.c: from the parent to a model with fewer K/V heads. Leaves model/ and journals the head budget and the loss of
+ * the parent and of the converted model. The groups come from the plan and the budget, or are adjacent; the heads by mean
+ * pooling, by the spectral merge, or by training a fusion operator until its rows agree (METHODS 1.7).
+ */
+#include <inttypes.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/fsutil.h"
+#include "worker/method/method.h"
+#include "worker/stage.h"
+#include "worker/train/trainer.h"
+
+/* Heads kept in every layer under a uniform budget; the budget must give a whole number. */
+static int uniform_count(const struct job_spec *s, int heads, int *n, struct dha_err *e)
+{
+    if (s->method.grouping == GROUP_ONE) {
+        *n = 1;
+        return 0;
+    }
+    double exact = s->budget * heads;
+    *n = (int)lround(exact);
+    bool fits = *n >= 1 && fabs(exact - *n) < 1e-6 && (s->method.any_count || heads % *n == 0);
+    if (fits)
+        return 0;
+    char list[256] = "";
+    for (int i = 1; i <= heads; i++) {
+        if (heads % i && !s->method.any_count)
+            continue;
+        size_t len = strlen(list);
+        snprintf(list + len, sizeof list - len, "%s%.6g", len ? ", " : "", (double)i / heads);
+    }
+    dha_fail(e, DHA_E_SPEC,
+             "a budget of %g cannot be met by method %s: %g of %d heads in every layer is %s",
+             s->budget, s->method.name, exact, heads,
+             fabs(exact - *n) < 1e-6 ? "no divisor of them" : "no whole number");
+    return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any", list);
+}
+
+static int load_plan(const struct stage *st, const struct model_config *cfg, struct plan *p,
+                     struct dha_err *e)
+{
+    char path[PATH_MAX];
+    if (fs_path(path, sizeof path, e, "%s/plan.json", st->s->inputs[STAGE_SEARCH]))
+        return -1;
+    cJSON *j = json_parse_file(path, (size_t)1 << 30, e);
+    int rc = j ? plan_from_json(j, p, e) : -1;
+    cJSON_Delete(j);
+    if (rc)
+        return dha_err_context(e, "reading %s", path);
+    if (p->layers != cfg->layers || p->heads != cfg->heads)
+        return dha_fail(e, DHA_E_INPUT, "%s is for %d layers of %d heads, the model has %d of %d",
+                        path, p->layers, p->heads, cfg->layers, cfg->heads);
+    return 0;
+}
+
+/* The groups of the plan under the budget. */
+static int groups_from_plan(const struct stage *st, const struct model_config *cfg, int *group_of,
+                            struct dha_err *e)
+{
+    const struct job_spec *s = &st->s->spec;
+    struct plan p = {0};
+    int entries = 2 * cfg->layers, n = 0, rc = -1;
+    double cost = 0;
+    int *pick = calloc((size_t)entries, sizeof *pick);
+    if (!pick) {
+        dha_fail(e, DHA_E_NO_MEMORY, "no memory for the plan");
+        goto out;
+    }
+    if (load_plan(st, cfg, &p, e))
+        goto out;
+    if (s->method.budget == BUDGET_UNIFORM) {
+        if (uniform_count(s, cfg->heads, &n, e))
+            goto out;
+        for (int i = 0; i < entries; i++) {
+            pick[i] = -1;
+            for (int c = 0; c < p.entries[i].n_choices; c++)
+                if (p.entries[i].choices[c].n == n)
+                    pick[i] = c;
+            if (pick[i] < 0) {
+                dha_fail(e, DHA_E_INPUT, "the plan has no choice of %d heads for layer %d", n,
+                         i / 2);
+                goto out;
+            }
+        }
+    } else if (plan_choose(&p, plan_total(s->budget, cfg->layers, cfg->heads), pick, &cost, e)) {
+        goto out;
+    }
+    for (int i = 0; i < entries; i++)
+        memcpy(group_of + i * cfg->heads, p.entries[i].choices[pick[i]].group_of,
+               (size_t)cfg->heads * sizeof *group_of);
+    rc = 0;
+out:
+    plan_finish(&p);
+    free(pick);
+    return rc;
+}
+
+static int choose_groups(const struct stage *st, const struct model_config *cfg, int *group_of,
+                         struct dha_err *e)
+{
+    const struct job_spec *s = &st->s->spec;
+    int n = 0;
+    bool fixed = s->method.budget == BUDGET_UNIFORM &&
+                 (s->method.grouping == GROUP_ADJACENT || s->method.grouping == GROUP_ONE);
+    if (!fixed)
+        return groups_from_plan(st, cfg, group_of, e);
+    if (uniform_count(s, cfg->heads, &n, e))
+        return -1;
+    for (int i = 0; i < 2 * cfg->layers; i++)
+        groups_adjacent(cfg->heads, n, group_of + i * cfg->heads);
+    return 0;
+}
+
+static int by_fusion_operator(struct stage *st, const struct method_env *env, const int *group_of,
+                              struct model **out, struct dha_err *e)
+{
+    struct model *m = NULL;
+    struct trainer_options o;
+    struct trainer_result r;
+    char ckpt[PATH_MAX], identity[33];
+    int rc = -1;
+    if (st->s->spec.tokens_fuse <= 0) {
+        dha_fail(e, DHA_E_SPEC,
+                 "the fusion operator needs tokens to train on, but tokens.fuse is 0");
+        dha_err_hint(e, "set tokens.fuse, a third of all tokens for instance");
+        return -1;
+    }
+    if (model_clone(&m, env->parent, e) || model_oper_attach(m, group_of, e))
+        goto out;
+    stage_training(st, &o, ckpt, sizeof ckpt, identity);
+    o.model = m;
+    o.tokens = st->s->spec.tokens_fuse;
+    o.penalty = true;
+    o.valid = st->valid;
+    o.evals = 3;
+    if (trainer_run(&o, &r, e))
+        goto out;
+    st->bye.bye.tokens = r.tokens;
+    rc = fusion_fuse(m, out, e);
+out:
+    model_free(m);
+    return rc;
+}
+
+static void journal_heads(struct stage *st, const struct model_config *c)
+{
+    for (int i = 0; i < 2 * c->layers; i++) {
+        struct record r = {.type = REC_HEAD_BUDGET};
+        int l = i / 2;
+        const int *map = (i % 2 ? c->value_of : c->key_of) + l * c->heads;
+        r.head_budget.layer = l;
+        memcpy(r.head_budget.kind, i % 2 ? "value" : "key", i % 2 ? 6 : 4);
+        r.head_budget.heads = i % 2 ? c->n_value[l] : c->n_key[l];
+        r.head_budget.n_map = c->heads;
+        memcpy(r.head_budget.map, map, (size_t)c->heads * sizeof *map);
+        journal_write(st->journal, &r);
+    }
+}
+
+static int convert(struct stage *st, struct model *parent, struct model **out, struct dha_err *e)
+{
+    const struct job_spec *s = &st->s->spec;
+    const struct model_config *cfg = &parent->cfg;
+    /* the calibration of the merge is the search's again: it is recomputed layer by layer rather than kept on disk */
+    struct method_env env = {.parent = parent,
+                             .train = st->train,
+                             .comm = st->comm,
+                             .method = &s->method,
+                             .seq = st->seq,
+                             .seed = s->seed,
+                             .calib_tokens = s->tokens_search,
+                             .progress = stage_progress,
+                             .arg = st};
+    int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
+    int rc = group_of ? choose_groups(st, cfg, group_of, e)
+                      : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
+    if (rc == 0 && s->method.merge != MERGE_FUSION) {
+        stage_hello(st, 0, -1);
+        if (s->tokens_fuse > 0)
+            rc = dha_fail(e, DHA_E_SPEC,
+                          "tokens.fuse is %" PRId64 ", but merge %s has nothing to train",
+                          s->tokens_fuse, s->method.name);
+    }
+    if (rc == 0)
+        rc = s->method.merge == MERGE_FUSION     ? by_fusion_operator(st, &env, group_of, out, e)
+             : s->method.merge == MERGE_SPECTRAL ? spectral_merge(&env, group_of, out, e)
+                                                 : meanpool_merge(&env, group_of, out, e);
+    free(group_of);
+    return rc;
+}
+
+int stage_fuse(struct stage *st, struct dha_err *e)
+{
+    struct model *parent = NULL, *child = NULL;
+    struct model_config as_is = {0}; /* the parent as it is on disk: what its cache costs */
+    int rc = -1;
+    if (model_config_load(st->s->spec.model, &as_is, e) || stage_load_parent(st, &parent, e) ||
+        stage_open_data(st, &parent->cfg, e))
+        goto out;
+    bool done = stage_has_output(st, "model"); /* an earlier attempt got that far */
+    if (done) {
+        char path[PATH_MAX];
+        stage_hello(st, 0, -1);
+        rc = stage_out(st, path, sizeof path, "model", e) || model_load(&child, st->k, path, e);
+    } else {
+        rc = convert(st, parent, &child, e);
+    }
+    if (rc || stage_evaluate(st, parent, "parent", NULL, e) ||
+        stage_evaluate(st, child, "converted", NULL, e)) {
+        rc = -1;
+        goto out;
+    }
+    journal_heads(st, &child->cfg);
+    stage_kv_bytes(st, &as_is, &child->cfg);
+    rc = done ? 0 : stage_save_model(st, child, "float32", false, e);
+    stage_output(st, "model");
+out:
+    model_free(child);
+    model_free(parent);
+    model_config_finish(&as_is);
+    return rc;
+}

@@ -1,0 +1,421 @@
+#include "worker/train/trainer.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "worker/control.h"
+#include "worker/train/ckpt.h"
+#include "worker/train/evaluate.h"
+#include "worker/train/schedule.h"
+
+#define CKPT_KEEP    2
+#define CKPT_SECONDS 60.0
+#define FUSION_DONE  1e-3 /* METHODS 1.5: stop rule */
+
+struct trainer {
+    const struct trainer_options *o;
+    struct kern *k;
+    struct run *run, *teacher;
+    struct kern_buf *grads;
+    struct optim optim;
+    struct ckpt_state state;
+    int64_t saved_step;    /* of the newest checkpoint, -1: none */
+    int64_t steps, warmup; /* of the whole stage */
+    int64_t sequences;     /* a step, all ranks */
+    int64_t local;         /* sequences of this rank, at most */
+    int micro;             /* sequences of one forward pass */
+    int32_t *ids, *targets;
+    struct kern_buf *mse; /* fusion losses: entry e's groups at e * heads */
+    double *mse_host;
+    struct record progress;
+    double last_save, step_seconds;
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- set-up --------------------------------------------------------------------------------------- */
+
+/* Weight decay is for matrices; norms and biases go without. Adjacent parameters of one kind share a span. */
+static int param_spans(const struct model *m, double wd, struct optim_span **out, int *n,
+                       struct dha_err *e)
+{
+    struct optim_span *s = calloc((size_t)m->n_table + 1, sizeof *s);
+    if (!s)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for the parameter table");
+    *n = 0;
+    size_t at = 0;
+    while (at < m->n_params) { /* the table need not be in arena order */
+        const struct param *next = NULL;
+        for (int i = 0; i < m->n_table; i++)
+            if (m->table[i].off == at && m->table[i].n > 0)
+                next = &m->table[i];
+        /* padding between parameters, if a model has any, takes no decay */
+        size_t end = next ? at + next->n : at + 1;
+        float w = next && next->n_dims > 1 ? (float)wd : 0.0f;
+        if (*n > 0 && s[*n - 1].weight_decay == w) { /* exact: both are the same constant */
+            s[*n - 1].to = end;
+        } else if (*n <= m->n_table) {
+            s[*n] = (struct optim_span){at, end, w};
+            (*n)++;
+        }
+        at = end;
+    }
+    *out = s;
+    return 0;
+}
+
+static void plan_batches(struct trainer *t)
+{
+    const struct trainer_options *o = t->o;
+    t->sequences = o->batch_tokens / o->seq > 0 ? o->batch_tokens / o->seq : 1;
+    t->local = (t->sequences + o->comm->size - 1) / o->comm->size;
+    /* the largest divisor of the local sequences that fits, so that no pass is half empty */
+    t->micro = run_batch_for(o->seq, t->local);
+    while (t->local % t->micro)
+        t->micro--;
+    t->steps = schedule_steps(o->tokens, t->sequences * o->seq);
+    t->warmup = (int64_t)llround(o->warmup * (double)t->steps);
+}
+
+static int set_up_optim(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    struct model *m = o->model;
+    struct optim_span *spans = NULL;
+    int n = 0;
+    optim_init(&t->optim, t->k, o->comm, o->clip);
+    if (param_spans(m, o->weight_decay, &spans, &n, e))
+        return -1;
+    int rc = optim_add(&t->optim, m->params, t->grads, m->n_params, o->lr, spans, n, e);
+    free(spans);
+    if (rc || !m->oper)
+        return rc;
+    size_t entries = 2 * (size_t)m->oper->layers;
+    size_t h = (size_t)m->oper->heads, omegas = entries * h * h * (size_t)m->oper->dim;
+    struct optim_span all = {0, omegas, 0};
+    t->mse = t->k->ops->alloc(t->k, KERN_F32, entries * h);
+    t->mse_host = calloc(entries * h, sizeof *t->mse_host);
+    if (!t->mse || !t->mse_host)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for the fusion losses");
+    return optim_add(&t->optim, m->oper->omega, m->oper->domega, omegas, o->lr_omega, &all, 1, e);
+}
+
+static int set_up(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    plan_batches(t);
+    size_t rows = (size_t)t->micro * (size_t)o->seq;
+    t->ids = malloc(rows * sizeof *t->ids);
+    t->targets = malloc(rows * sizeof *t->targets);
+    t->grads = model_grads_new(o->model, e);
+    if (!t->grads)
+        return -1;
+    if (!t->ids || !t->targets)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for %zu tokens", rows);
+    if (corpus_check(o->train, o->seq, e) ||
+        run_new(&t->run, o->model, t->micro, o->seq, RUN_TRAIN, e))
+        return -1;
+    if (o->teacher && run_new(&t->teacher, o->teacher, t->micro, o->seq, RUN_INFER, e))
+        return dha_err_context(e, "teacher");
+    t->state.lambda = 1.0; /* METHODS 1.5: lambda_0 */
+    t->state.fusion_loss = NAN;
+    t->saved_step = -1;
+    return set_up_optim(t, e);
+}
+
+static void tear_down(struct trainer *t)
+{
+    optim_finish(&t->optim);
+    free(t->mse_host);
+    t->k->ops->free(t->k, t->mse);
+    run_free(t->teacher);
+    run_free(t->run);
+    t->k->ops->free(t->k, t->grads);
+    free(t->targets);
+    free(t->ids);
+}
+
+/* ---- one step --------------------------------------------------------------------------------------- */
+
+/* Fills ids and targets with this rank's micro-batch i; what is past the step's last sequence is filler that counts for
+ * nothing. */
+static int draw(struct trainer *t, int64_t i, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    for (int b = 0; b < t->micro; b++) {
+        int64_t index = (i * t->micro + b) * o->comm->size + o->comm->rank;
+        size_t at = (size_t)b * (size_t)o->seq;
+        bool filler = index >= t->sequences;
+        if (corpus_draw(o->train, o->seed, o->stream, t->state.step, filler ? 0 : index, o->seq,
+                        t->ids + at, t->targets + at, e))
+            return -1;
+        for (int j = 0; filler && j < o->seq; j++)
+            t->targets[at + (size_t)j] = -1;
+    }
+    return 0;
+}
+
+/* Gradients of this rank's sequences, scaled by 1 / tokens of the whole step. sums = {lm, kl}. */
+static int accumulate(struct trainer *t, double sums[2], struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    float scale = 1.0f / (float)(t->sequences * o->seq);
+    for (int64_t i = 0; i * t->micro < t->local; i++) {
+        if (draw(t, i, e))
+            return -1;
+        if (t->teacher)
+            run_forward(t->teacher, t->ids);
+        run_forward(t->run, t->ids);
+        if (run_loss(t->run, t->targets, t->teacher, (float)o->w_lm, (float)o->w_kl, scale,
+                     t->grads, &sums[0], &sums[1], e))
+            return -1;
+        run_backward(t->run, t->grads);
+    }
+    return 0;
+}
+
+/* Penalty of METHODS 1.4-1.5: adds lambda * d max(mse - t, 0) to omega's gradient (on one rank: gradients are summed),
+ * returns the sum of violations; *mean = L_fusion, the mean over groups of two heads or more. */
+static double penalty(struct trainer *t, double threshold, double *mean)
+{
+    struct model_oper *op = t->o->model->oper;
+    size_t h = (size_t)op->heads, block = h * h * (size_t)op->dim;
+    float *mse = malloc(sizeof(float) * 2 * (size_t)op->layers * h);
+    double coeff = t->o->comm->rank == 0 && t->o->penalty ? t->state.lambda : 0.0;
+    for (int en = 0; en < 2 * op->layers; en++)
+        t->k->ops->fusion_penalty(t->k, kern_at(op->domega, (size_t)en * block),
+                                  kern_at(t->mse, (size_t)en * h),
+                                  kern_at(op->omega, (size_t)en * block), op->groups[en], op->heads,
+                                  op->dim, (float)coeff, (float)threshold);
+    double violation = 0, sum = 0;
+    int groups = 0;
+    if (mse)
+        t->k->ops->download(t->k, mse, kern_at(t->mse, 0), 2 * (size_t)op->layers * h);
+    for (int en = 0; mse && en < 2 * op->layers; en++) {
+        int size[MODEL_MAX_HEADS] = {0};
+        const int *of = op->group_of + en * op->heads;
+        for (int i = 0; i < op->heads; i++)
+            size[of[i]]++;
+        for (int g = 0; g < op->heads; g++) {
+            double v = (double)mse[(size_t)en * h + (size_t)g];
+            if (size[g] < 2)
+                continue;
+            groups++;
+            sum += v;
+            if (v > threshold)
+                violation += v - threshold;
+        }
+    }
+    *mean = groups ? sum / groups : 0.0;
+    if (!mse)
+        *mean = NAN; /* noticed as a loss that is not finite */
+    free(mse);
+    return violation;
+}
+
+static int diverged(struct trainer *t, double loss, double norm, struct dha_err *e)
+{
+    dha_fail(e, DHA_E_DIVERGED,
+             "the loss is not a finite number at step %" PRId64 " (loss %g, gradient norm %g)",
+             t->state.step + 1, loss, norm);
+    if (t->saved_step >= 0)
+        dha_err_hint(e, "lower optim.lr (now %g); the checkpoint of step %" PRId64 " is kept in %s",
+                     t->o->lr, t->saved_step, t->o->ckpt_dir);
+    else
+        dha_err_hint(e, "lower optim.lr (now %g) or raise optim.warmup; nothing was overwritten",
+                     t->o->lr);
+    return -1;
+}
+
+static int step(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    struct model *m = o->model;
+    double sums[2] = {0, 0}, norm = 0, violation = 0, comm0 = o->comm->seconds, begun = now_s();
+    double fusion = NAN, threshold = schedule_threshold(t->state.step, t->steps);
+    if (m->oper)
+        model_oper_apply(m);
+    if (comm_agree(o->comm, accumulate(t, sums, e), e))
+        return -1;
+    if (m->oper) {
+        model_oper_backward(m, t->grads);
+        violation = penalty(t, threshold, &fusion);
+    }
+    if (optim_reduce(&t->optim, &norm, e))
+        return -1;
+    comm_sum_f64(o->comm, sums, 2);
+    double tokens = (double)(t->sequences * o->seq);
+    double lm = sums[0] / tokens, kl = sums[1] / tokens, loss = o->w_lm * lm + o->w_kl * kl;
+    /* every rank has the same numbers, so every rank takes the same branch */
+    if (!isfinite(loss) || !isfinite(norm) || (m->oper && !isfinite(fusion)))
+        return diverged(t, loss, norm, e);
+    double factor = schedule_lr(t->state.step, t->steps, t->warmup, o->final_lr);
+    if (optim_update(&t->optim, t->state.step + 1, factor, norm, e))
+        return -1;
+    double lambda = t->state.lambda;
+    if (m->oper && o->penalty) { /* dual ascent, projected: METHODS 1.12 */
+        t->state.lambda += o->lr_lambda * violation;
+        if (t->state.lambda < 0)
+            t->state.lambda = 0;
+    }
+    t->state.fusion_loss = m->oper ? fusion : NAN;
+    t->state.step++;
+    t->state.tokens += t->sequences * o->seq;
+    double took = now_s() - begun;
+    t->step_seconds = t->step_seconds > 0 ? 0.8 * t->step_seconds + 0.2 * took : took;
+    struct record *r = &t->progress;
+    *r = (struct record){.type = REC_PROGRESS};
+    r->progress.step = t->state.step;
+    r->progress.steps = t->steps;
+    r->progress.tokens = t->state.tokens;
+    r->progress.loss = loss;
+    r->progress.lm = lm;
+    r->progress.kl = kl;
+    r->progress.lr = o->lr * factor;
+    r->progress.grad_norm = norm;
+    r->progress.tokens_per_s = tokens / took;
+    r->progress.comm_ms = 1e3 * (o->comm->seconds - comm0);
+    r->progress.eta_s = (double)(t->steps - t->state.step) * t->step_seconds;
+    r->progress.fusion_loss = m->oper ? fusion : NAN;
+    r->progress.lambda = m->oper && o->penalty ? lambda : NAN;
+    r->progress.threshold = m->oper && o->penalty ? threshold : NAN;
+    journal_write(o->journal, r);
+    return 0;
+}
+
+/* ---- around the steps ------------------------------------------------------------------------------- */
+
+static int save(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    if (t->saved_step == t->state.step)
+        return 0;
+    struct ckpt_info info;
+    if (ckpt_save(o->ckpt_dir, &t->optim, &t->state, o->identity, CKPT_KEEP, &info, e))
+        return -1;
+    t->saved_step = t->state.step;
+    t->last_save = now_s();
+    if (o->comm->rank == 0) {
+        struct record r = {.type = REC_CHECKPOINT};
+        r.checkpoint.step = info.step;
+        r.checkpoint.bytes = info.bytes;
+        snprintf(r.checkpoint.path, sizeof r.checkpoint.path, "%.*s",
+                 (int)sizeof r.checkpoint.path - 1, info.path);
+        snprintf(r.checkpoint.digest, sizeof r.checkpoint.digest, "%s", info.digest);
+        journal_write(o->journal, &r);
+    }
+    return 0;
+}
+
+static int evaluate_now(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    struct eval_result v;
+    if (o->model->oper)
+        model_oper_apply(o->model);
+    if (evaluate(o->model, o->valid, o->seq, o->eval_windows, o->comm, &v, e))
+        return dha_err_context(e, "evaluating at step %" PRId64, t->state.step);
+    journal_eval(o->journal, "valid", v.loss, v.tokens, v.windows, t->state.step, t->state.tokens);
+    return 0;
+}
+
+/* Evaluations lie at steps i * steps / evals, i = 1..evals. */
+static bool eval_due(const struct trainer *t)
+{
+    int64_t n = t->o->evals;
+    if (!t->o->valid || n <= 0)
+        return false;
+    return t->state.step * n / t->steps != (t->state.step - 1) * n / t->steps;
+}
+
+static void warn_rank0(void *arg, const char *text)
+{
+    (void)arg;
+    fprintf(stderr, "warning: %s\n", text);
+}
+
+static int resume(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    int64_t from = -1;
+    if (o->ckpt_dir) {
+        int got = ckpt_load(o->ckpt_dir, &t->optim, &t->state, o->identity, warn_rank0, NULL, e);
+        if (got < 0)
+            return -1;
+        if (got)
+            from = t->saved_step = t->state.step;
+    }
+    if (o->hello)
+        o->hello(o->arg, t->steps, from);
+    return 0;
+}
+
+/* After each step: checkpoint, stop, go on. Returns 1 when a stop was asked for and is saved. */
+static int obey(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    enum control want = CONTROL_NONE;
+    /* rank 0's clock decides for all, in the same all-reduce */
+    if (o->ckpt_dir && o->comm->rank == 0 && o->ckpt_every == 0 &&
+        now_s() - t->last_save > CKPT_SECONDS)
+        want = CONTROL_CHECKPOINT;
+    if (o->ckpt_every > 0 && t->state.step % o->ckpt_every == 0)
+        want = CONTROL_CHECKPOINT;
+    want = control_agree(o->comm, want);
+    if (want != CONTROL_NONE && o->ckpt_dir && save(t, e))
+        return -1;
+    return want == CONTROL_STOP;
+}
+
+/* METHODS 1.5: the fusion stage may end early. A function of the saved state, so that a resumed run ends where the other
+ * one did. */
+static bool fused_enough(const struct trainer *t)
+{
+    return t->o->penalty && t->state.fusion_loss < FUSION_DONE &&
+           schedule_threshold(t->state.step, t->steps) <= 0;
+}
+
+static int loop(struct trainer *t, struct dha_err *e)
+{
+    while (t->state.step < t->steps && !fused_enough(t)) {
+        if (step(t, e))
+            return -1;
+        if (eval_due(t) && evaluate_now(t, e))
+            return -1;
+        int stop = obey(t, e);
+        if (stop < 0)
+            return -1;
+        if (stop && t->state.step < t->steps) {
+            dha_fail(e, DHA_E_STOPPED, "stopped on request after step %" PRId64 " of %" PRId64,
+                     t->state.step, t->steps);
+            return dha_err_hint(e, "start it again and it goes on from there");
+        }
+    }
+    return 0;
+}
+
+int trainer_run(const struct trainer_options *o, struct trainer_result *out, struct dha_err *e)
+{
+    struct trainer t = {.o = o, .k = o->model->k, .last_save = now_s()};
+    int rc = comm_agree(o->comm, set_up(&t, e), e);
+    if (rc == 0)
+        rc = resume(&t, e);
+    if (rc == 0)
+        rc = loop(&t, e);
+    if (rc == 0)
+        *out = (struct trainer_result){.steps = t.state.step,
+                                       .tokens = t.state.tokens,
+                                       .loss = t.progress.progress.loss,
+                                       .fusion_loss = t.state.fusion_loss};
+    tear_down(&t);
+    return rc;
+}
