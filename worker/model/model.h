@@ -18,12 +18,24 @@
 #include "worker/model/config.h"
 
 enum layer_param {
-    P_ATTN_NORM, P_Q, P_K, P_V, P_O, P_Q_BIAS, P_K_BIAS, P_V_BIAS, P_O_BIAS, P_MLP_NORM, P_GATE, P_UP, P_DOWN,
+    P_ATTN_NORM,
+    P_Q,
+    P_K,
+    P_V,
+    P_O,
+    P_Q_BIAS,
+    P_K_BIAS,
+    P_V_BIAS,
+    P_O_BIAS,
+    P_MLP_NORM,
+    P_GATE,
+    P_UP,
+    P_DOWN,
     P_COUNT
 };
 struct param {
-    char name[96]; /* "model.layers.0.self_attn.q_proj.weight" */
-    size_t off, n; /* elements; n = rows * cols */
+    char name[96];      /* "model.layers.0.self_attn.q_proj.weight" */
+    size_t off, n;      /* elements; n = rows * cols */
     int64_t rows, cols; /* vectors: rows = n, cols = 1 and n_dims = 1 */
     int n_dims;
 };
@@ -34,8 +46,9 @@ struct param {
 struct model_oper {
     int heads, dim, layers;
     struct kern_buf *omega, *domega, *eff, *deff;
-    struct kern_groups **groups; /* [2*layers] */
-    int *group_of;               /* host copy [2*layers*heads] */
+    struct kern_buf *eff_bias, *deff_bias; /* [2*layers*H*d]; NULL without attention biases */
+    struct kern_groups **groups;           /* [2*layers] */
+    int *group_of;                         /* host copy [2*layers*heads] */
 };
 
 struct model {
@@ -45,10 +58,11 @@ struct model {
     struct kern_buf *params; /* [n_params] */
     struct param *table;
     int n_table;
-    int embed, norm, head;  /* indices in table; head == embed when tied */
-    int *layer[P_COUNT];    /* layer[P_Q][l] = index in table, -1 if absent */
-    struct kern_buf *rope;  /* [max_positions, d] cos | sin */
-    struct kern_maps **maps; /* [layers] */
+    int embed, norm, head;      /* indices in table; head == embed when tied */
+    int *layer[P_COUNT];        /* layer[P_Q][l] = index in table, -1 if absent */
+    struct kern_buf *rope;      /* [rope_rows, d] cos | sin */
+    int rope_rows;              /* >= seq of every run; at most max_positions */
+    struct kern_maps **maps;    /* [layers] */
     struct kern_maps *identity; /* H -> H, used with operators */
     struct model_oper *oper;
 };
@@ -66,7 +80,8 @@ int model_save(struct model *m, const char *dir, const char *dtype, bool plain,
 /* A copy with the same parameters on the same queue. */
 int model_clone(struct model **m, struct model *from, struct dha_err *e);
 
-const struct param *model_param(const struct model *m, int layer, enum layer_param p); /* NULL: absent */
+const struct param *model_param(const struct model *m, int layer,
+                                enum layer_param p); /* NULL: absent */
 struct kern_view model_view(const struct model *m, const struct param *p);
 /* Host transfers of one parameter (f32 [rows, cols]). */
 void model_get(struct model *m, const struct param *p, float *dst);
@@ -88,6 +103,7 @@ enum { RUN_INFER = 0, RUN_TRAIN = 1 };
 /* RUN_TRAIN keeps what backward needs, for every layer; RUN_INFER keeps one layer's at a time. */
 int run_new(struct run **r, struct model *m, int batch, int seq, int mode, struct dha_err *e);
 void run_free(struct run *r);
+struct model *run_model(const struct run *r);
 /* ids: host, batch*seq. Computes all layers and the final norm. */
 void run_forward(struct run *r, const int32_t *ids);
 /* The same piecewise: embedding, then layers one by one, then the final norm. For calibration: after
@@ -100,10 +116,11 @@ void run_attention_only(struct run *r, int layer);
 /* Residual stream [batch*seq, hidden]: before layer 0 after run_embed; after layer l after run_layer(l). */
 struct kern_view run_residual(struct run *r);
 void run_set_residual(struct run *r, struct kern_view x);
-struct kern_view run_attn_input(struct run *r);  /* [rows, hidden]: x after input_layernorm */
-struct kern_view run_qkv(struct run *r, size_t *ld); /* [rows, (H+nk+nv)*d], RoPE applied to q and k */
-struct kern_view run_attn_out(struct run *r);    /* [rows, H*d]: heads' outputs, before o_proj */
-struct kern_view run_hidden(struct run *r);      /* [rows, hidden]: after the final norm */
+struct kern_view run_attn_input(struct run *r); /* [rows, hidden]: x after input_layernorm */
+struct kern_view run_qkv(struct run *r,
+                         size_t *ld);         /* [rows, (H+nk+nv)*d], RoPE applied to q and k */
+struct kern_view run_attn_out(struct run *r); /* [rows, H*d]: heads' outputs, before o_proj */
+struct kern_view run_hidden(struct run *r);   /* [rows, hidden]: after the final norm */
 /* Logits of rows [first, first+n): dst is a device view [n, vocab]. */
 void run_logits(struct run *r, size_t first, size_t n, struct kern_view dst);
 

@@ -40,6 +40,8 @@ struct st_writer;
 /* max_shard_bytes 0: one file model.safetensors in dir; otherwise shards with an index. */
 int st_writer_open(struct st_writer **w, const char *dir, size_t max_shard_bytes,
                    struct dha_err *e);
+/* How many tensors will come, before the first: makes the header's room fit at once. Optional. */
+void st_writer_expect(struct st_writer *w, size_t n_tensors);
 /* f32 values, stored as dtype (F32, BF16 round-to-nearest-even, or F16). Data is borrowed for the call. */
 int st_writer_add(struct st_writer *w, const char *name, enum st_dtype dtype, int n_dims,
                   const int64_t *dims, const float *data, struct dha_err *e);
