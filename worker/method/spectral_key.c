@@ -1,0 +1,244 @@
+/* spectral_key.c: shared keys (METHODS section 6, "Keys").
+ *
+ * RoPE turns plane p (dims p and p + d/2) of every key and query by an angle that depends on the position: a
+ * multiplication by a complex number of modulus one. So the only maps between heads that leave the logits alone at
+ * every distance are complex numbers c, one a plane: key plane times c, query plane times 1/conj(c).
+ * With kappa_{h,p} = W_k[p] + i W_k[p + d/2] the best shared key plane of a group is the leading eigenvector of a
+ * g x g Hermitian matrix.
+ */
+#include "worker/method/spectral.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/method/linalg.h"
+
+/* A plane whose queries carry less than this share of the mean energy is weighted as if it carried that much: its logits
+ * do not count, and 1 / sqrt(w) must stay finite. */
+#define ENERGY_FLOOR 1e-9
+
+void calib_layer_finish(struct calib_layer *c)
+{
+    if (c->c_head)
+        for (int h = 0; h < c->heads; h++)
+            free(c->c_head[h]);
+    free(c->c_head);
+    free(c->c);
+    free(c->energy);
+    memset(c, 0, sizeof *c);
+}
+
+void key_blocks_finish(struct key_blocks *b)
+{
+    free(b->gram);
+    free(b->flat);
+    free(b->root);
+    memset(b, 0, sizeof *b);
+}
+
+/* gram_p[i,j] = sum over a,b of conj(kappa_i[a]) c[a,b] kappa_j[b] for one plane, from rows re(kappa_0..),
+ * im(kappa_0..) in z [2H, ext] and z c in zc. real [2H, 2H] is scratch. */
+static void plane_gram(int heads, int ext, const double *z, const double *zc, double *real,
+                       double complex *gram)
+{
+    int n = 2 * heads;
+    la_gemm(false, true, n, n, ext, 1.0, z, ext, zc, ext, 0.0, real, n);
+    for (int i = 0; i < heads; i++) {
+        for (int j = 0; j < heads; j++) {
+            double rr = real[i * n + j], ii = real[(heads + i) * n + heads + j];
+            double ri = real[i * n + heads + j], ir = real[(heads + i) * n + j];
+            gram[i * heads + j] = CMPLX(rr + ii, ri - ir);
+        }
+    }
+}
+
+int key_blocks_make(struct key_blocks *b, const struct attn_layer *a, const struct calib_layer *c,
+                    struct dha_err *e)
+{
+    int heads = a->heads, planes = a->dim / 2, ext = c->ext, n = 2 * heads, rc = -1;
+    size_t pairs = (size_t)heads * (size_t)heads, width = (size_t)a->width;
+    *b = (struct key_blocks){.heads = heads, .planes = planes};
+    b->gram = la_alloc((size_t)planes * pairs, sizeof *b->gram, "key blocks", e);
+    b->flat = la_alloc((size_t)planes * pairs, sizeof *b->flat, "key blocks", e);
+    b->root = la_alloc((size_t)(heads * planes), sizeof *b->root, "key blocks", e);
+    double *z = la_alloc(2 * (size_t)n * (size_t)ext + (size_t)(n * n), sizeof *z, "key blocks", e);
+    if (!b->gram || !b->flat || !b->root || !z)
+        goto out;
+    double *zc = z + (size_t)n * (size_t)ext, *real = zc + (size_t)n * (size_t)ext;
+
+    double mean = 0.0;
+    for (int i = 0; i < heads * planes; i++)
+        mean += c->energy[i] / (heads * planes);
+    double floor = mean > 0.0 ? ENERGY_FLOOR * mean : 1.0;
+    for (int i = 0; i < heads * planes; i++)
+        b->root[i] = sqrt(fmax(c->energy[i], floor));
+
+    for (int p = 0; p < planes; p++) {
+        for (int r = 0; r < n; r++) { /* re rows of all heads, then im rows */
+            int row = r < heads ? r * a->dim + p : (r - heads) * a->dim + p + planes;
+            double *dst = z + (size_t)r * (size_t)ext;
+            memcpy(dst, a->k + (size_t)row * width, width * sizeof *dst);
+            if (ext > a->width)
+                dst[width] = 0.0;
+        }
+        plane_gram(heads, ext, z, z, real, b->flat + (size_t)p * pairs);
+        for (int r = 0; ext > a->width && r < n; r++) {
+            int row = r < heads ? r * a->dim + p : (r - heads) * a->dim + p + planes;
+            z[(size_t)r * (size_t)ext + width] = a->bk[row];
+        }
+        la_gemm(false, false, n, ext, ext, 1.0, z, ext, c->c, ext, 0.0, zc, ext);
+        plane_gram(heads, ext, z, zc, real, b->gram + (size_t)p * pairs);
+    }
+    rc = 0;
+out:
+    free(z);
+    if (rc)
+        key_blocks_finish(b);
+    return rc;
+}
+
+/* An eigenvector is unique up to a phase: make its largest component real and positive, so that the result does not
+ * depend on the library. */
+static void fix_phase(int n, double complex *u)
+{
+    int at = 0;
+    for (int i = 1; i < n; i++)
+        if (cabs(u[i]) > cabs(u[at]) * (1.0 + 1e-9))
+            at = i;
+    double complex turn = conj(u[at]) / cabs(u[at]);
+    for (int i = 0; i < n; i++)
+        u[i] *= turn;
+}
+
+int key_solve(const struct key_blocks *b, const int *members, int n, double complex *mix,
+              double complex *factor, double *residual, struct dha_err *e)
+{
+    int heads = b->heads, planes = b->planes, rc = -1;
+    double left = 0.0;
+    double complex *g = la_alloc((size_t)(n * n), sizeof *g, "a key group", e);
+    double *w = la_alloc((size_t)n, sizeof *w, "a key group", e);
+    if (!g || !w)
+        goto out;
+    for (int p = 0; p < planes; p++) {
+        const double complex *gram = b->gram + (size_t)p * (size_t)(heads * heads);
+        const double complex *flat = b->flat + (size_t)p * (size_t)(heads * heads);
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n; j++)
+                g[i * n + j] = b->root[members[i] * planes + p] * b->root[members[j] * planes + p] *
+                               gram[members[i] * heads + members[j]];
+        if (la_eig_herm(n, g, w, e))
+            goto out;
+        for (int r = 0; r < n - 1; r++)
+            left += fmax(w[r], 0.0);
+        double complex *u = g + (size_t)(n - 1) * (size_t)n;
+        fix_phase(n, u);
+
+        /* Scale the plane to the members' mean norm, the inverse into the factors. */
+        double target = 0.0;
+        double complex norm2 = 0.0;
+        for (int i = 0; i < n; i++) {
+            const double complex *row = flat + members[i] * heads;
+            double complex mi = u[i] * b->root[members[i] * planes + p];
+            target += sqrt(creal(row[members[i]])) / n;
+            for (int j = 0; j < n; j++)
+                norm2 += conj(mi) * u[j] * b->root[members[j] * planes + p] * row[members[j]];
+        }
+        double norm = sqrt(fmax(creal(norm2), 0.0));
+        double scale = norm > 0.0 && target > 0.0 ? target / norm : 1.0;
+        for (int i = 0; i < n; i++) {
+            double root = b->root[members[i] * planes + p];
+            mix[i * planes + p] = scale * root * u[i];
+            factor[i * planes + p] = conj(u[i]) / (root * scale);
+        }
+    }
+    if (residual)
+        *residual = left;
+    rc = 0;
+out:
+    free(w);
+    free(g);
+    return rc;
+}
+
+/* Row pair (p, p + d/2) of head h in m [heads*dim, cols] as one complex number a column. */
+static double complex get_plane(const double *m, const struct attn_layer *a, int h, int p,
+                                size_t cols, size_t col)
+{
+    const double *row = m + (size_t)(h * a->dim + p) * cols + col;
+    return CMPLX(row[0], row[(size_t)(a->dim / 2) * cols]);
+}
+
+static void set_plane(double *m, const struct attn_layer *a, int h, int p, size_t cols, size_t col,
+                      double complex z)
+{
+    double *row = m + (size_t)(h * a->dim + p) * cols + col;
+    row[0] = creal(z);
+    row[(size_t)(a->dim / 2) * cols] = cimag(z);
+}
+
+static void merge_matrix(const struct attn_layer *a, double *k, double *q, size_t cols,
+                         const int *members, int n, const double complex *mix,
+                         const double complex *factor)
+{
+    int planes = a->dim / 2;
+    for (int p = 0; p < planes; p++) {
+        for (size_t col = 0; col < cols; col++) {
+            double complex shared = 0.0;
+            for (int i = 0; i < n; i++)
+                shared += mix[i * planes + p] * get_plane(k, a, members[i], p, cols, col);
+            for (int i = 0; i < n; i++) {
+                double complex qz = get_plane(q, a, members[i], p, cols, col);
+                set_plane(k, a, members[i], p, cols, col, shared);
+                set_plane(q, a, members[i], p, cols, col, qz * conj(factor[i * planes + p]));
+            }
+        }
+    }
+}
+
+int key_merge(struct attn_layer *a, const struct key_blocks *b, const int *members, int n,
+              struct dha_err *e)
+{
+    size_t numbers = (size_t)(n * b->planes);
+    double complex *mix = la_alloc(2 * numbers, sizeof *mix, "a key group", e);
+    if (!mix)
+        return -1;
+    int rc = key_solve(b, members, n, mix, mix + numbers, NULL, e);
+    if (rc == 0) {
+        merge_matrix(a, a->k, a->q, (size_t)a->width, members, n, mix, mix + numbers);
+        if (a->bias)
+            merge_matrix(a, a->bk, a->bq, 1, members, n, mix, mix + numbers);
+    }
+    free(mix);
+    return rc;
+}
+
+int group_members(const int *group_of, int heads, int g, int *members)
+{
+    int n = 0;
+    for (int h = 0; h < heads; h++)
+        if (group_of[h] == g)
+            members[n++] = h;
+    return n;
+}
+
+int subset_members(unsigned mask, int heads, int *members)
+{
+    int n = 0;
+    for (int h = 0; h < heads; h++)
+        if (mask >> h & 1)
+            members[n++] = h;
+    return n;
+}
+
+int spectral_merge_keys(struct attn_layer *a, const struct key_blocks *b, const int *group_of,
+                        struct dha_err *e)
+{
+    int members[MODEL_MAX_HEADS];
+    for (int g = 0; g < a->heads; g++) {
+        int n = group_members(group_of, a->heads, g, members);
+        if (n > 1 && key_merge(a, b, members, n, e))
+            return -1;
+    }
+    return 0;
+}
