@@ -1,0 +1,79 @@
+"""Bad input to the worker: one clear error (what, where, what to do), the right exit code, nothing lost."""
+import json, os, shutil, struct, subprocess, sys
+from lib import *
+
+worker, demo = sys.argv[1:3]
+base = work_dir()
+
+def fails(name, s, code, *words):
+    d = f"{base}/{name}"
+    out, err = run(worker, 0, s, d, code)
+    last = [l for l in err.splitlines() if "dha-worker run:" in l]
+    check(len(last) == 1, f"{name}: one error line: {last}")
+    for w in words:
+        check(w in err, f"{name}: says {w!r}")
+    return d
+
+def copy_model(name):
+    d = f"{base}/{name}-model"
+    shutil.copytree(f"{demo}/hf", d)
+    return d
+
+# 64 spec, 65 input, 66 not found, 73 no space, 80 diverged
+fails("no model", spec(demo, model="/nowhere"), 66, "/nowhere")
+fails("unknown field", spec(demo, bugdet=0.5), 64, "$.bugdet", "budget")
+fails("budget of gqa", spec(demo, budget=0.3), 64, "0.25", "spectral")
+fails("sequence too long", spec(demo, data={"seq_len": 4096}), 64, "4096", "128")
+
+m = copy_model("truncated")
+with open(f"{m}/model.safetensors", "r+b") as f:
+    f.truncate(1000)
+fails("truncated weights", spec(demo, model=m), 65, "model.safetensors")
+m = copy_model("lying")
+with open(f"{m}/model.safetensors", "r+b") as f:
+    f.write(struct.pack("<Q", 1 << 60))
+fails("lying header", spec(demo, model=m), 65, "model.safetensors")
+m = copy_model("mismatch")
+c = json.load(open(f"{m}/config.json")); c["intermediate_size"] = 345
+json.dump(c, open(f"{m}/config.json", "w"))
+fails("config against tensors", spec(demo, model=m), 65, "345")
+m = copy_model("unknown")
+c = json.load(open(f"{m}/config.json")); c["hidden_act"] = "gelu"
+json.dump(c, open(f"{m}/config.json", "w"))
+fails("another activation", spec(demo, model=m), 65, "hidden_act", "gelu")
+
+t = f"{base}/t.u16"
+def tokens(*v):
+    with open(t, "wb") as f:
+        f.write(struct.pack(f"<{len(v)}H", *v))
+def u16(**kw):
+    return spec(demo, data={"train": [t], "valid": t, "seq_len": 64}, **kw)
+tokens()
+fails("empty tokens", u16(), 65, "t.u16")
+tokens(*[5] * 20)
+fails("too few tokens", u16(), 65, "t.u16", "20")
+tokens(*[5] * 500, 512, *[5] * 500)
+fails("token outside vocabulary", u16(), 65, "t.u16", "512")
+with open(t, "wb") as f:
+    f.write(b"abc" * 333)
+fails("odd size", u16(), 65, "t.u16")
+
+# NaN: a learning rate that blows up; the checkpoints stay
+d = fails("diverged", spec(demo, optim={"lr": 1e30, "clip": 0}, tokens={"train": 8 * 512}), 80, "lr", "step")
+check(not os.path.exists(f"{d}/train/out/model"), "diverged: no model was published")
+
+# a full disk while a checkpoint is written: tmpfs of 6 MiB for the stage's output
+d = f"{base}/full"
+os.makedirs(f"{d}/train/out")
+if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", f"{d}/train/out"]).returncode == 0:
+    try:
+        # begun.json must exist, or the stage would clear the directory that is a mount point
+        s = spec(demo)
+        p = run(worker, 0, s, d, 73)
+        check("No space left" in p[1] or "full" in p[1], "full disk: said as such")
+        left = os.listdir(f"{d}/train/out/ckpt") if os.path.exists(f"{d}/train/out/ckpt") else []
+        check(not any(x.endswith(".tmp") for x in left), f"full disk: no half checkpoint is left ({left})")
+    finally:
+        subprocess.run(["umount", f"{d}/train/out"])
+else:
+    print("skipped: full disk (needs root and mount)")

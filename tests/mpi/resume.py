@@ -1,0 +1,45 @@
+"""kill -9 of a training gang at every step boundary it can be seen at, then resume: the same losses and the same final weights,
+bit for bit (G6). Also for the fusion stage of dha, and for an orderly checkpoint-and-stop."""
+import os, signal, subprocess, sys, time
+from lib import *
+
+worker, demo = sys.argv[1:3]
+base = work_dir()
+
+def killed_run(name, s, stage, steps_to_kill_at, how):
+    """Starts, waits until `stage` has journalled step k, kills; again for each k; then runs to the end."""
+    d = f"{base}/{name}"
+    for k in steps_to_kill_at:
+        p = start(worker, 2, s, d)
+        limit = time.time() + 120
+        while not any(r["t"] == "progress" and r["step"] >= k for r in journal(d, stage)):
+            if p.poll() is not None or time.time() > limit:
+                out, err = p.communicate()
+                sys.exit(f"ended before step {k}: {p.returncode}\n{out}\n{err}")
+            time.sleep(0.002)
+        if how == "kill":
+            # mpirun and every rank of its session, at once
+            subprocess.run(["pkill", "-9", "-s", str(p.pid)], check=False)
+        else:
+            os.kill(p.pid, signal.SIGUSR2)
+        p.communicate(timeout=60)
+        if how == "stop":
+            check(p.returncode == 79, f"checkpoint-and-stop ends with exit code 79 ({p.returncode})")
+    run(worker, 2, s, d)
+    return d
+
+s = spec(demo, tokens={"train": 8 * 512})
+run(worker, 2, s, f"{base}/whole")
+want, w = losses(f"{base}/whole"), weights(f"{base}/whole")
+check(len(want) == 8, "the whole run has 8 steps")
+d = killed_run("killed", s, "train", [1, 2, 3, 4, 5, 6, 7], "kill")
+check(losses(d) == want, "losses after seven kills equal those of the whole run")
+check(weights(d) == w, "final weights after seven kills equal, bit for bit")
+d = killed_run("stopped", s, "train", [2, 5], "stop")
+check(losses(d) == want and weights(d) == w, "checkpoint-and-stop, then resume: the same, bit for bit")
+
+s = spec(demo, method="dha", tokens={"search": 2 * 512, "fuse": 6 * 512, "train": 512})
+run(worker, 2, s, f"{base}/dha")
+d = killed_run("dha-killed", s, "fuse", [2, 4], "kill")
+check(losses(d, "fuse") == losses(f"{base}/dha", "fuse"), "fusion stage: losses equal after kills (omega, lambda restored)")
+check(weights(d) == weights(f"{base}/dha"), "fusion stage: final weights equal, bit for bit")
