@@ -1,0 +1,219 @@
+/* corpus.c: files side by side as one sequence of tokens, and where in it a training sequence starts.
+ *
+ * A corpus is a window [first, first + n) of the logical concatenation of its files. Holding out a tail makes
+ * a second window on the same files, which are counted (not thread-safe: open, split and close on one
+ * thread; drawing is safe from many).
+ */
+#include "worker/data/corpus.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/data/token_cache.h"
+#include "worker/data/token_file.h"
+
+struct segment {
+    char *path;
+    struct mapped_file map;
+    struct token_span span;
+    int64_t first; /* of the concatenation */
+};
+
+struct files {
+    int users, n;
+    struct segment seg[]; /* [n] */
+};
+
+struct corpus {
+    struct files *f;
+    int64_t first, n;
+};
+
+static void files_release(struct files *f)
+{
+    if (!f || --f->users > 0)
+        return;
+    for (int i = 0; i < f->n; i++) {
+        mapped_file_close(&f->seg[i].map);
+        free(f->seg[i].path);
+    }
+    free(f);
+}
+
+static int open_segment(struct segment *s, const char *path, const struct corpus_options *o,
+                        struct dha_err *e)
+{
+    s->path = strdup(path);
+    if (!s->path)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory to open %s", path);
+    if (strcmp(o->format, "text") != 0 && strcmp(o->format, "jsonl") != 0)
+        return mapped_file_open(&s->map, path, e) < 0
+                   ? -1
+                   : token_span_parse(s->map.data, s->map.len, o->format, o->vocab, path, &s->span,
+                                      e);
+    if (token_cache_open(path, o, &s->map, &s->span, e) < 0)
+        return -1;
+    int64_t bad = token_span_bad(&s->span, o->vocab);
+    if (bad < 0)
+        return 0;
+    dha_fail(e, DHA_E_INPUT, "%s: %s gives token %u, outside the model's vocabulary of %d", path,
+             o->tokenizer, token_at(&s->span, bad), o->vocab);
+    dha_err_hint(e, "the tokenizer is not this model's");
+    if (e)
+        snprintf(e->path, sizeof e->path, "%.255s", o->tokenizer);
+    return -1;
+}
+
+int corpus_open(struct corpus **out, char *const *paths, int n_paths,
+                const struct corpus_options *o, struct dha_err *e)
+{
+    *out = NULL;
+    if (n_paths < 1)
+        return dha_fail(e, DHA_E_INPUT, "no data files given");
+    struct corpus *c = calloc(1, sizeof *c);
+    struct files *f = calloc(1, sizeof *f + (size_t)n_paths * sizeof *f->seg);
+    if (!c || !f) {
+        free(c);
+        free(f);
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for a corpus");
+    }
+    f->users = 1;
+    c->f = f;
+    for (int i = 0; i < n_paths; i++) {
+        f->n = i + 1;
+        f->seg[i].first = c->n;
+        if (open_segment(&f->seg[i], paths[i], o, e) < 0) {
+            corpus_close(c);
+            return -1;
+        }
+        c->n += f->seg[i].span.n;
+    }
+    *out = c;
+    return 0;
+}
+
+void corpus_close(struct corpus *c)
+{
+    if (!c)
+        return;
+    files_release(c->f);
+    free(c);
+}
+
+int64_t corpus_tokens(const struct corpus *c)
+{
+    return c->n;
+}
+
+int corpus_hold_out(struct corpus *c, int64_t n, struct corpus **tail, struct dha_err *e)
+{
+    *tail = NULL;
+    if (n < 1 || n >= c->n)
+        return dha_fail(e, DHA_E_INPUT, "cannot hold out %lld of %lld tokens of %s", (long long)n,
+                        (long long)c->n, c->f->seg[0].path);
+    struct corpus *t = malloc(sizeof *t);
+    if (!t)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for a corpus");
+    c->n -= n;
+    *t = (struct corpus){c->f, c->first + c->n, n};
+    c->f->users++;
+    *tail = t;
+    return 0;
+}
+
+/* The file that holds token `at` of the concatenation. */
+static const struct segment *find(const struct files *f, int64_t at)
+{
+    int lo = 0, hi = f->n - 1;
+    while (lo < hi) {
+        int mid = (lo + hi + 1) / 2;
+        if (f->seg[mid].first <= at)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return &f->seg[lo];
+}
+
+/* seq + 1 tokens from `at` on: ids are all but the last, targets all but the first. */
+static void copy_out(const struct corpus *c, int64_t at, int seq, int32_t *ids, int32_t *targets)
+{
+    const struct segment *s = find(c->f, c->first + at);
+    int64_t i = c->first + at - s->first;
+    for (int t = 0; t <= seq; t++, i++) {
+        while (i == s->span.n) {
+            s++;
+            i = 0;
+        }
+        int32_t token = (int32_t)token_at(&s->span, i);
+        if (t < seq)
+            ids[t] = token;
+        if (t > 0)
+            targets[t - 1] = token;
+    }
+}
+
+int corpus_check(const struct corpus *c, int seq, struct dha_err *e)
+{
+    if (c->n > seq)
+        return 0;
+    const char *path = c->f->seg[0].path;
+    dha_fail(e, DHA_E_INPUT, "%s%s: %lld tokens, but a sequence of %d needs %d", path,
+             c->f->n > 1 ? " and the files after it" : "", (long long)c->n, seq, seq + 1);
+    dha_err_hint(e, "give more data or a smaller data.seq_len");
+    if (e)
+        snprintf(e->path, sizeof e->path, "%.255s", path);
+    return -1;
+}
+
+int corpus_draw(const struct corpus *c, int64_t seed, enum corpus_stream stream, int64_t step,
+                int64_t index, int seq, int32_t *ids, int32_t *targets, struct dha_err *e)
+{
+    if (corpus_check(c, seq, e) < 0)
+        return -1;
+    /* x * places / 2^64: uniform but for 2^-64 x places */
+    uint64_t x = corpus_random(seed, (uint64_t)stream, step, index, 0);
+    uint64_t places = (uint64_t)(c->n - seq);
+    copy_out(c, (int64_t)((unsigned __int128)x * places >> 64), seq, ids, targets);
+    return 0;
+}
+
+int64_t corpus_windows(const struct corpus *c, int seq)
+{
+    return c->n < 1 ? 0 : (c->n - 1) / seq;
+}
+
+int corpus_window(const struct corpus *c, int64_t i, int seq, int32_t *ids, int32_t *targets,
+                  struct dha_err *e)
+{
+    if (corpus_check(c, seq, e) < 0)
+        return -1;
+    if (i < 0 || i >= corpus_windows(c, seq))
+        return dha_fail(e, DHA_E_INTERNAL, "no window %lld of %lld", (long long)i,
+                        (long long)corpus_windows(c, seq));
+    copy_out(c, i * seq, seq, ids, targets);
+    return 0;
+}
+
+/* splitmix64's finaliser: a bijection of 64 bits in which every input bit flips every output bit with probability
+ * close to one half. */
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+uint64_t corpus_random(int64_t seed, uint64_t stream, int64_t step, int64_t index, uint64_t n)
+{
+    const uint64_t golden =
+        0x9e3779b97f4a7c15u; /* 2^64 / golden ratio: odd, far from small multiples */
+    uint64_t x = mix((uint64_t)seed + golden);
+    x = mix(x + golden * (stream + 1));
+    x = mix(x + golden * ((uint64_t)step + 1));
+    x = mix(x + golden * ((uint64_t)index + 1));
+    return mix(x + golden * (n + 1));
+}
