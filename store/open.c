@@ -1,0 +1,203 @@
+/* open.c: taking a state directory, and giving it back. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "store/db.h"
+
+/* Not in linux/magic.h */
+#define MAGIC_LUSTRE 0x0bd00bd0u
+#define MAGIC_CIFS   0xff534d42u
+#define MAGIC_GPFS   0x47504653u
+#define MAGIC_BEEGFS 0x19830326u
+
+/* SQLite's locks and shared memory do not work over a network; reports of corruption are many. */
+static int refuse_network(const char *dir, struct dha_err *e)
+{
+    static const struct {
+        unsigned magic;
+        const char *name;
+    } remote[] = {
+        {NFS_SUPER_MAGIC, "NFS"},     {SMB_SUPER_MAGIC, "SMB"}, {SMB2_SUPER_MAGIC, "SMB"},
+        {MAGIC_CIFS, "CIFS"},         {MAGIC_LUSTRE, "Lustre"}, {MAGIC_GPFS, "GPFS"},
+        {MAGIC_BEEGFS, "BeeGFS"},     {V9FS_MAGIC, "9p"},       {FUSE_SUPER_MAGIC, "FUSE"},
+        {CEPH_SUPER_MAGIC, "Ceph"},   {AFS_SUPER_MAGIC, "AFS"}, {CODA_SUPER_MAGIC, "Coda"},
+        {OCFS2_SUPER_MAGIC, "OCFS2"},
+    };
+    struct statfs fs;
+    if (statfs(dir, &fs) != 0)
+        return dha_fail_errno(e, errno, "cannot examine %s", dir);
+    for (size_t i = 0; i < sizeof remote / sizeof remote[0]; i++) {
+        if ((unsigned)fs.f_type == remote[i].magic) {
+            dha_fail(e, DHA_E_INPUT,
+                     "the state directory %s is on a network file system (%s), where a database "
+                     "can be damaged",
+                     dir, remote[i].name);
+            return dha_err_hint(e, "use a local disk for the state (DHA_STATE, --state); models, "
+                                   "data and outputs may be anywhere");
+        }
+    }
+    return 0;
+}
+
+static int take_lock(struct store *s, struct dha_err *e)
+{
+    char *path, pid[32] = "";
+    if (asprintf(&path, "%s/lock", s->dir) < 0)
+        return db_no_memory(e);
+    int rc = 0;
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (s->lock_fd < 0) {
+        rc = dha_fail_errno(e, errno, "cannot open %s", path);
+    } else if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK) {
+            rc = dha_fail_errno(e, errno, "cannot lock %s", path);
+        } else {
+            ssize_t n = pread(s->lock_fd, pid, sizeof pid - 1, 0);
+            pid[n > 0 ? strspn(pid, "0123456789") : 0] = '\0';
+            rc = dha_fail(e, DHA_E_CONFLICT, "the state directory %s is in use by process %s",
+                          s->dir, pid[0] ? pid : "(unknown)");
+            dha_err_hint(e, "stop it first (dha down), or name another directory");
+        }
+        close(s->lock_fd);
+        s->lock_fd = -1;
+    } else {
+        int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
+        /* the pid is only told to people: that it could not be written changes nothing */
+        if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) != n)
+            rc = 0;
+    }
+    free(path);
+    return rc;
+}
+
+/* Opens and checks; *sound = false if the file opened but is damaged. */
+static int open_state(struct store *s, const char *path, bool *sound, struct dha_err *e)
+{
+    sqlite3_stmt *st = NULL;
+    *sound = false;
+    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
+        SQLITE_OK)
+        return db_fail(s, s->db, e, "opening it");
+    int rc = sqlite3_exec(s->db,
+                          "PRAGMA busy_timeout=5000; PRAGMA journal_mode=WAL;"
+                          "PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
+                          "PRAGMA temp_store=MEMORY; PRAGMA cell_size_check=ON",
+                          NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(s->db, "PRAGMA quick_check(1)", -1, &st, NULL);
+    if (rc == SQLITE_OK && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        *sound = strcmp((const char *)sqlite3_column_text(st, 0), "ok") == 0;
+        rc = SQLITE_OK;
+    }
+    sqlite3_finalize(st);
+    int kind = rc & 0xff;
+    if (rc != SQLITE_OK && kind != SQLITE_CORRUPT && kind != SQLITE_NOTADB)
+        return db_fail(s, s->db, e, "checking it");
+    return 0;
+}
+
+static int open_files(struct store *s, struct dha_err *e)
+{
+    char *path;
+    bool sound;
+    if (asprintf(&path, "%s/state.db", s->dir) < 0)
+        return db_no_memory(e);
+    int rc = open_state(s, path, &sound, e);
+    if (rc == 0 && !sound) {
+        sqlite3_close(s->db);
+        s->db = NULL;
+        rc = aside_salvage(path, s->now_us, e);
+        if (rc == 0)
+            rc = open_state(s, path, &sound, e);
+        if (rc == 0 && !sound)
+            rc = dha_fail(e, DHA_E_IO, "%s is damaged and could not be repaired", path);
+    }
+    if (rc == 0)
+        rc = schema_migrate(s, s->db, DB_STATE, path, e);
+    free(path);
+    if (rc != 0)
+        return -1;
+    if (db_scalar(s, e, db_query0(s, e, "SELECT max(seq) FROM event"), 0, &s->event_seq) != 0)
+        return -1;
+    s->event_committed = s->event_seq;
+    if (metric_open(s, e) != 0 || aside_scan(s, e) != 0)
+        return -1;
+    return store_commit(s, e);
+}
+
+int store_open(const char *state_dir, unsigned flags, int64_t now_us, struct store **out,
+               struct dha_err *e)
+{
+    *out = NULL;
+    struct store *s = calloc(1, sizeof *s);
+    if (!s)
+        return db_no_memory(e);
+    s->lock_fd = -1;
+    s->now_us = now_us;
+    s->dir = strdup(state_dir);
+    if (!s->dir) {
+        free(s);
+        return db_no_memory(e);
+    }
+    if (mkdir(state_dir, 0700) != 0 && errno != EEXIST) {
+        dha_fail_errno(e, errno, "cannot create the state directory %s", state_dir);
+        goto fail;
+    }
+    if (!(flags & STORE_ALLOW_NETWORK_FS) && refuse_network(state_dir, e) != 0)
+        goto fail;
+    if (take_lock(s, e) != 0 || open_files(s, e) != 0)
+        goto fail;
+    *out = s;
+    return 0;
+fail:
+    store_close(s);
+    return -1;
+}
+
+void store_close(struct store *s)
+{
+    if (!s)
+        return;
+    if (s->db)
+        store_rollback(s);
+    for (size_t i = 0; i < DB_CACHE; i++)
+        sqlite3_finalize(s->cache[i].st);
+    sqlite3_close(s->metrics);
+    sqlite3_close(s->db);
+    if (s->lock_fd >= 0)
+        close(s->lock_fd); /* releases the lock */
+    free(s->dir);
+    free(s);
+}
+
+int store_backup(struct store *s, const char *path, struct dha_err *e)
+{
+    sqlite3 *to = NULL;
+    int rc = -1;
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return dha_fail_errno(e, errno, "cannot create the backup %s", path);
+    close(fd);
+    if (sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
+        sqlite3_backup *b = sqlite3_backup_init(to, "main", s->db, "main");
+        if (b) {
+            sqlite3_backup_step(b, -1);
+            rc = sqlite3_backup_finish(b) == SQLITE_OK ? 0 : -1;
+        }
+    }
+    if (rc != 0)
+        dha_fail(e, DHA_E_IO, "cannot write the backup %s: %s", path, sqlite3_errmsg(to));
+    if (sqlite3_close(to) != SQLITE_OK && rc == 0)
+        rc = dha_fail(e, DHA_E_IO, "cannot close the backup %s", path);
+    if (rc != 0)
+        unlink(path);
+    return rc;
+}
