@@ -1,0 +1,289 @@
+/* api.c: the routes, and what all answers have in common. */
+#include "daemon/api.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+
+struct route {
+    const char *method;
+    const char *path; /* ID = a decimal id, NAME = any one part */
+    bool changes;
+    const char *query; /* names it knows, blank-separated */
+    const char *body;  /* members it knows; NULL = it takes no body */
+    api_handler *handler;
+};
+
+static const struct route routes[] = {
+    {"GET", "/v1/version", false, "", NULL, api_version},
+    {"GET", "/livez", false, "", NULL, api_alive},
+    {"GET", "/readyz", false, "", NULL, api_ready},
+    {"GET", "/metrics", false, "", NULL, api_prometheus},
+    {"POST", "/v1/shutdown", true, "", "", api_shutdown},
+    {"POST", "/v1/jobs", true, "", "spec dry_run", api_job_submit},
+    {"GET", "/v1/jobs", false, "state name limit before", NULL, api_job_list},
+    {"GET", "/v1/jobs/ID", false, "", NULL, api_job_get},
+    {"POST", "/v1/jobs/ID/cancel", true, "", "reason now", api_job_cancel},
+    {"POST", "/v1/jobs/ID/hold", true, "", "", api_job_hold},
+    {"POST", "/v1/jobs/ID/release", true, "", "", api_job_release},
+    {"POST", "/v1/jobs/ID/retry", true, "", "", api_job_retry},
+    {"POST", "/v1/jobs/ID/priority", true, "", "priority", api_job_priority},
+    {"GET", "/v1/jobs/ID/explain", false, "", NULL, api_job_explain},
+    {"GET", "/v1/jobs/ID/metrics", false, "stage name after_step limit", NULL, api_job_metrics},
+    {"GET", "/v1/jobs/ID/checkpoints", false, "", NULL, api_job_checkpoints},
+    {"GET", "/v1/jobs/ID/logs", false, "stage attempt stream offset", NULL, api_job_logs},
+    {"GET", "/v1/events", false, "after limit wait", NULL, api_events},
+    {"GET", "/v1/nodes", false, "", NULL, api_nodes},
+    {"POST", "/v1/nodes/NAME/drain", true, "", "reason", api_node_drain},
+    {"POST", "/v1/nodes/NAME/resume", true, "", "", api_node_resume},
+    {"POST", "/v1/sweeps", true, "", "spec budgets methods name", api_sweep_new},
+    {"GET", "/v1/sweeps", false, "limit", NULL, api_sweep_list},
+    {"GET", "/v1/sweeps/ID", false, "", NULL, api_sweep_get},
+};
+
+int api_to_int(const char *text, int64_t *out)
+{
+    char *end;
+    if (!text || !*text || strspn(text, "-0123456789") != strlen(text)) {
+        return -1;
+    }
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (errno || *end) {
+        return -1;
+    }
+    *out = v;
+    return 0;
+}
+
+/* Does the path fit the pattern? Takes out ID and NAME (into name[256]). */
+static bool match(const char *pattern, const char *path, int64_t *id, char *name)
+{
+    while (*pattern) {
+        size_t n = strcspn(path, "/");
+        if (strncmp(pattern, "ID", 2) == 0) {
+            char digits[24];
+            if (n == 0 || n >= sizeof digits) {
+                return false;
+            }
+            memcpy(digits, path, n);
+            digits[n] = '\0';
+            if (api_to_int(digits, id) != 0 || *id <= 0) {
+                return false;
+            }
+            pattern += 2;
+            path += n;
+        } else if (strncmp(pattern, "NAME", 4) == 0) {
+            if (n == 0 || n >= 256) {
+                return false;
+            }
+            memcpy(name, path, n);
+            name[n] = '\0';
+            pattern += 4;
+            path += n;
+        } else if (*pattern++ != *path++) {
+            return false;
+        }
+    }
+    return *path == '\0';
+}
+
+static bool in_list(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = list; n && (p = strstr(p, word)); p += n) {
+        if ((p == list || p[-1] == ' ') && (p[n] == '\0' || p[n] == ' ')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+struct query_check {
+    const struct route *route;
+    struct dha_err *e;
+    int rc;
+};
+
+static bool check_argument(void *ctx, const char *name, const char *value)
+{
+    struct query_check *q = ctx;
+    (void)value;
+    if (!in_list(q->route->query, name)) {
+        q->rc = dha_fail(q->e, DHA_E_USAGE, "%s knows no argument \"%.60s\"", q->route->path, name);
+        dha_err_hint(q->e, "it knows: %s", q->route->query[0] ? q->route->query : "none");
+    }
+    return q->rc == 0;
+}
+
+static int check_query(struct api_call *c, const struct route *r)
+{
+    struct query_check q = {r, &c->e, 0};
+    server_query_each(c->rq, check_argument, &q);
+    return q.rc;
+}
+
+static int parse_body(struct api_call *c, const struct route *r)
+{
+    const struct server_request *rq = c->rq;
+    if (rq->too_large) {
+        return dha_fail(&c->e, DHA_E_TOO_LARGE, "the request's body is over %d bytes",
+                        SERVER_BODY_MAX);
+    }
+    if (rq->body_len == 0) {
+        c->body = cJSON_CreateObject();
+        return c->body ? 0 : dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    if (!r->body) {
+        return dha_fail(&c->e, DHA_E_USAGE, "GET %s takes no body", r->path);
+    }
+    c->body = json_parse(rq->body, rq->body_len, NULL, &c->e);
+    if (!c->body) {
+        return dha_err_context(&c->e, "the request's body");
+    }
+    if (!cJSON_IsObject(c->body)) {
+        return dha_fail(&c->e, DHA_E_USAGE, "the request's body is not a JSON object");
+    }
+    for (const cJSON *m = c->body->child; m; m = m->next) {
+        if (!in_list(r->body, m->string)) {
+            dha_fail(&c->e, DHA_E_USAGE, "%s knows no member \"%.60s\"", r->path, m->string);
+            snprintf(c->e.path, sizeof c->e.path, "$.%.60s", m->string);
+            return dha_err_hint(&c->e, "it knows: %s", r->body[0] ? r->body : "none");
+        }
+    }
+    return 0;
+}
+
+int api_query_int(struct api_call *c, const char *name, int64_t lo, int64_t hi, int64_t dflt,
+                  int64_t *out)
+{
+    const char *text = server_query(c->rq, name);
+    *out = dflt;
+    if (!text) {
+        return 0;
+    }
+    if (api_to_int(text, out) != 0 || *out < lo || *out > hi) {
+        return dha_fail(&c->e, DHA_E_USAGE, "%s=%.40s is not a whole number from %lld to %lld",
+                        name, text, (long long)lo, (long long)hi);
+    }
+    return 0;
+}
+
+enum api_outcome api_answer(struct api_call *c, const char *key, cJSON *value)
+{
+    if (!value) {
+        if (c->e.code == DHA_E_OK) {
+            dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+        }
+        return API_FAIL;
+    }
+    cJSON_Delete(c->doc);
+    c->doc = cJSON_CreateObject();
+    if (json_put(c->doc, key, value) != 0) {
+        dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+        return API_FAIL;
+    }
+    return API_OK;
+}
+
+static void reply_doc(struct api_call *c)
+{
+    struct server_reply *rp = &c->rq->reply;
+    if (rp->body) {
+        return; /* raw bytes: the handler has made the reply */
+    }
+    rp->status = c->status;
+    rp->content_type = "application/json";
+    if (c->doc && json_put_int(c->doc, "api", 1) == 0) {
+        rp->body = json_text(c->doc);
+    }
+    if (!rp->body) {
+        struct dha_err e = {0};
+        dha_fail(&e, DHA_E_NO_MEMORY, "out of memory");
+        server_reply_error(c->rq, &e);
+        return;
+    }
+    rp->len = strlen(rp->body);
+}
+
+static void reply_error(struct api_call *c)
+{
+    if (dha_code_http(c->e.code) >= 500) {
+        log_warn("%s %s: %s", c->rq->method, c->rq->path, c->e.msg);
+    }
+    server_reply_error(c->rq, &c->e);
+    struct server_reply *rp = &c->rq->reply;
+    if (!c->errors || !rp->body) {
+        return;
+    }
+    cJSON *doc = json_parse(rp->body, rp->len, NULL, NULL);
+    cJSON *err = doc ? cJSON_GetObjectItemCaseSensitive(doc, "error") : NULL;
+    if (err) {
+        int rc = json_put(err, "errors", c->errors);
+        c->errors = NULL;
+        char *text = rc == 0 ? json_text(doc) : NULL;
+        if (text) {
+            free(rp->body);
+            rp->body = text;
+            rp->len = strlen(text);
+        }
+    }
+    cJSON_Delete(doc);
+}
+
+static const struct route *find_route(struct api_call *c, char *name)
+{
+    bool path_known = false;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        if (match(routes[i].path, c->rq->path, &c->id, name)) {
+            path_known = true;
+            if (strcmp(routes[i].method, c->rq->method) == 0) {
+                return &routes[i];
+            }
+        }
+    }
+    if (path_known) {
+        dha_fail(&c->e, DHA_E_USAGE, "%.100s does not answer to this method", c->rq->path);
+    } else {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "there is no %.100s", c->rq->path);
+        dha_err_hint(&c->e, "see proto/API.md");
+    }
+    return NULL;
+}
+
+static bool may(struct api_call *c, const struct route *r)
+{
+    (void)r; /* reads are as restricted as changes for now: specs and logs may be private */
+    if (c->rq->peer_uid == 0 || c->rq->peer_uid == geteuid()) {
+        return true;
+    }
+    dha_fail(&c->e, DHA_E_FORBIDDEN, "this daemon serves uid %ld only; you are uid %ld",
+             (long)geteuid(), (long)c->rq->peer_uid);
+    return false;
+}
+
+enum server_outcome api_handle(void *ctx, struct server_request *rq)
+{
+    char name[256];
+    struct api_call c = {.d = ctx, .rq = rq, .status = 200};
+    enum api_outcome out = API_FAIL;
+    c.d->stat.requests++;
+    c.name = name;
+    const struct route *r = find_route(&c, name);
+    if (r && may(&c, r) && check_query(&c, r) == 0 && parse_body(&c, r) == 0) {
+        out = r->handler(&c);
+    }
+    if (out == API_OK) {
+        reply_doc(&c);
+    } else if (out == API_FAIL) {
+        reply_error(&c);
+    }
+    cJSON_Delete(c.body);
+    cJSON_Delete(c.doc);
+    cJSON_Delete(c.errors);
+    return out == API_WAIT ? SERVER_WAIT : SERVER_REPLY;
+}

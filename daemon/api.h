@@ -1,0 +1,61 @@
+/* api.h: from a request to its answer. api.c has the table of routes; each api_*.c answers some of them.
+ *
+ * A handler gets the call with its ids taken out of the path and its body parsed, fills call->doc (a tree,
+ * without "api": the router adds it) and call->status, and returns API_OK; or fills call->e and
+ * returns API_FAIL; or returns API_WAIT (long poll) after setting rq->deadline_ms. A route with
+ * `changes` is open to the daemon's own user and root only. The router has checked that only known
+ * members are in the body and only known arguments in the query.
+ */
+#ifndef DHA_DAEMON_API_H
+#define DHA_DAEMON_API_H
+
+#include "daemon/daemon.h"
+
+enum api_outcome { API_OK, API_FAIL, API_WAIT };
+
+struct api_call {
+    struct daemon *d;
+    struct server_request *rq;
+    int64_t id;       /* of the path's ID; 0 = none */
+    const char *name; /* the path's NAME; NULL = none */
+    cJSON *body;      /* parsed; an empty object if there was none */
+    int status;       /* 200 unless set */
+    cJSON *doc;
+    struct dha_err e;
+    cJSON *errors; /* list for the error document, or NULL */
+};
+
+enum server_outcome api_handle(void *ctx, struct server_request *rq);
+
+/* Query arguments. Absent = dflt; not a whole number in [lo, hi] = failure in call->e. */
+int api_query_int(struct api_call *c, const char *name, int64_t lo, int64_t hi, int64_t dflt,
+                  int64_t *out);
+/* The decimal number of a whole string: 0 / -1. */
+int api_to_int(const char *text, int64_t *out);
+/* call->doc = {key: value}. Takes value; NULL value or no memory = API_FAIL (e set if it was not). */
+enum api_outcome api_answer(struct api_call *c, const char *key, cJSON *value);
+
+typedef enum api_outcome api_handler(struct api_call *c);
+/* api_jobs.c */
+api_handler api_job_submit, api_job_list, api_job_get, api_job_explain;
+/* api_actions.c */
+api_handler api_job_cancel, api_job_hold, api_job_release, api_job_retry, api_job_priority;
+/* api_records.c */
+api_handler api_job_metrics, api_job_checkpoints, api_job_logs;
+/* api_events.c */
+api_handler api_events;
+/* api_nodes.c */
+api_handler api_nodes, api_node_drain, api_node_resume;
+/* api_sweeps.c */
+api_handler api_sweep_new, api_sweep_list, api_sweep_get;
+/* api_daemon.c */
+api_handler api_version, api_alive, api_ready, api_shutdown, api_prometheus;
+
+/* api_jobs.c, for sweeps: validates a spec document whole. On failure call->e and call->errors are set; `where`
+ * goes in front of each path ("$" becomes where). */
+int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec);
+/* Submits a valid spec; *id, *existed as store_job_submit(). */
+int api_submit_spec(struct api_call *c, const struct job_spec *spec, int64_t sweep,
+                    const char *idempotency_key, int64_t *id, bool *existed);
+
+#endif

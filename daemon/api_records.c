@@ -1,0 +1,255 @@
+/* api_records.c: what a job's attempts said: metrics, checkpoints, log files. */
+#include "daemon/api.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/doc.h"
+
+enum { LOG_CHUNK = 1024 * 1024, POINTS_MAX = 100000 };
+
+/* The stages of a job that a request is about: all, or those of `stage=`. */
+static int stages_asked(struct api_call *c, struct store_stages *l, bool wanted[STAGE_KINDS])
+{
+    const char *name = server_query(c->rq, "stage");
+    struct store_job job;
+    enum stage_kind kind = STAGE_SEARCH;
+    bool all = !name || !*name;
+    if (!all && stage_kind_from_name(name, &kind) != 0) {
+        dha_fail(&c->e, DHA_E_USAGE, "there is no stage \"%.40s\"", name);
+        return dha_err_hint(&c->e, "search, fuse, train, eval, export");
+    }
+    for (int k = 0; k < STAGE_KINDS; k++) {
+        wanted[k] = all || k == (int)kind;
+    }
+    if (store_job_get(c->d->store, c->id, &job, &c->e) != 0) {
+        return -1;
+    }
+    store_job_finish(&job);
+    return store_stages_of_job(c->d->store, c->id, l, &c->e);
+}
+
+static int add_points(cJSON *list, enum stage_kind kind, const struct store_point *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        cJSON *one = cJSON_CreateObject();
+        if (!one || !cJSON_AddItemToArray(list, one)) {
+            cJSON_Delete(one);
+            return -1;
+        }
+        if ((json_put_str(one, "stage", stage_kind_name(kind)) |
+             json_put_int(one, "attempt", p[i].attempt) | json_put_int(one, "step", p[i].step) |
+             json_put_int(one, "tokens", p[i].tokens) | json_put_str(one, "name", p[i].name) |
+             json_put_num(one, "value", p[i].value)) != 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+enum api_outcome api_job_metrics(struct api_call *c)
+{
+    struct store_stages l = {0};
+    struct store_metric_query q = {.name = server_query(c->rq, "name")};
+    bool wanted[STAGE_KINDS];
+    int64_t limit;
+    if (q.name && !*q.name) {
+        q.name = NULL;
+    }
+    if (api_query_int(c, "after_step", -1, INT64_MAX, -1, &q.after_step) != 0 ||
+        api_query_int(c, "limit", 1, POINTS_MAX, 10000, &limit) != 0 ||
+        stages_asked(c, &l, wanted) != 0) {
+        return API_FAIL;
+    }
+    cJSON *list = cJSON_CreateArray();
+    int rc = list ? 0 : -1;
+    for (size_t i = 0; i < l.n && rc == 0 && limit > 0; i++) {
+        struct store_point *p = NULL;
+        size_t n = 0;
+        if (!wanted[l.at[i].kind]) {
+            continue;
+        }
+        q.stage = l.at[i].reused_from ? l.at[i].reused_from : l.at[i].id;
+        q.limit = (int)limit;
+        rc = store_metrics(c->d->store, &q, &p, &n, &c->e);
+        rc = rc == 0 ? add_points(list, l.at[i].kind, p, n) : rc;
+        limit -= (int64_t)n;
+        free(p);
+    }
+    store_stages_finish(&l);
+    if (rc != 0) {
+        cJSON_Delete(list);
+        list = NULL;
+    }
+    return api_answer(c, "points", list);
+}
+
+enum api_outcome api_job_checkpoints(struct api_call *c)
+{
+    struct store_stages l = {0};
+    struct store_checkpoint *ck = NULL;
+    size_t n = 0;
+    bool wanted[STAGE_KINDS];
+    if (stages_asked(c, &l, wanted) != 0 ||
+        store_checkpoints(c->d->store, c->id, 0, &ck, &n, &c->e) != 0) {
+        store_stages_finish(&l);
+        return API_FAIL;
+    }
+    cJSON *list = cJSON_CreateArray();
+    int rc = list ? 0 : -1;
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        const char *kind = NULL;
+        for (size_t k = 0; k < l.n; k++) {
+            kind = l.at[k].id == ck[i].stage ? stage_kind_name(l.at[k].kind) : kind;
+        }
+        cJSON *one = cJSON_CreateObject();
+        if (!one || !cJSON_AddItemToArray(list, one)) {
+            cJSON_Delete(one);
+            rc = -1;
+            break;
+        }
+        rc = json_put_id(one, "id", ck[i].id) | doc_put_text(one, "stage", kind) |
+             json_put_int(one, "attempt", ck[i].attempt) | json_put_int(one, "step", ck[i].step) |
+             json_put_str(one, "path", ck[i].path) | json_put_str(one, "digest", ck[i].digest) |
+             json_put_id(one, "bytes", ck[i].bytes) | json_put_str(one, "state", ck[i].state) |
+             json_put_id(one, "created_us", ck[i].created_us);
+    }
+    free(ck);
+    store_stages_finish(&l);
+    if (rc != 0) {
+        cJSON_Delete(list);
+        list = NULL;
+    }
+    return api_answer(c, "checkpoints", list);
+}
+
+/* ---- logs ---- */
+
+/* The attempt asked for; by default the newest one of the newest stage that was started. A reused stage's log
+ * is that of the stage it came from. */
+static int find_attempt(struct api_call *c, struct store_attempt *a)
+{
+    struct store_stages l = {0};
+    bool wanted[STAGE_KINDS];
+    int64_t number;
+    const struct store_stage *st = NULL;
+    int rc = -1;
+    if (api_query_int(c, "attempt", 1, INT32_MAX, 0, &number) != 0 ||
+        stages_asked(c, &l, wanted) != 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < l.n; i++) {
+        bool ran = l.at[i].attempt > 0 || l.at[i].reused_from;
+        if (wanted[l.at[i].kind] && ran && (!st || l.at[i].attempt > 0 || st->attempt == 0)) {
+            st = &l.at[i];
+        }
+    }
+    if (!st) {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "nothing of job %lld has started yet", (long long)c->id);
+    } else if (st->attempt == 0) {
+        struct store_stage from;
+        if (store_stage_get(c->d->store, st->reused_from, &from, &c->e) == 0) {
+            rc = store_attempt_by_number(c->d->store, from.id, number ? (int)number : from.attempt,
+                                         a, &c->e);
+            store_stage_finish(&from);
+        }
+    } else {
+        rc = store_attempt_by_number(c->d->store, st->id, number ? (int)number : st->attempt, a,
+                                     &c->e);
+    }
+    store_stages_finish(&l);
+    return rc;
+}
+
+static const char *file_of_stream(struct api_call *c)
+{
+    static const char *const streams[][2] = {
+        {"stderr", "stderr.log"}, {"journal", "journal.ndjson"}, {"launcher", "launcher.log"}};
+    const char *want = server_query(c->rq, "stream");
+    for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
+        if (!want || !*want || strcmp(want, streams[i][0]) == 0) {
+            return streams[i][1];
+        }
+    }
+    dha_fail(&c->e, DHA_E_USAGE, "there is no stream \"%.40s\"", want);
+    dha_err_hint(&c->e, "stderr, journal, launcher");
+    return NULL;
+}
+
+/* At most LOG_CHUNK bytes from offset; a file that is not there yet is empty. */
+static int read_log(struct api_call *c, const char *path, int64_t offset, int64_t *size)
+{
+    struct server_reply *rp = &c->rq->reply;
+    struct stat st;
+    *size = 0;
+    rp->body = malloc(LOG_CHUNK);
+    if (!rp->body) {
+        return dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) {
+        return 0;
+    }
+    ssize_t n = -1;
+    if (fd >= 0 && fstat(fd, &st) == 0) {
+        *size = (int64_t)st.st_size;
+        n = pread(fd, rp->body, LOG_CHUNK, offset);
+    }
+    int err = errno;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (n < 0) {
+        free(rp->body);
+        rp->body = NULL;
+        return dha_fail_errno(&c->e, err, "cannot read %s", path);
+    }
+    rp->len = (size_t)n;
+    return 0;
+}
+
+static void header(struct server_reply *rp, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void header(struct server_reply *rp, const char *name, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    rp->header[rp->n_headers].name = name;
+    vsnprintf(rp->header[rp->n_headers].value, sizeof rp->header[0].value, fmt, ap);
+    va_end(ap);
+    rp->n_headers++;
+}
+
+enum api_outcome api_job_logs(struct api_call *c)
+{
+    struct store_attempt a = {0};
+    struct server_reply *rp = &c->rq->reply;
+    int64_t offset, size;
+    char path[4200];
+    const char *file = file_of_stream(c);
+    if (!file || api_query_int(c, "offset", 0, INT64_MAX, 0, &offset) != 0 ||
+        find_attempt(c, &a) != 0) {
+        return API_FAIL;
+    }
+    snprintf(path, sizeof path, "%.4000s/%s", a.dir ? a.dir : "", file);
+    bool over = a.state == ATTEMPT_ENDED; /* before reading: what comes later is not missed */
+    store_attempt_finish(&a);
+    if (read_log(c, path, offset, &size) != 0) {
+        return API_FAIL;
+    }
+    int64_t next = offset + (int64_t)rp->len;
+    rp->status = 200;
+    rp->content_type = "text/plain; charset=utf-8";
+    header(rp, "X-Dha-Offset", "%lld", (long long)next);
+    header(rp, "X-Dha-Path", "%s", path);
+    if (over && next >= size) {
+        header(rp, "X-Dha-End", "1");
+    }
+    return API_OK;
+}

@@ -1,0 +1,526 @@
+/* attempt.c: from launched or found to watched to gone; see attempt.h. */
+#include "daemon/attempt.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/failpoint.h"
+#include "daemon/log.h"
+#include "daemon/statedir.h"
+
+/* A shim that does not even write shim.json three times in a row will not the fourth time. */
+enum { SPAWNS_MAX = 3, SWEEP_MS = 30000, TROUBLE_MS = 2000 };
+
+static struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
+{
+    struct attempt *a = calloc(1, sizeof *a);
+    if (!a || !(a->dir = strdup(row->dir ? row->dir : ""))) {
+        free(a);
+        return NULL;
+    }
+    a->d = d;
+    a->id = row->id;
+    a->job = row->job;
+    a->stage = row->stage;
+    a->number = row->number;
+    snprintf(a->uuid, sizeof a->uuid, "%s", row->uuid);
+    a->started_us = row->started_us;
+    a->pidfd = -1;
+    a->in = (struct ingest){
+        .attempt = a->id, .dir = a->dir, .offset = row->journal_offset, .fd = -1};
+    a->phase = A_STARTING;
+    a->next = d->attempts;
+    d->attempts = a;
+    return a;
+}
+
+static void on_poll_closed(uv_handle_t *h)
+{
+    struct attempt *a = h->data;
+    close(a->pidfd);
+    free(a->dir);
+    free(a);
+}
+
+/* Out of the list and, when the loop lets go of it, out of memory. */
+static void attempt_drop(struct attempt *a)
+{
+    for (struct attempt **p = &a->d->attempts; *p; p = &(*p)->next) {
+        if (*p == a) {
+            *p = a->next;
+            break;
+        }
+    }
+    ingest_finish(&a->in);
+    a->phase = A_CLOSED;
+    if (a->polling) {
+        uv_close((uv_handle_t *)&a->poll, on_poll_closed);
+    } else {
+        free(a->dir);
+        free(a);
+    }
+}
+
+bool attempts_of_job(struct daemon *d, int64_t job)
+{
+    for (struct attempt *a = d->attempts; a; a = a->next) {
+        if (a->job == job) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- start ---- */
+
+static int new_uuid(char out[STORE_UUID_SIZE], struct dha_err *e)
+{
+    int fd = open("/proc/sys/kernel/random/uuid", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, out, STORE_UUID_SIZE - 1);
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (n < 36) {
+        return dha_fail(e, DHA_E_IO, "cannot read a random uuid");
+    }
+    out[36] = '\0';
+    return 0;
+}
+
+static int stage_dirs(struct daemon *d, int64_t job, enum stage_kind kind, int number, char **dir,
+                      char **out, struct dha_err *e)
+{
+    *dir = *out = NULL;
+    if (asprintf(dir, "%s/jobs/%lld/%s/a%d", d->state_dir, (long long)job, stage_kind_name(kind),
+                 number) < 0 ||
+        asprintf(out, "%s/jobs/%lld/%s/out", d->state_dir, (long long)job, stage_kind_name(kind)) <
+            0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    return 0;
+}
+
+static int job_is_running(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    bool changed;
+    struct store_job_move m = {
+        .job = job, .from = JOB_QUEUED, .to = JOB_RUNNING, .now_us = now_us()};
+    return store_job_transition(d->store, &m, &changed, e);
+}
+
+int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t n_slots,
+                  bool *started, struct dha_err *e)
+{
+    char uuid[STORE_UUID_SIZE], *dir = NULL, *out = NULL;
+    struct store_stage st = {0};
+    struct store_attempt row = {0};
+    int64_t id = 0;
+    int number = 0, rc = -1;
+    *started = false;
+    if (new_uuid(uuid, e) != 0) {
+        return -1;
+    }
+    struct store_new_attempt n = {
+        .stage = stage, .uuid = uuid, .slots = slots, .n_slots = n_slots, .now_us = now_us()};
+    if (store_attempt_new(d->store, &n, &id, &number, e) != 0) {
+        return -1;
+    }
+    if (id == 0) {
+        return 0; /* somebody was faster; the next pass sees it */
+    }
+    if (store_stage_get(d->store, stage, &st, e) != 0 ||
+        stage_dirs(d, st.job, st.kind, number, &dir, &out, e) != 0 ||
+        store_attempt_set_dir(d->store, id, dir, e) != 0 ||
+        store_stage_set_out_dir(d->store, stage, out, e) != 0 ||
+        job_is_running(d, st.job, e) != 0 || store_attempt_get(d->store, id, &row, e) != 0) {
+        goto out;
+    }
+    struct attempt *a = attempt_add(d, &row);
+    if (!a) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    a->phase = A_NEW;
+    a->launch_next = d->to_launch;
+    d->to_launch = a;
+    *started = true;
+    rc = 0;
+out:
+    store_attempt_finish(&row);
+    store_stage_finish(&st);
+    free(out);
+    free(dir);
+    return rc;
+}
+
+/* The stage's spec, put together from the store. */
+static int build_spec(struct attempt *a, const struct store_job *job, const struct store_stages *l,
+                      struct stage_spec *spec, struct dha_err *e)
+{
+    struct daemon *d = a->d;
+    *spec = (struct stage_spec){.job = a->job, .stage = a->stage, .attempt = a->number};
+    snprintf(spec->uuid, sizeof spec->uuid, "%s", a->uuid);
+    struct spec_errors errs;
+    cJSON *doc = json_parse(job->spec, strlen(job->spec), NULL, e);
+    if (!doc) {
+        return dha_err_context(e, "stored spec of job %lld", (long long)a->job);
+    }
+    int rc = spec_parse(doc, NULL, &spec->spec, &errs);
+    cJSON_Delete(doc);
+    if (rc != 0) {
+        return dha_fail(e, DHA_E_INTERNAL, "the stored spec of job %lld is not valid: %s %s",
+                        (long long)a->job, errs.at[0].path, errs.at[0].msg);
+    }
+    for (size_t i = 0; i < l->n; i++) {
+        if (l->at[i].id == a->stage) {
+            spec->kind = l->at[i].kind;
+            spec->out = l->at[i].out_dir ? strdup(l->at[i].out_dir) : NULL;
+            break;
+        }
+        spec->inputs[l->at[i].kind] = l->at[i].out_dir ? strdup(l->at[i].out_dir) : NULL;
+    }
+    spec->dir = strdup(a->dir);
+    spec->cache = strdup(d->cache_dir);
+    if (!spec->out || !spec->dir || !spec->cache) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    return 0;
+}
+
+static int launch(struct attempt *a, struct dha_err *e)
+{
+    struct store_job job = {0};
+    struct store_stages l = {0};
+    struct stage_spec spec = {0};
+    int rc = -1;
+    if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
+        store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
+        build_spec(a, &job, &l, &spec, e) != 0) {
+        goto out;
+    }
+    a->walltime_s = spec.spec.resources.walltime_s;
+    struct launch_attempt la = {
+        .spec = &spec, .ranks = spec.spec.resources.ranks, .threads = spec.spec.resources.threads};
+    FAILPOINT(launch_before_spawn);
+    rc = launch_attempt(&a->d->loop, &a->d->launch, &la, &a->child, e);
+    if (rc == 0) {
+        FAILPOINT(launch_after_spawn);
+        a->d->stat.launches++;
+        log_info("job %lld: %s attempt %d started (shim %d)", (long long)a->job,
+                 stage_kind_name(spec.kind), a->number, (int)a->child);
+    }
+out:
+    stage_spec_finish(&spec);
+    store_stages_finish(&l);
+    store_job_finish(&job);
+    return rc;
+}
+
+static void try_launch(struct attempt *a)
+{
+    a->phase = A_STARTING;
+    if (a->spawns >= SPAWNS_MAX) {
+        a->launch_failed = true;
+        dha_fail(&a->launch_error, DHA_E_LOST, "the shim did not start %d times", SPAWNS_MAX);
+        dha_err_hint(&a->launch_error, "see launcher.log in %s", a->dir);
+        return;
+    }
+    a->spawns++;
+    if (launch(a, &a->launch_error) != 0) {
+        a->launch_failed = true;
+        log_fail("launch", &a->launch_error);
+    }
+}
+
+void attempts_launch(struct daemon *d)
+{
+    struct attempt *a = d->to_launch;
+    d->to_launch = NULL;
+    while (a) {
+        struct attempt *next = a->launch_next;
+        a->launch_next = NULL;
+        try_launch(a);
+        a = next;
+    }
+}
+
+/* ---- look ---- */
+
+enum lock_state { LOCK_ABSENT, LOCK_FREE, LOCK_HELD };
+
+static void path_in(const struct attempt *a, const char *name, char out[4200])
+{
+    snprintf(out, 4200, "%.4000s/%s", a->dir, name);
+}
+
+static bool has_file(const struct attempt *a, const char *name)
+{
+    char path[4200];
+    struct stat st;
+    path_in(a, name, path);
+    return stat(path, &st) == 0;
+}
+
+/* Asks without taking (see shim.c). What cannot be asked counts as held: doing nothing is safe. */
+static enum lock_state lock_state(const struct attempt *a)
+{
+    char path[4200];
+    path_in(a, "attempt.lock", path);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return errno == ENOENT ? LOCK_ABSENT : LOCK_HELD;
+    }
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int rc = fcntl(fd, F_OFD_GETLK, &l);
+    close(fd);
+    return rc == 0 && l.l_type == F_UNLCK ? LOCK_FREE : LOCK_HELD;
+}
+
+static int read_shim_json(struct attempt *a)
+{
+    char path[4200];
+    struct dha_err e = {0};
+    int64_t pid, start;
+    const char *boot;
+    path_in(a, "shim.json", path);
+    cJSON *doc = json_parse_file(path, 4096, &e);
+    int rc = -1;
+    if (doc && json_need_int(doc, "pid", &pid, &e) == 0 &&
+        json_need_int(doc, "start", &start, &e) == 0 &&
+        json_need_str(doc, "boot_id", &boot, &e) == 0) {
+        a->pid = (pid_t)pid;
+        a->pid_start = (unsigned long long)start;
+        snprintf(a->boot_id, sizeof a->boot_id, "%s", boot);
+        rc = 0;
+    }
+    cJSON_Delete(doc);
+    return rc;
+}
+
+static void on_shim_gone(uv_poll_t *p, int status, int events)
+{
+    (void)status;
+    (void)events;
+    struct attempt *a = p->data;
+    uv_poll_stop(p);
+    a->phase = A_STARTING;
+    attempt_look(a);
+}
+
+/* The pidfd first, the identity afterwards: a pid that changed hands in between is noticed. */
+static void watch(struct attempt *a)
+{
+    FAILPOINT(watch_before_open);
+    if (a->polling || read_shim_json(a) != 0) {
+        return; /* the next tick looks again */
+    }
+    int fd = (int)syscall(SYS_pidfd_open, a->pid, 0);
+    if (fd < 0 || !proc_is(a->pid, a->pid_start, a->boot_id)) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return;
+    }
+    a->pidfd = fd;
+    if (uv_poll_init(&a->d->loop, &a->poll, fd) != 0) {
+        close(fd);
+        a->pidfd = -1;
+        return;
+    }
+    a->poll.data = a;
+    a->polling = true;
+    a->phase = A_WATCHED;
+    uv_poll_start(&a->poll, UV_READABLE, on_shim_gone);
+    struct dha_err e = {0};
+    if (store_attempt_set_process(a->d->store, a->id, a->pid, (int64_t)a->pid_start, a->boot_id,
+                                  &e) != 0) {
+        log_fail("recording the shim", &e);
+    }
+}
+
+static bool child_lives(const struct attempt *a)
+{
+    struct proc_stat st;
+    return a->child > 0 && proc_stat_read(a->child, &st) == 0 && st.ppid == getpid() &&
+           st.state != 'Z' && st.state != 'X';
+}
+
+static void conclude(struct attempt *a)
+{
+    struct dha_err e = {0};
+    if (attempt_conclude(a, &e) == 0) {
+        attempt_drop(a);
+        return;
+    }
+    log_fail("end of an attempt", &e);
+    a->not_before_ms = uv_now(&a->d->loop) + TROUBLE_MS;
+}
+
+/* What the kernel will not kill keeps its node from being used (promise G7). */
+static void drain_for(struct attempt *a, size_t left)
+{
+    pid_t pids[8];
+    char reason[256];
+    size_t n = procs_find(a->pid, a->uuid, getpid(), pids, 8);
+    int len = snprintf(reason, sizeof reason, "%zu process(es) of attempt %s will not die:", left,
+                       a->uuid);
+    for (size_t i = 0; i < n && i < 8 && len > 0 && (size_t)len < sizeof reason - 12; i++) {
+        len += snprintf(reason + len, sizeof reason - (size_t)len, " %d", (int)pids[i]);
+    }
+    struct dha_err e = {0};
+    log_error("node %s is drained: %s", a->d->node, reason);
+    if (store_node_drain(a->d->store, a->d->node, reason, now_us(), &e) != 0) {
+        log_fail("drain", &e);
+    }
+}
+
+static void sweep(struct attempt *a)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    if (a->phase != A_SWEEPING) {
+        a->phase = A_SWEEPING;
+        a->sweep_end_ms = now + SWEEP_MS;
+    }
+    /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
+    bool same = !proc_is(a->pid, a->pid_start, a->boot_id) && kill(a->pid, 0) == 0;
+    size_t left = procs_kill(same ? 0 : a->pid, a->uuid, getpid());
+    if (left == 0) {
+        conclude(a);
+    } else if (now >= a->sweep_end_ms) {
+        drain_for(a, left);
+        conclude(a);
+    }
+}
+
+void attempt_look(struct attempt *a)
+{
+    if (a->phase == A_NEW || a->phase == A_CLOSED || uv_now(&a->d->loop) < a->not_before_ms) {
+        return;
+    }
+    if (a->launch_failed && !child_lives(a) && lock_state(a) != LOCK_HELD) {
+        conclude(a);
+        return;
+    }
+    enum lock_state lock = lock_state(a);
+    if (lock == LOCK_HELD) {
+        if (a->phase == A_STARTING) {
+            watch(a);
+        }
+        return;
+    }
+    /* The lock is free: what is on disk now is final. */
+    if (a->phase == A_SWEEPING) {
+        sweep(a);
+    } else if (has_file(a, "exit.json")) {
+        if (a->pid == 0) {
+            read_shim_json(a);
+        }
+        sweep(a); /* the shim has swept; normally this finds nothing and concludes */
+    } else if (has_file(a, "shim.json")) {
+        log_warn("job %lld: attempt %d lost its shim", (long long)a->job, a->number);
+        if (a->pid == 0) {
+            read_shim_json(a);
+        }
+        sweep(a);
+    } else if (a->stop == STOP_KILLING || (a->stop != STOP_NONE && a->spawns == 0)) {
+        conclude(a); /* told to stop before it ever ran */
+    } else if (!child_lives(a)) {
+        try_launch(a);
+    }
+}
+
+/* ---- all of them ---- */
+
+int attempts_adopt(struct daemon *d, struct dha_err *e)
+{
+    struct store_attempts l;
+    int64_t *cancelling = NULL;
+    size_t n_cancelling = 0;
+    if (store_attempts_live(d->store, &l, e) != 0) {
+        return dha_err_context(e, "finding the attempts that run");
+    }
+    int rc = 0;
+    for (size_t i = 0; i < l.n && rc == 0; i++) {
+        struct attempt *a = attempt_add(d, &l.at[i]);
+        struct store_job job;
+        if (!a) {
+            rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+            break;
+        }
+        log_info("job %lld: attempt %d of stage %lld adopted", (long long)a->job, a->number,
+                 (long long)a->stage);
+        struct dha_err ignored = {0};
+        if (store_job_get(d->store, a->job, &job, &ignored) == 0) {
+            if (job.state == JOB_HELD) {
+                attempts_stop(d, a->job, -1);
+            }
+            store_job_finish(&job);
+        }
+    }
+    store_attempts_finish(&l);
+    /* Intents to cancel outlive the daemon that heard them. */
+    if (rc == 0 && store_jobs_cancelling(d->store, &cancelling, &n_cancelling, e) != 0) {
+        rc = -1;
+    }
+    for (size_t i = 0; i < n_cancelling && rc == 0; i++) {
+        struct store_job job;
+        if (store_job_get(d->store, cancelling[i], &job, e) != 0) {
+            rc = -1;
+            break;
+        }
+        rc = stages_cancel(d, job.id, job.cancel_reason, job.cancel_now, e);
+        store_job_finish(&job);
+    }
+    free(cancelling);
+    return rc;
+}
+
+void attempts_tick(struct daemon *d)
+{
+    for (struct attempt *a = d->attempts, *next; a; a = next) {
+        struct dha_err e = {0};
+        next = a->next;
+        if (a->phase == A_NEW) {
+            continue;
+        }
+        if (uv_now(&d->loop) >= a->not_before_ms && ingest_journal(d, &a->in, false, &e) != 0) {
+            log_fail("journal", &e);
+            a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
+        }
+        attempt_ladder(a);
+        attempt_look(a);
+    }
+}
+
+void attempts_close(struct daemon *d)
+{
+    d->to_launch = NULL;
+    while (d->attempts) {
+        attempt_drop(d->attempts);
+    }
+}
+
+static void on_readopt(uv_timer_t *t)
+{
+    struct daemon *d = t->data;
+    struct dha_err e = {0};
+    if (attempts_adopt(d, &e) != 0) {
+        log_fail("adopting again", &e);
+        attempts_forget(d);
+    }
+}
+
+void attempts_forget(struct daemon *d)
+{
+    /* What this daemon believes may be ahead of the disk now: start over from the disk. */
+    attempts_close(d);
+    uv_timer_start(&d->readopt, on_readopt, 1000, 0);
+    d->want_pass = true;
+}

@@ -1,0 +1,71 @@
+/* attempt.h: a live attempt as the daemon holds it in memory. attempt*.c only.
+ *
+ * Where an attempt stands is decided by what is on disk and what lives, never by what this daemon
+ * remembers doing; attempt_look() therefore serves a fresh launch, a restart and a pidfd alike:
+ *
+ *   lock held                      its shim lives: watch it by pidfd once shim.json says who it is
+ *   lock free, exit.json           over: read on the journal, judge, free the slots
+ *   lock free, shim.json only      lost: kill what carries its tag, then judge
+ *   lock free, neither             never started: start a shim (again)
+ */
+#ifndef DHA_DAEMON_ATTEMPT_H
+#define DHA_DAEMON_ATTEMPT_H
+
+#include "daemon/daemon.h"
+#include "daemon/ingest.h"
+#include "daemon/procs.h"
+
+enum attempt_phase {
+    A_NEW,      /* its row may not be committed yet */
+    A_STARTING, /* a shim was asked for, or has to be */
+    A_WATCHED,  /* pidfd in the loop */
+    A_SWEEPING, /* the shim is gone; leftovers are being killed */
+    A_CLOSED
+};
+
+enum attempt_stop {
+    STOP_NONE,
+    STOP_WANTED, /* SIGUSR2 is due */
+    STOP_ASKED,  /* SIGUSR2 was sent */
+    STOP_KILLING /* SIGKILL, every tick until nothing is left */
+};
+
+struct attempt {
+    struct attempt *next, *launch_next;
+    struct daemon *d;
+    int64_t id, job, stage;
+    int number;
+    char uuid[STORE_UUID_SIZE];
+    char *dir;
+    enum attempt_phase phase;
+    struct ingest in;
+    int64_t started_us, walltime_s; /* walltime 0 = none */
+    /* the shim */
+    pid_t child; /* started by this daemon; 0 = not by us */
+    int spawns;
+    pid_t pid;
+    unsigned long long pid_start;
+    char boot_id[PROC_BOOT_ID_SIZE];
+    int pidfd;
+    uv_poll_t poll;
+    bool polling;
+    /* being stopped */
+    enum attempt_stop stop;
+    bool over_time;
+    uint64_t kill_at_ms;    /* 0 = never */
+    uint64_t kill_shim_ms;  /* while killing: when the shim's turn comes */
+    uint64_t sweep_end_ms;  /* while sweeping: when the node is drained instead */
+    uint64_t not_before_ms; /* after trouble: when to try again */
+    bool launch_failed;
+    struct dha_err launch_error;
+};
+
+/* attempt.c */
+void attempt_look(struct attempt *a);
+/* attempt_end.c: the attempt is over and nothing of it runs: its end into the store. 0, or -1 to try
+ * again later. */
+int attempt_conclude(struct attempt *a, struct dha_err *e);
+/* attempt_stop.c: one step of the ladder; from the tick. */
+void attempt_ladder(struct attempt *a);
+
+#endif

@@ -1,0 +1,224 @@
+/* attempt_end.c: an attempt is over and nothing of it runs any more. One turn: the rest of its journal,
+ * its verdict (verdict.h), its slots free, its stage moved on, its job moved on. */
+#include "daemon/attempt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/failpoint.h"
+#include "daemon/log.h"
+#include "daemon/verdict.h"
+
+/* A small JSON file of the attempt; NULL if it is not there. A damaged one is set aside and counts as
+ * not there. */
+static cJSON *read_doc(struct attempt *a, const char *name)
+{
+    char path[4200];
+    struct stat st;
+    struct dha_err e = {0};
+    snprintf(path, sizeof path, "%.4000s/%s", a->dir, name);
+    if (stat(path, &st) != 0) {
+        return NULL;
+    }
+    cJSON *doc = json_parse_file(path, 65536, &e);
+    if (doc && cJSON_IsObject(doc)) {
+        return doc;
+    }
+    cJSON_Delete(doc);
+    char content[1024];
+    FILE *f = fopen(path, "re");
+    size_t n = f ? fread(content, 1, sizeof content, f) : 0;
+    if (f) {
+        fclose(f);
+    }
+    log_warn("%s is damaged and set aside: %s", path, e.msg);
+    struct dha_err ignored = {0};
+    if (store_lost_found_add(a->d->store, path, content, n, e.msg[0] ? e.msg : "not an object",
+                             now_us(), &ignored) != 0) {
+        log_fail("lost_found", &ignored);
+    }
+    return NULL;
+}
+
+static void read_status(struct attempt *a, struct verdict_facts *f)
+{
+    const char *code;
+    struct dha_err bad = {0};
+    cJSON *doc = read_doc(a, "status.json");
+    if (doc && json_need_str(doc, "code", &code, &bad) == 0 &&
+        dha_code_from_name(code) != DHA_E_COUNT) {
+        f->has_status = true;
+        f->status.code = dha_code_from_name(code);
+        snprintf(f->status.msg, sizeof f->status.msg, "%s", json_str(doc, "message", ""));
+        snprintf(f->status.hint, sizeof f->status.hint, "%s", json_str(doc, "hint", ""));
+        if (f->status.code != DHA_E_OK && !f->status.msg[0]) {
+            snprintf(f->status.msg, sizeof f->status.msg, "%s", dha_code_meaning(f->status.code));
+        }
+    }
+    cJSON_Delete(doc);
+}
+
+static void read_exit(struct attempt *a, struct verdict_facts *f)
+{
+    cJSON *doc = read_doc(a, "exit.json");
+    int64_t exited = json_int(doc, "exited", -1), sig = json_int(doc, "signal", 0);
+    if (doc && ((exited >= 0 && exited < 256) || (sig > 0 && sig < 128))) {
+        f->has_exit = true;
+        f->exited = (int)exited;
+        f->signal = (int)sig;
+    }
+    cJSON_Delete(doc);
+}
+
+static void read_record(const struct store_attempt *row, struct verdict_facts *f)
+{
+    enum dha_code code = row->error.code[0] ? dha_code_from_name(row->error.code) : DHA_E_COUNT;
+    if (code != DHA_E_COUNT && code != DHA_E_OK) {
+        f->has_record = true;
+        f->record.code = code;
+        snprintf(f->record.msg, sizeof f->record.msg, "%s", row->error.message);
+        snprintf(f->record.hint, sizeof f->record.hint, "%s", row->error.hint);
+    }
+}
+
+static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
+{
+    struct store_attempt row = {0};
+    struct store_stage st = {0};
+    struct store_job job = {0};
+    int rc = -1;
+    if (store_attempt_get(a->d->store, a->id, &row, e) != 0 ||
+        store_stage_get(a->d->store, a->stage, &st, e) != 0 ||
+        store_job_get(a->d->store, a->job, &job, e) != 0) {
+        goto out;
+    }
+    *f = (struct verdict_facts){.exited = -1,
+                                .has_launch = a->launch_failed,
+                                .launch = a->launch_error,
+                                .cancel = job.cancel,
+                                .asked = a->stop != STOP_NONE && !a->over_time,
+                                .over_time = a->over_time,
+                                .walltime_s = a->walltime_s,
+                                .retries = st.retries};
+    read_status(a, f);
+    read_exit(a, f);
+    read_record(&row, f);
+    rc = 0;
+out:
+    store_job_finish(&job);
+    store_stage_finish(&st);
+    store_attempt_finish(&row);
+    return rc;
+}
+
+static int move_stage(struct attempt *a, const struct verdict *v, bool *changed, struct dha_err *e)
+{
+    static const enum stage_state to[] = {[VERDICT_DONE] = STAGE_DONE,
+                                          [VERDICT_AGAIN] = STAGE_READY,
+                                          [VERDICT_FAILED] = STAGE_FAILED,
+                                          [VERDICT_CANCELLED] = STAGE_CANCELLED};
+    int64_t now = now_us();
+    struct store_stage_move m = {.stage = a->stage,
+                                 .from = STAGE_RUNNING,
+                                 .to = to[v->kind],
+                                 .attempt = a->number,
+                                 .error = v->error.code != DHA_E_OK ? &v->error : NULL,
+                                 .count_retry = v->count_retry,
+                                 .not_before_us = v->backoff_us ? now + v->backoff_us : 0,
+                                 .now_us = now};
+    return store_stage_transition(a->d->store, &m, changed, e);
+}
+
+static int fail_job(struct attempt *a, const struct dha_err *why, struct dha_err *e)
+{
+    struct store_job job;
+    bool changed;
+    if (store_job_get(a->d->store, a->job, &job, e) != 0) {
+        return -1;
+    }
+    struct store_job_move m = {
+        .job = a->job, .from = job.state, .to = JOB_FAILED, .error = why, .now_us = now_us()};
+    int rc = job_state_final(job.state) ? 0 : store_job_transition(a->d->store, &m, &changed, e);
+    store_job_finish(&job);
+    return rc;
+}
+
+/* Jobs that waited for this very key may take the result now. */
+static int wake_equal(struct attempt *a, struct dha_err *e)
+{
+    struct store_stage st;
+    struct store_candidate *c = NULL;
+    size_t n = 0;
+    if (store_stage_get(a->d->store, a->stage, &st, e) != 0) {
+        return -1;
+    }
+    int rc = store_candidates(a->d->store, &c, &n, e);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (strcmp(c[i].key, st.key) == 0) {
+            rc = stages_advance(a->d, c[i].job, e);
+        }
+    }
+    free(c);
+    store_stage_finish(&st);
+    return rc;
+}
+
+static int move_on(struct attempt *a, const struct verdict *v, struct dha_err *e)
+{
+    switch (v->kind) {
+    case VERDICT_DONE:
+        if (stages_advance(a->d, a->job, e) != 0 || wake_equal(a, e) != 0) {
+            return -1;
+        }
+        break;
+    case VERDICT_FAILED:
+        if (fail_job(a, &v->error, e) != 0) {
+            return -1;
+        }
+        break;
+    case VERDICT_CANCELLED:
+    case VERDICT_AGAIN: break;
+    }
+    struct store_job job;
+    if (store_job_get(a->d->store, a->job, &job, e) != 0) {
+        return -1;
+    }
+    /* A stage may finish while its job is being cancelled: the rest of the job is cancelled all the same. */
+    int rc = job.cancel && !job_state_final(job.state) ? stages_cancelled(a->d, a->job, e) : 0;
+    store_job_finish(&job);
+    return rc;
+}
+
+int attempt_conclude(struct attempt *a, struct dha_err *e)
+{
+    struct verdict_facts f;
+    bool ended, changed;
+    static const char *const words[] = {[VERDICT_DONE] = "done",
+                                        [VERDICT_AGAIN] = "will go on with another attempt",
+                                        [VERDICT_FAILED] = "failed",
+                                        [VERDICT_CANCELLED] = "cancelled"};
+    if (ingest_journal(a->d, &a->in, true, e) != 0 || gather(a, &f, e) != 0) {
+        return -1;
+    }
+    FAILPOINT(ingest_final);
+    struct verdict v = verdict_of(&f);
+    FAILPOINT(finish_before_commit);
+    int exit_code = !f.has_exit ? -1 : f.exited >= 0 ? f.exited : 128 + f.signal;
+    if (store_attempt_end(a->d->store, a->id, exit_code, v.error.code != DHA_E_OK ? &v.error : NULL,
+                          now_us(), &ended, e) != 0 ||
+        move_stage(a, &v, &changed, e) != 0) {
+        return -1;
+    }
+    /* Nothing changed: the end was taken down before (a restart between two commits). */
+    if (changed && move_on(a, &v, e) != 0) {
+        return -1;
+    }
+    FAILPOINT(finish_before_turn_end);
+    log_info("job %lld: attempt %d of stage %lld over (launcher %d), %s%s%s", (long long)a->job,
+             a->number, (long long)a->stage, exit_code, words[v.kind], v.error.msg[0] ? ": " : "",
+             v.error.msg);
+    a->d->want_pass = true;
+    return 0;
+}

@@ -1,0 +1,259 @@
+/* daemon.c: opening and closing of the whole, in order; see daemon.h. */
+#include "daemon/daemon.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/api.h"
+#include "daemon/log.h"
+#include "daemon/statedir.h"
+
+enum { TICK_MS = 100 };
+
+/* A program of ours: named, else beside this executable, else in PATH. NULL if there is none. */
+static char *find_program(const char *named, const char *name)
+{
+    char *out = NULL;
+    if (named) {
+        return strchr(named, '/') ? realpath(named, NULL) : strdup(named);
+    }
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0) {
+        self[n] = '\0';
+        char *slash = strrchr(self, '/');
+        if (slash && asprintf(&out, "%.*s/%s", (int)(slash - self), self, name) >= 0) {
+            if (access(out, X_OK) == 0) {
+                return out;
+            }
+            free(out);
+        }
+    }
+    const char *path = getenv("PATH");
+    char *copy = path ? strdup(path) : NULL, *rest = copy;
+    for (char *dir; rest && (dir = strsep(&rest, ":"));) {
+        if (asprintf(&out, "%s/%s", *dir ? dir : ".", name) < 0) {
+            break;
+        }
+        if (access(out, X_OK) == 0) {
+            free(copy);
+            return out;
+        }
+        free(out);
+    }
+    free(copy);
+    return NULL;
+}
+
+static int choose_launcher(struct daemon *d, const struct daemon_options *o, struct dha_err *e)
+{
+    const char *name = o->launcher ? o->launcher : "local";
+    const char *worker = o->worker;
+    if (strcmp(name, "local") == 0) {
+        d->launch.launcher = &launcher_local;
+    } else if (strncmp(name, "fake:", 5) == 0) {
+        d->launch.launcher = &launcher_fake;
+        worker = name + 5;
+    } else {
+        return dha_fail(e, DHA_E_USAGE, "--launcher is \"%.80s\"; there are local and fake:SCRIPT",
+                        name);
+    }
+    d->shim = find_program(o->shim, "dha-shim");
+    if (!d->shim) {
+        dha_fail(e, DHA_E_NOT_FOUND, "dha-shim is neither beside dhad nor in PATH");
+        return dha_err_hint(e, "say where it is with --shim");
+    }
+    d->worker = find_program(worker, "dha-worker");
+    if (!d->worker && worker) {
+        return dha_fail(e, DHA_E_NOT_FOUND, "there is no %s", worker);
+    }
+    if (!d->worker) {
+        log_warn("dha-worker is neither beside dhad nor in PATH: stages will fail (--worker)");
+    }
+    d->launch.shim = d->shim;
+    d->launch.worker = d->worker ? d->worker : "dha-worker";
+    return 0;
+}
+
+static int online_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+static int register_node(struct daemon *d, const struct daemon_options *o, struct dha_err *e)
+{
+    if (gethostname(d->node, sizeof d->node - 1) != 0 || !d->node[0]) {
+        snprintf(d->node, sizeof d->node, "localhost");
+    }
+    int slots = o->slots ? (int)o->slots : online_cores();
+    int64_t id;
+    return store_node_register(d->store, d->node, "cpu", slots, now_us(), &id, e);
+}
+
+static void on_tick(uv_timer_t *t)
+{
+    attempts_tick(t->data);
+}
+
+static void stop(struct daemon *d, const char *why)
+{
+    if (!d->stopping) {
+        log_info("stopping: %s; stages that run go on", why);
+    }
+    d->stopping = true;
+    uv_stop(&d->loop);
+}
+
+static void on_signal(uv_signal_t *h, int sig)
+{
+    stop(h->data, sig == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+static void on_quit(uv_timer_t *t)
+{
+    stop(t->data, "asked to over the API");
+}
+
+void daemon_quit_soon(struct daemon *d)
+{
+    /* The reply to the request should still go out. */
+    uv_timer_start(&d->quit, on_quit, 50, 0);
+}
+
+static bool uncommitted(void *ctx)
+{
+    struct daemon *d = ctx;
+    return store_dirty(d->store);
+}
+
+static void init_handles(struct daemon *d)
+{
+    turn_init(d);
+    uv_timer_init(&d->loop, &d->tick);
+    uv_timer_init(&d->loop, &d->backoff);
+    d->backoff.data = d;
+    uv_timer_init(&d->loop, &d->quit);
+    uv_timer_init(&d->loop, &d->readopt);
+    uv_signal_init(&d->loop, &d->on_term);
+    uv_signal_init(&d->loop, &d->on_int);
+    d->tick.data = d->quit.data = d->readopt.data = d->on_term.data = d->on_int.data = d;
+    uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
+    uv_signal_start(&d->on_term, on_signal, SIGTERM);
+    uv_signal_start(&d->on_int, on_signal, SIGINT);
+}
+
+struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
+{
+    struct daemon *d = calloc(1, sizeof *d);
+    char *log = NULL;
+    int fd = -1;
+    if (!d) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    if (uv_loop_init(&d->loop) != 0) {
+        dha_fail(e, DHA_E_INTERNAL, "the event loop did not start");
+        free(d);
+        return NULL;
+    }
+    init_handles(d);
+    d->started_us = now_us();
+    d->state_dir = statedir_make(o->state, e);
+    if (!d->state_dir) {
+        goto fail;
+    }
+    if (asprintf(&log, "%s/dhad.log", d->state_dir) < 0 ||
+        asprintf(&d->cache_dir, "%s/cache", d->state_dir) < 0 ||
+        !(d->socket_path = strdup(o->socket))) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto fail;
+    }
+    /* The store's lock first: until we hold it, the log is another daemon's. */
+    if (store_open(d->state_dir, 0, d->started_us, &d->store, e) != 0 ||
+        log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
+        register_node(d, o, e) != 0 || store_commit(d->store, e) != 0) {
+        goto fail;
+    }
+    fd = statedir_listen(o->socket, e);
+    if (fd < 0) {
+        free(d->socket_path); /* not ours to remove */
+        d->socket_path = NULL;
+        goto fail;
+    }
+    log_info("dhad %s, pid %d, state %s, socket %s, launcher %s, worker %s", DHA_VERSION,
+             (int)getpid(), d->state_dir, o->socket, d->launch.launcher->name, d->launch.worker);
+    d->events_seen = store_event_last(d->store);
+    if (attempts_adopt(d, e) != 0) {
+        goto fail;
+    }
+    struct server_ops ops = {.ctx = d, .handle = api_handle, .uncommitted = uncommitted};
+    d->server = server_open(&d->loop, fd, &ops, e);
+    if (!d->server) {
+        goto fail;
+    }
+    d->want_pass = true;
+    free(log);
+    return d;
+fail:
+    log_fail("dhad does not start", e);
+    if (fd >= 0 && !d->server) {
+        close(fd);
+    }
+    free(log);
+    daemon_close(d);
+    return NULL;
+}
+
+void daemon_run(struct daemon *d)
+{
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+}
+
+static void close_handle(uv_handle_t *h, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(h)) {
+        uv_close(h, NULL);
+    }
+}
+
+void daemon_close(struct daemon *d)
+{
+    if (!d) {
+        return;
+    }
+    d->stopping = true;
+    if (d->server) {
+        turn_end(d);
+        if (d->socket_path) {
+            unlink(d->socket_path);
+        }
+    }
+    server_close(d->server);
+    d->server = NULL;
+    attempts_close(d);
+    store_close(d->store);
+    /* What is left are handles of this struct, and shims that only wait to be reaped (by init now). */
+    uv_walk(&d->loop, close_handle, NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    if (uv_loop_close(&d->loop) != 0) {
+        log_warn("the event loop still had handles at the end");
+    }
+    log_info("stopped");
+    free(d->state_dir);
+    free(d->socket_path);
+    free(d->shim);
+    free(d->worker);
+    free(d->cache_dir);
+    free(d);
+}

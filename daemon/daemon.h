@@ -1,0 +1,126 @@
+/* daemon.h: the daemon's parts and how they meet. Private to daemon/; main.c needs the first half.
+ *
+ * One thread, one loop. Whatever happens (a request, a pidfd, a tick) changes the store and returns to
+ * the loop; before the loop blocks again, turn_end() commits all the changes of that turn together,
+ * lets the replies go, and only then does what the changes call for (launch, signal). Actions are
+ * level-triggered: they are read off the state (an attempt that is `starting` and has no shim is
+ * launched; a job with a cancel intent is driven to cancelled), so a restart repeats them by looking at
+ * the same state; the rows themselves are the outbox.
+ *
+ * Files in the order a job lives:
+ *   main.c daemon.c turn.c     start, the turn
+ *   server.c api*.c doc.c result.c   requests and documents
+ *   stagekey.c                 what makes two stages equal
+ *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
+ *   sched.c (pure) plan.c      which stage starts where
+ *   launch.c shim/             an attempt becomes processes
+ *   attempt.c                  a live attempt: watch, adopt, sweep, end
+ *   verdict.c (pure)           what an attempt's end means
+ *   ingest.c                   its journal into the store
+ */
+#ifndef DHA_DAEMON_DAEMON_H
+#define DHA_DAEMON_DAEMON_H
+
+#include <uv.h>
+
+#include "daemon/launch.h"
+#include "daemon/server.h"
+#include "store/store.h"
+
+struct daemon;
+
+struct daemon_options {
+    const char *state, *socket, *worker, *shim, *launcher, *log;
+    long slots;    /* 0 = all cores that are online */
+    bool copy_log; /* to stderr as well */
+};
+
+/* Everything up to and including a socket that answers. */
+struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e);
+void daemon_run(struct daemon *d); /* until it is told to stop */
+void daemon_close(struct daemon *d);
+
+/* Stops after the present replies are out. */
+void daemon_quit_soon(struct daemon *d);
+
+/* ---- the rest is between the parts ---- */
+
+struct attempt;
+
+struct daemon {
+    uv_loop_t loop;
+    struct store *store;
+    struct server *server;
+    char *state_dir, *socket_path, *shim, *worker, *cache_dir;
+    char node[64];
+    struct launch_config launch;
+    uv_signal_t on_term, on_int;
+    uv_prepare_t prepare;
+    uv_idle_t idle;   /* runs only while a turn could not be ended: keeps the loop from blocking */
+    uv_timer_t tick;  /* runs while attempts live */
+    uv_timer_t later; /* a scheduling pass or a back-off that is due later */
+    uv_timer_t backoff; /* the earliest stage that waits out a failure */
+    uv_timer_t quit;
+    uv_timer_t readopt;       /* after a turn was lost */
+    struct attempt *attempts; /* live ones */
+    struct attempt
+        *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
+    int64_t started_us;
+    int64_t events_seen; /* last event that waiting requests were told of */
+    bool want_pass;      /* something changed that the scheduler should see */
+    uint64_t last_pass_ms, last_pass_cost_ms;
+    bool stopping;
+    int in_turn; /* guards against re-entry of turn_end() */
+    struct {
+        int64_t commits, commit_us, commit_max_us, requests, passes, pass_us, pass_max_us, launches;
+    } stat;
+};
+
+int64_t now_us(void);
+/* A store error that nobody is waiting for. */
+void daemon_trouble(const struct dha_err *e, const char *doing);
+
+/* turn.c */
+void turn_init(struct daemon *d);
+/* Commits what is open, releases replies, acts, schedules; until nothing is left to do. */
+void turn_end(struct daemon *d);
+
+/* plan.c */
+int plan_pass(struct daemon *d, struct dha_err *e); /* one scheduling pass inside the open turn */
+struct plan_explanation {
+    char reason[320], unblock[320];
+};
+int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
+                 struct dha_err *e);
+int plan_slots_needed(const struct job_spec *s); /* of one gang */
+/* 0, or DHA_E_NO_SLOT if no node could ever hold the gang. */
+int plan_fits(struct daemon *d, const struct job_spec *s, struct dha_err *e);
+
+/* stages.c */
+/* Reuses the job's ready stages as far as equal ones are done; ends the job when all are complete. */
+int stages_advance(struct daemon *d, int64_t job, struct dha_err *e);
+/* Where could this key be taken from? *found = false if nowhere. */
+int stages_find_done(struct daemon *d, const char *key, struct store_stage *out, bool *found,
+                     struct dha_err *e);
+int stages_hold(struct daemon *d, int64_t job, struct dha_err *e);
+int stages_release(struct daemon *d, int64_t job, struct dha_err *e);
+int stages_retry(struct daemon *d, int64_t job, struct dha_err *e);
+int stages_cancel(struct daemon *d, int64_t job, const char *reason, bool now, struct dha_err *e);
+/* Brings a job with a cancel intent and no live attempt to `cancelled`. */
+int stages_cancelled(struct daemon *d, int64_t job, struct dha_err *e);
+
+/* attempt.c */
+/* A new attempt of the open turn; launched after the commit. */
+int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t n_slots,
+                  bool *started, struct dha_err *e);
+/* Every attempt that the store calls live. */
+int attempts_adopt(struct daemon *d, struct dha_err *e);
+void attempts_launch(struct daemon *d); /* after commit */
+void attempts_forget(struct daemon *d); /* the turn that made them was lost */
+void attempts_tick(struct daemon *d);
+bool attempts_of_job(struct daemon *d, int64_t job);
+/* Asks the job's live attempts to stop: checkpoint first, SIGKILL grace_ms later; grace_ms < 0: never. */
+void attempts_stop(struct daemon *d, int64_t job, int64_t grace_ms);
+void attempts_close(struct daemon *d); /* forgets them all; they go on */
+
+#endif

@@ -1,0 +1,332 @@
+/* doc.c: see doc.h. */
+#include "daemon/doc.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+cJSON *doc_oom(cJSON *j, struct dha_err *e)
+{
+    cJSON_Delete(j);
+    dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    return NULL;
+}
+
+int doc_put_null(cJSON *obj, const char *key)
+{
+    return json_put(obj, key, cJSON_CreateNull());
+}
+
+int doc_put_text(cJSON *obj, const char *key, const char *text)
+{
+    return text ? json_put_str(obj, key, text) : doc_put_null(obj, key);
+}
+
+int doc_put_time(cJSON *obj, const char *key, int64_t us)
+{
+    return us ? json_put_id(obj, key, us) : doc_put_null(obj, key);
+}
+
+int doc_put_error(cJSON *obj, const char *key, const struct store_error *err)
+{
+    if (!err->code[0]) {
+        return doc_put_null(obj, key);
+    }
+    cJSON *j = cJSON_CreateObject();
+    int rc = json_put_str(j, "code", err->code) | json_put_str(j, "message", err->message) |
+             json_put_str(j, "hint", err->hint);
+    if (!j || rc != 0) {
+        cJSON_Delete(j);
+        return -1;
+    }
+    return json_put(obj, key, j);
+}
+
+static cJSON *progress(const struct store_stage *st)
+{
+    cJSON *j = cJSON_CreateObject();
+    if (!j) {
+        return NULL;
+    }
+    int rc = json_put_str(j, "phase", st->progress.phase) |
+             json_put_int(j, "done", st->progress.done) |
+             json_put_int(j, "total", st->progress.total) |
+             json_put_int(j, "step", st->progress.step) |
+             json_put_int(j, "steps", st->progress.steps) |
+             json_put_int(j, "tokens", st->progress.tokens) |
+             json_put_num(j, "tokens_per_s", st->progress.tokens_per_s) |
+             json_put_num(j, "loss", st->progress.loss) | json_put_num(j, "lm", st->progress.lm) |
+             json_put_num(j, "kl", st->progress.kl) |
+             json_put_num(j, "fusion_loss", st->progress.fusion_loss) |
+             json_put_num(j, "eta_s", st->progress.eta_s);
+    if (rc != 0) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    return j;
+}
+
+static cJSON *reused_from(const struct store_stage *st)
+{
+    if (!st->reused_from) {
+        return cJSON_CreateNull();
+    }
+    cJSON *j = cJSON_CreateObject();
+    if (j && (json_put_id(j, "job", st->reused_job) != 0 ||
+              json_put_id(j, "stage", st->reused_from) != 0)) {
+        cJSON_Delete(j);
+        j = NULL;
+    }
+    return j;
+}
+
+/* The job that runs an equal stage while this one waits for it; null if none. */
+static int put_waits_for(struct daemon *d, cJSON *j, const struct store_stage *st)
+{
+    struct store_stage other;
+    struct dha_err ignored = {0};
+    if (st->state != STAGE_READY ||
+        store_stage_running_by_key(d->store, st->key, &other, &ignored) != 0) {
+        return doc_put_null(j, "waits_for");
+    }
+    int rc = json_put_id(j, "waits_for", other.job);
+    store_stage_finish(&other);
+    return rc;
+}
+
+static cJSON *stage_doc(struct daemon *d, const struct store_stage *st)
+{
+    char *dir = NULL;
+    cJSON *j = cJSON_CreateObject();
+    if (!j || asprintf(&dir, "%s/jobs/%lld/%s", d->state_dir, (long long)st->job,
+                       stage_kind_name(st->kind)) < 0) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    int rc = json_put_id(j, "id", st->id) | json_put_str(j, "kind", stage_kind_name(st->kind)) |
+             json_put_str(j, "key", st->key) |
+             json_put_str(j, "state", stage_state_name(st->state)) |
+             json_put_int(j, "attempt", st->attempt) | json_put_int(j, "attempts", st->attempt) |
+             json_put(j, "reused_from", reused_from(st)) | json_put_str(j, "dir", dir) |
+             doc_put_text(j, "out_dir", st->out_dir) | doc_put_text(j, "output", st->output) |
+             doc_put_time(j, "started_us", st->started_us) |
+             doc_put_time(j, "ended_us", st->ended_us) | json_put_int(j, "tokens", st->tokens) |
+             json_put_num(j, "seconds", st->seconds) | doc_put_error(j, "error", &st->error) |
+             put_waits_for(d, j, st) | json_put(j, "progress", progress(st));
+    free(dir);
+    if (rc != 0) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    return j;
+}
+
+/* What both documents of a job begin with. */
+static int put_job_head(cJSON *j, const struct store_job *job)
+{
+    return json_put_id(j, "id", job->id) | json_put_str(j, "name", job->name) |
+           json_put_str(j, "state", job_state_name(job->state)) |
+           json_put_int(j, "priority", job->priority) | json_put_str(j, "method", job->method) |
+           json_put_num(j, "budget", job->budget) |
+           doc_put_time(j, "submitted_us", job->submitted_us) |
+           doc_put_time(j, "started_us", job->started_us) |
+           doc_put_time(j, "ended_us", job->ended_us);
+}
+
+/* The stage that a reader wants to hear of: the running one, else the next, else where it failed. */
+static const struct store_stage *active_stage(const struct store_job *job,
+                                              const struct store_stages *l)
+{
+    if (job_state_final(job->state)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < l->n; i++) {
+        if (l->at[i].state == STAGE_RUNNING) {
+            return &l->at[i];
+        }
+    }
+    for (size_t i = 0; i < l->n; i++) {
+        if (!stage_state_final(l->at[i].state)) {
+            return &l->at[i];
+        }
+    }
+    return NULL;
+}
+
+cJSON *doc_job_short(struct daemon *d, const struct store_job *job, struct dha_err *e)
+{
+    struct store_stages l;
+    if (store_stages_of_job(d->store, job->id, &l, e) != 0) {
+        return NULL;
+    }
+    const struct store_stage *st = active_stage(job, &l);
+    cJSON *j = cJSON_CreateObject();
+    int rc = !j;
+    if (j) {
+        rc = put_job_head(j, job) |
+             doc_put_text(j, "stage", st ? stage_kind_name(st->kind) : NULL) |
+             json_put(j, "progress", st ? progress(st) : cJSON_CreateNull()) |
+             doc_put_error(j, "error", &job->error);
+    }
+    store_stages_finish(&l);
+    return rc == 0 ? j : doc_oom(j, e);
+}
+
+static cJSON *stages_doc(struct daemon *d, const struct store_stages *l)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; list && i < l->n; i++) {
+        cJSON *st = stage_doc(d, &l->at[i]);
+        if (!st || !cJSON_AddItemToArray(list, st)) {
+            cJSON_Delete(st);
+            cJSON_Delete(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
+{
+    struct store_job job = {0};
+    struct store_stages l = {0};
+    cJSON *j = NULL, *result = NULL, *spec = NULL;
+    char *dir = NULL;
+    if (store_job_get(d->store, id, &job, e) != 0) {
+        return NULL;
+    }
+    if (store_stages_of_job(d->store, id, &l, e) != 0 ||
+        !(spec = json_parse(job.spec, strlen(job.spec), NULL, e)) ||
+        !(result = doc_result(d, &job, &l, e))) {
+        goto out;
+    }
+    j = cJSON_CreateObject();
+    if (!j || asprintf(&dir, "%s/jobs/%lld", d->state_dir, (long long)id) < 0) {
+        j = doc_oom(j, e);
+        goto out;
+    }
+    int rc = put_job_head(j, &job) | json_put_id(j, "owner_uid", job.owner_uid) |
+             json_put_bool(j, "cancelling", job.cancel && !job_state_final(job.state)) |
+             doc_put_text(j, "cancel_reason", job.cancel_reason) |
+             (job.sweep ? json_put_id(j, "sweep", job.sweep) : doc_put_null(j, "sweep")) |
+             json_put_str(j, "dir", dir) | doc_put_error(j, "error", &job.error) |
+             json_put(j, "stages", stages_doc(d, &l));
+    rc |= json_put(j, "spec", spec);
+    spec = NULL;
+    rc |= json_put(j, "result", result);
+    result = NULL;
+    if (rc != 0) {
+        j = doc_oom(j, e);
+    }
+out:
+    free(dir);
+    cJSON_Delete(spec);
+    cJSON_Delete(result);
+    store_stages_finish(&l);
+    store_job_finish(&job);
+    return j;
+}
+
+cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store_slot *slots,
+                size_t n_slots, struct dha_err *e)
+{
+    (void)d;
+    cJSON *j = cJSON_CreateObject(), *list = cJSON_CreateArray();
+    if (!j || !list) {
+        cJSON_Delete(list);
+        return doc_oom(j, e);
+    }
+    int rc = json_put_id(j, "id", n->id) | json_put_str(j, "name", n->name) |
+             json_put_str(j, "state", n->drained ? "drained" : "up") |
+             json_put_str(j, "reason", n->reason);
+    for (size_t i = 0; i < n_slots && rc == 0; i++) {
+        if (slots[i].node != n->id) {
+            continue;
+        }
+        cJSON *s = cJSON_CreateObject();
+        if (!s || !cJSON_AddItemToArray(list, s)) {
+            cJSON_Delete(s);
+            rc = -1;
+            break;
+        }
+        rc = json_put_id(s, "id", slots[i].id) | json_put_str(s, "name", slots[i].name) |
+             json_put_str(s, "device", slots[i].device) |
+             (slots[i].attempt ? json_put_id(s, "attempt", slots[i].attempt)
+                               : doc_put_null(s, "attempt")) |
+             (slots[i].job ? json_put_id(s, "job", slots[i].job) : doc_put_null(s, "job"));
+    }
+    rc |= json_put(j, "slots", list);
+    return rc == 0 ? j : doc_oom(j, e);
+}
+
+cJSON *doc_event(const struct store_event *ev, struct dha_err *e)
+{
+    cJSON *j = cJSON_CreateObject();
+    cJSON *data = ev->data ? json_parse(ev->data, strlen(ev->data), NULL, NULL) : NULL;
+    if (!data) {
+        data = cJSON_CreateObject();
+    }
+    if (!j) {
+        cJSON_Delete(data);
+        return doc_oom(j, e);
+    }
+    int rc = json_put_id(j, "seq", ev->seq) | json_put_id(j, "time_us", ev->time_us) |
+             json_put_str(j, "type", ev->type) |
+             (ev->job ? json_put_id(j, "job", ev->job) : doc_put_null(j, "job")) |
+             (ev->stage ? json_put_id(j, "stage", ev->stage) : doc_put_null(j, "stage")) |
+             (ev->attempt ? json_put_int(j, "attempt", ev->attempt) : doc_put_null(j, "attempt"));
+    rc |= json_put(j, "data", data);
+    return rc == 0 ? j : doc_oom(j, e);
+}
+
+static cJSON *sweep_job(struct daemon *d, const struct store_job *job, bool with_result,
+                        struct dha_err *e)
+{
+    cJSON *j = doc_job_short(d, job, e);
+    if (!j || !with_result) {
+        return j;
+    }
+    struct store_stages l;
+    if (store_stages_of_job(d->store, job->id, &l, e) != 0) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    cJSON *result = doc_result(d, job, &l, e);
+    store_stages_finish(&l);
+    if (!result) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    return json_put(j, "result", result) == 0 ? j : doc_oom(j, e);
+}
+
+cJSON *doc_sweep(struct daemon *d, const struct store_sweep *w, bool with_results,
+                 struct dha_err *e)
+{
+    struct store_jobs jobs;
+    struct store_job_filter f = {.sweep = w->id, .limit = 10000};
+    if (store_jobs_list(d->store, &f, &jobs, e) != 0) {
+        return NULL;
+    }
+    cJSON *j = cJSON_CreateObject(), *list = cJSON_CreateArray();
+    int rc = !j || !list ? -1
+                         : json_put_id(j, "id", w->id) | json_put_str(j, "name", w->name) |
+                               json_put_id(j, "created_us", w->created_us);
+    for (size_t i = jobs.n; i-- > 0 && rc == 0;) { /* in the order of submission */
+        cJSON *one = sweep_job(d, &jobs.at[i], with_results, e);
+        if (!one) {
+            store_jobs_finish(&jobs);
+            cJSON_Delete(list);
+            cJSON_Delete(j);
+            return NULL;
+        }
+        rc = cJSON_AddItemToArray(list, one) ? 0 : -1;
+    }
+    store_jobs_finish(&jobs);
+    if (rc != 0) {
+        cJSON_Delete(list);
+        return doc_oom(j, e);
+    }
+    return json_put(j, "jobs", list) == 0 ? j : doc_oom(j, e);
+}

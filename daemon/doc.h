@@ -1,0 +1,27 @@
+/* doc.h: the API's documents (proto/API.md) out of the store. Each returns a tree, or NULL with e set. */
+#ifndef DHA_DAEMON_DOC_H
+#define DHA_DAEMON_DOC_H
+
+#include "daemon/daemon.h"
+
+cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e);
+/* JOB-SHORT. The job is borrowed. */
+cJSON *doc_job_short(struct daemon *d, const struct store_job *j, struct dha_err *e);
+/* The result of a job (JSON null until something is known). */
+cJSON *doc_result(struct daemon *d, const struct store_job *j, const struct store_stages *l,
+                  struct dha_err *e);
+cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store_slot *slots,
+                size_t n_slots, struct dha_err *e);
+cJSON *doc_event(const struct store_event *ev, struct dha_err *e);
+cJSON *doc_sweep(struct daemon *d, const struct store_sweep *w, bool with_results,
+                 struct dha_err *e);
+
+/* Small builders shared by the documents. All return 0 / -1 (out of memory). */
+int doc_put_error(cJSON *obj, const char *key, const struct store_error *err); /* null: no error */
+int doc_put_time(cJSON *obj, const char *key, int64_t us);       /* decimal string; 0 = null */
+int doc_put_text(cJSON *obj, const char *key, const char *text); /* NULL = null */
+int doc_put_null(cJSON *obj, const char *key);
+/* NULL + e "out of memory", deleting j. */
+cJSON *doc_oom(cJSON *j, struct dha_err *e);
+
+#endif

@@ -1,0 +1,183 @@
+/* ingest.c: see ingest.h. */
+#include "daemon/ingest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/failpoint.h"
+#include "daemon/log.h"
+
+/* Enough for a second of the chattiest worker; a longer line than a record may be ends up split, and
+ * both halves in lost_found. */
+enum { CHUNK = 4 * RECORD_MAX, BATCH = 128 };
+
+static int open_journal(struct ingest *in, struct dha_err *e)
+{
+    char path[4200];
+    if (in->fd >= 0) {
+        return 0;
+    }
+    int n = snprintf(path, sizeof path, "%s/journal.ndjson", in->dir);
+    if (n < 0 || (size_t)n >= sizeof path) {
+        return dha_fail(e, DHA_E_INTERNAL, "the attempt's path is too long");
+    }
+    in->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (in->fd < 0 && errno != ENOENT) {
+        return dha_fail_errno(e, errno, "cannot open %s", path);
+    }
+    return 0;
+}
+
+/* A checkpoint is only believed when its manifest is where the record says. */
+static bool checkpoint_is_there(const struct record *r)
+{
+    char path[600];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/manifest.json", r->checkpoint.path);
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+static void set_aside(struct daemon *d, const struct ingest *in, const char *line, size_t len,
+                      int64_t at, const char *why)
+{
+    char origin[96];
+    struct dha_err e = {0};
+    snprintf(origin, sizeof origin, "attempt %lld, journal byte %lld", (long long)in->attempt,
+             (long long)at);
+    log_warn("%s: set aside: %s", origin, why);
+    if (store_lost_found_add(d->store, origin, line, len, why, now_us(), &e) != 0) {
+        log_fail("lost_found", &e);
+    }
+}
+
+/* One batch: whole lines of buf[0..len) from *pos on, at most BATCH records. `whole` is where the last whole
+ * line ends. */
+static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, size_t whole,
+                        size_t *pos, struct record *batch, struct dha_err *e)
+{
+    size_t n = 0, at = *pos;
+    while (at < whole && n < BATCH) {
+        const char *nl = memchr(buf + at, '\n', whole - at);
+        size_t len = (size_t)(nl - (buf + at));
+        struct dha_err bad = {0};
+        if (len > 0) {
+            if (record_parse(buf + at, len, &batch[n], &bad) != 0) {
+                set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos), bad.msg);
+            } else if (batch[n].type == REC_CHECKPOINT && !checkpoint_is_there(&batch[n])) {
+                set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos),
+                          "the checkpoint it announces has no manifest.json");
+            } else if (batch[n].type != REC_UNKNOWN) {
+                n++;
+            }
+        }
+        at += len + 1;
+    }
+    int64_t to = in->offset + (int64_t)(at - *pos);
+    bool stale = false;
+    if (store_ingest(d->store, in->attempt, in->offset, to, batch, n, now_us(), &stale, e) != 0) {
+        return -1;
+    }
+    if (stale) {
+        struct store_attempt a;
+        if (store_attempt_get(d->store, in->attempt, &a, e) != 0) {
+            return -1;
+        }
+        log_warn("attempt %lld: the journal had been read to %lld, not %lld",
+                 (long long)in->attempt, (long long)a.journal_offset, (long long)in->offset);
+        in->offset = a.journal_offset;
+        store_attempt_finish(&a);
+        return 1;
+    }
+    in->offset = to;
+    *pos = at;
+    return 0;
+}
+
+/* The lines of one chunk. Returns bytes consumed, or -1. */
+static ssize_t ingest_chunk(struct daemon *d, struct ingest *in, char *buf, size_t len, bool final,
+                            struct record *batch, struct dha_err *e)
+{
+    size_t whole = len;
+    while (whole > 0 && buf[whole - 1] != '\n') {
+        whole--;
+    }
+    size_t pos = 0;
+    while (pos < whole) {
+        int rc = ingest_batch(d, in, buf, whole, &pos, batch, e);
+        if (rc != 0) {
+            return rc < 0 ? -1 : 0;
+        }
+    }
+    bool too_long = whole == 0 && len > RECORD_MAX;
+    if (pos < len && (too_long || final)) {
+        bool stale;
+        set_aside(d, in, buf + pos, len - pos, in->offset,
+                  too_long ? "a line longer than a record may be" : "the last line has no end");
+        int64_t to = in->offset + (int64_t)(len - pos);
+        if (store_ingest(d->store, in->attempt, in->offset, to, NULL, 0, now_us(), &stale, e) !=
+            0) {
+            return -1;
+        }
+        in->offset = to;
+        pos = len;
+    }
+    return (ssize_t)pos;
+}
+
+int ingest_journal(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
+{
+    struct stat st;
+    if (open_journal(in, e) != 0) {
+        return -1;
+    }
+    if (in->fd < 0 || (fstat(in->fd, &st) == 0 && st.st_size <= in->offset)) {
+        return 0;
+    }
+    int rc = -1;
+    char *buf = malloc(CHUNK);
+    struct record *batch = calloc(BATCH, sizeof *batch);
+    if (!buf || !batch) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    for (;;) {
+        ssize_t n = pread(in->fd, buf, CHUNK, in->offset);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            dha_fail_errno(e, errno, "cannot read the journal in %s", in->dir);
+            goto out;
+        }
+        /* Nothing is behind a short read: only there may a line be unfinished for good. */
+        bool at_end = n < CHUNK;
+        ssize_t used = n > 0 ? ingest_chunk(d, in, buf, (size_t)n, final && at_end, batch, e) : 0;
+        if (used < 0) {
+            goto out;
+        }
+        FAILPOINT(ingest_before_commit);
+        if (used == 0 || at_end) {
+            break;
+        }
+    }
+    rc = 0;
+out:
+    free(batch);
+    free(buf);
+    return rc == 0
+               ? 0
+               : dha_err_context(e, "reading the journal of attempt %lld", (long long)in->attempt);
+}
+
+void ingest_finish(struct ingest *in)
+{
+    if (in->fd >= 0) {
+        close(in->fd);
+    }
+    in->fd = -1;
+}

@@ -1,0 +1,24 @@
+/* ingest.h: a journal's new lines into the store.
+ *
+ * The journal is a file that rank 0's stdout is appended to. Only whole lines count; how far the file
+ * has been read and what was read are one transaction (store_ingest), so each record counts once
+ * however often the daemon dies. A line that is no record is set aside in lost_found. At the end of an
+ * attempt (`final`) a last line without a newline is set aside, too.
+ */
+#ifndef DHA_DAEMON_INGEST_H
+#define DHA_DAEMON_INGEST_H
+
+#include "daemon/daemon.h"
+
+struct ingest {
+    int64_t attempt; /* id */
+    const char *dir;
+    int64_t offset; /* read so far */
+    int fd;         /* -1 = not open yet */
+};
+
+/* Reads what is new. 0 also when there is nothing (no file yet). */
+int ingest_journal(struct daemon *d, struct ingest *in, bool final, struct dha_err *e);
+void ingest_finish(struct ingest *in);
+
+#endif

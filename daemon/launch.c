@@ -1,0 +1,239 @@
+/* launch.c: see launch.h. */
+#include "daemon/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/statedir.h"
+
+extern char **environ;
+
+void launch_word(struct launch_argv *v, const char *fmt, ...)
+{
+    char *word = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&word, fmt, ap);
+    va_end(ap);
+    char **more = n < 0 ? NULL : realloc(v->at, (v->n + 2) * sizeof *more);
+    if (!more) {
+        if (n >= 0) {
+            free(word);
+        }
+        v->failed = 1;
+        return;
+    }
+    v->at = more;
+    v->at[v->n++] = word;
+    v->at[v->n] = NULL;
+}
+
+void launch_argv_finish(struct launch_argv *v)
+{
+    for (size_t i = 0; i < v->n; i++) {
+        free(v->at[i]);
+    }
+    free(v->at);
+    *v = (struct launch_argv){0};
+}
+
+/* ---- launchers ---- */
+
+/* Why each option is there: DESIGN section 10. @TMP@ is the shim's short temporary directory. */
+static int local_command(const struct launch_config *c, const struct launch_attempt *a,
+                         struct launch_argv *v, struct dha_err *e)
+{
+    static const char *const mca[][2] = {
+        {"orte_tmpdir_base", "@TMP@"},     {"btl_vader_backing_directory", "@TMP@"},
+        {"oob_tcp_keepalive_time", "3"},   {"oob_tcp_keepalive_intvl", "2"},
+        {"oob_tcp_keepalive_probes", "3"},
+    };
+    (void)e;
+    launch_word(v, "mpirun");
+    launch_word(v, "-n");
+    launch_word(v, "%d", a->ranks);
+    launch_word(v, "--hostfile");
+    launch_word(v, "%s/hostfile", a->spec->dir);
+    launch_word(v, "--bind-to");
+    launch_word(v, "none");
+    launch_word(v, "--oversubscribe");
+    for (size_t i = 0; i < sizeof mca / sizeof *mca; i++) {
+        launch_word(v, "--mca");
+        launch_word(v, "%s", mca[i][0]);
+        launch_word(v, "%s", mca[i][1]);
+    }
+    launch_word(v, "%s", c->worker);
+    launch_word(v, "stage");
+    launch_word(v, "%s/spec.json", a->spec->dir);
+    return 0;
+}
+
+static int fake_command(const struct launch_config *c, const struct launch_attempt *a,
+                        struct launch_argv *v, struct dha_err *e)
+{
+    (void)e;
+    launch_word(v, "%s", c->worker);
+    launch_word(v, "%s/spec.json", a->spec->dir);
+    return 0;
+}
+
+const struct launcher launcher_local = {"local", local_command};
+const struct launcher launcher_fake = {"fake", fake_command};
+
+/* ---- the attempt's directory and the shim ---- */
+
+/* The daemon's own environment, less what would mislead a launcher or the shim. */
+static bool passes_on(const char *var)
+{
+    static const char *const drop[] = {"OMPI_",        "PMIX_",          "PRTE_",
+                                       "DHA_ATTEMPT=", "DHA_FAILPOINT=", "NOTIFY_",
+                                       "WATCHDOG_",    "LISTEN_",        "OMP_NUM_THREADS="};
+    for (size_t i = 0; i < sizeof drop / sizeof *drop; i++) {
+        if (strncmp(var, drop[i], strlen(drop[i])) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void environment(const struct launch_attempt *a, struct launch_argv *v)
+{
+    for (char **p = environ; *p; p++) {
+        if (passes_on(*p)) {
+            launch_word(v, "%s", *p);
+        }
+    }
+    launch_word(v, "DHA_ATTEMPT=%s", a->spec->uuid);
+    launch_word(v, "DHA_RANKS=%d", a->ranks);
+    launch_word(v, "OMP_NUM_THREADS=%d", a->threads);
+    launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT=1");
+    launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1");
+}
+
+static int write_hostfile(const struct launch_attempt *a, struct dha_err *e)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s/hostfile", a->spec->dir) < 0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    int rc = 0;
+    FILE *f = fopen(path, "we");
+    if (!f || fprintf(f, "localhost slots=%d\n", a->ranks) < 0) {
+        rc = dha_fail_errno(e, errno, "cannot write %s", path);
+    }
+    if (f && fclose(f) != 0 && rc == 0) {
+        rc = dha_fail_errno(e, errno, "cannot write %s", path);
+    }
+    free(path);
+    return rc;
+}
+
+static int write_spec(const struct launch_attempt *a, struct dha_err *e)
+{
+    char *path = NULL;
+    cJSON *doc = stage_spec_to_json(a->spec);
+    int rc = -1;
+    if (!doc || asprintf(&path, "%s/spec.json", a->spec->dir) < 0) {
+        path = NULL;
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    } else {
+        rc = json_write_file(path, doc, e);
+    }
+    free(path);
+    cJSON_Delete(doc);
+    return rc;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    free(h);
+}
+
+/* Only reaps: what the exit means is read from the attempt's files, by whoever watches its pidfd. */
+static void on_exit_reap(uv_process_t *p, int64_t status, int sig)
+{
+    (void)status;
+    (void)sig;
+    uv_close((uv_handle_t *)p, on_closed);
+}
+
+static int spawn_shim(uv_loop_t *loop, const struct launch_config *c,
+                      const struct launch_attempt *a, char **args, char **env, int *pid,
+                      struct dha_err *e)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s/launcher.log", a->spec->dir) < 0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    int rc = -1;
+    uv_process_t *p = NULL;
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        dha_fail_errno(e, errno, "cannot open %s", path);
+        goto out;
+    }
+    p = calloc(1, sizeof *p);
+    if (!p) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    uv_stdio_container_t io[3] = {{.flags = UV_IGNORE},
+                                  {.flags = UV_INHERIT_FD, .data.fd = fd},
+                                  {.flags = UV_INHERIT_FD, .data.fd = fd}};
+    uv_process_options_t opt = {.exit_cb = on_exit_reap,
+                                .file = c->shim,
+                                .args = args,
+                                .env = env,
+                                .cwd = a->spec->dir,
+                                .flags = UV_PROCESS_DETACHED,
+                                .stdio_count = 3,
+                                .stdio = io};
+    int err = uv_spawn(loop, p, &opt);
+    if (err != 0) {
+        dha_fail(e, DHA_E_IO, "cannot start %s: %s", c->shim, uv_strerror(err));
+        uv_close((uv_handle_t *)p, on_closed);
+        goto out;
+    }
+    uv_unref((uv_handle_t *)p);
+    *pid = p->pid;
+    rc = 0;
+out:
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(path);
+    return rc;
+}
+
+int launch_attempt(uv_loop_t *loop, const struct launch_config *c, const struct launch_attempt *a,
+                   int *pid, struct dha_err *e)
+{
+    struct launch_argv args = {0}, env = {0};
+    int rc = -1;
+    if (make_dirs(a->spec->dir, e) != 0 || make_dirs(a->spec->out, e) != 0 ||
+        write_hostfile(a, e) != 0 || write_spec(a, e) != 0) {
+        goto out;
+    }
+    launch_word(&args, "%s", c->shim);
+    launch_word(&args, "%s", a->spec->dir);
+    launch_word(&args, "%s", a->spec->uuid);
+    launch_word(&args, "--");
+    if (c->launcher->command(c, a, &args, e) != 0) {
+        goto out;
+    }
+    environment(a, &env);
+    if (args.failed || env.failed) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    rc = spawn_shim(loop, c, a, args.at, env.at, pid, e);
+out:
+    launch_argv_finish(&args);
+    launch_argv_finish(&env);
+    return rc == 0 ? 0 : dha_err_context(e, "launching attempt %d", a->spec->attempt);
+}

@@ -1,0 +1,224 @@
+/* main.c: dhad's command line, detaching, and the way down.
+ *
+ * --detach forks before anything is opened; the parent waits on a pipe and leaves with status 0 only
+ * when the child says that the socket answers, or with the child's error and exit code. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+#include "daemon/failpoint.h"
+#include "daemon/log.h"
+
+static const char help_text[] =
+    "usage: dhad --state DIR --socket PATH [option...]\n"
+    "\n"
+    "The controller of dha: keeps jobs in DIR, runs their stages, answers on the unix socket "
+    "PATH.\n"
+    "\n"
+    "  --state DIR       state directory (made with mode 0700; one daemon each)\n"
+    "  --socket PATH     where to listen (made with mode 0600)\n"
+    "  --slots N         cores that stages may use on this host (default: all that are online)\n"
+    "  --worker PATH     dha-worker (default: beside dhad, else in PATH)\n"
+    "  --shim PATH       dha-shim (default: beside dhad, else in PATH)\n"
+    "  --launcher NAME   local (mpirun on this host) or fake:SCRIPT, which runs SCRIPT SPEC.JSON\n"
+    "                    instead, for trying the daemon without a worker (default: local)\n"
+    "  --foreground      stay in the foreground, log to the terminal as well (default)\n"
+    "  --detach          go to the background; returns when the socket answers\n"
+    "  --log FILE        log file (default: DIR/dhad.log)\n"
+    "  --help, --version\n"
+    "\n"
+    "SIGTERM and SIGINT stop the daemon; stages that run go on and are found again by the next "
+    "one.\n"
+    "\n"
+    "example: dhad --state ~/.dha --socket ~/.dha/run/sock --detach\n";
+
+enum {
+    OPT_STATE = 256,
+    OPT_SOCKET,
+    OPT_SLOTS,
+    OPT_WORKER,
+    OPT_SHIM,
+    OPT_LAUNCHER,
+    OPT_FOREGROUND,
+    OPT_DETACH,
+    OPT_LOG,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_FAILPOINTS
+};
+
+static const struct option options[] = {{"state", required_argument, NULL, OPT_STATE},
+                                        {"socket", required_argument, NULL, OPT_SOCKET},
+                                        {"slots", required_argument, NULL, OPT_SLOTS},
+                                        {"worker", required_argument, NULL, OPT_WORKER},
+                                        {"shim", required_argument, NULL, OPT_SHIM},
+                                        {"launcher", required_argument, NULL, OPT_LAUNCHER},
+                                        {"foreground", no_argument, NULL, OPT_FOREGROUND},
+                                        {"detach", no_argument, NULL, OPT_DETACH},
+                                        {"log", required_argument, NULL, OPT_LOG},
+                                        {"help", no_argument, NULL, OPT_HELP},
+                                        {"version", no_argument, NULL, OPT_VERSION},
+#ifdef DHA_FAILPOINTS
+                                        {"list-failpoints", no_argument, NULL, OPT_FAILPOINTS},
+#endif
+                                        {0}};
+
+struct arguments {
+    struct daemon_options opt;
+    bool detach;
+};
+
+static int usage_error(const char *what)
+{
+    fprintf(stderr, "dhad: %s\nsee dhad --help\n", what);
+    return dha_code_exit(DHA_E_USAGE);
+}
+
+/* -1: go on; else the exit status. */
+static int parse(int argc, char **argv, struct arguments *a)
+{
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        char *end;
+        switch (c) {
+        case OPT_STATE: a->opt.state = optarg; break;
+        case OPT_SOCKET: a->opt.socket = optarg; break;
+        case OPT_SLOTS:
+            errno = 0;
+            a->opt.slots = strtol(optarg, &end, 10);
+            if (errno || *end || end == optarg || a->opt.slots < 1 || a->opt.slots > 65536) {
+                return usage_error("--slots wants a number from 1 to 65536");
+            }
+            break;
+        case OPT_WORKER: a->opt.worker = optarg; break;
+        case OPT_SHIM: a->opt.shim = optarg; break;
+        case OPT_LAUNCHER: a->opt.launcher = optarg; break;
+        case OPT_FOREGROUND: a->detach = false; break;
+        case OPT_DETACH: a->detach = true; break;
+        case OPT_LOG: a->opt.log = optarg; break;
+        case OPT_HELP: fputs(help_text, stdout); return 0;
+        case OPT_VERSION: puts("dhad " DHA_VERSION); return 0;
+#ifdef DHA_FAILPOINTS
+        case OPT_FAILPOINTS: failpoint_list(); return 0;
+#endif
+        default: fputs("see dhad --help\n", stderr); return dha_code_exit(DHA_E_USAGE);
+        }
+    }
+    if (optind < argc) {
+        return usage_error("takes options only");
+    }
+    if (!a->opt.state || !a->opt.socket) {
+        return usage_error("--state and --socket are required");
+    }
+    return -1;
+}
+
+static void complain(const struct dha_err *e)
+{
+    fprintf(stderr, "dhad: %s\n", e->msg);
+    if (e->hint[0]) {
+        fprintf(stderr, "hint: %s\n", e->hint);
+    }
+}
+
+/* The readiness pipe carries one struct dha_err: code OK = ready. */
+static void report(int fd, const struct dha_err *e)
+{
+    ssize_t ignored = write(fd, e, sizeof *e);
+    (void)ignored;
+}
+
+static int wait_for_child(int fd)
+{
+    struct dha_err e;
+    size_t got = 0;
+    while (got < sizeof e) {
+        ssize_t n = read(fd, (char *)&e + got, sizeof e - got);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            break;
+        }
+        got += (size_t)n;
+    }
+    if (got < sizeof e) {
+        fprintf(stderr, "dhad: the daemon ended before its socket answered; see its log\n");
+        return dha_code_exit(DHA_E_INTERNAL);
+    }
+    if (e.code != DHA_E_OK) {
+        complain(&e);
+    }
+    return dha_code_exit(e.code);
+}
+
+static int to_null(int fd)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int rc = null < 0 ? -1 : dup2(null, fd);
+    if (null > 2) {
+        close(null);
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct arguments a = {.detach = false};
+    int rc = parse(argc, argv, &a);
+    if (rc >= 0) {
+        return rc;
+    }
+    umask(077);
+    signal(SIGPIPE, SIG_IGN);
+    int ready = -1;
+    if (a.detach) {
+        int fds[2];
+        if (pipe2(fds, O_CLOEXEC) != 0) {
+            perror("dhad: pipe");
+            return dha_code_exit(DHA_E_IO);
+        }
+        pid_t pid = fork();
+        if (pid < 0) {
+            perror("dhad: fork");
+            return dha_code_exit(DHA_E_IO);
+        }
+        if (pid > 0) {
+            close(fds[1]);
+            return wait_for_child(fds[0]);
+        }
+        close(fds[0]);
+        ready = fds[1];
+        setsid();
+        to_null(0);
+    }
+    a.opt.copy_log = !a.detach;
+    struct dha_err e = {0};
+    struct daemon *d = daemon_open(&a.opt, &e);
+    if (!d) {
+        if (ready >= 0) {
+            report(ready, &e);
+        } else {
+            complain(&e);
+        }
+        return dha_code_exit(e.code);
+    }
+    if (ready >= 0) {
+        /* Whoever started us must not be kept waiting for the end of our output. */
+        to_null(1);
+        to_null(2);
+        report(ready, &(struct dha_err){.code = DHA_E_OK});
+        close(ready);
+    }
+    daemon_run(d);
+    daemon_close(d);
+    log_close();
+    return 0;
+}

@@ -1,0 +1,94 @@
+/* server.h: HTTP/1.1 on one listening socket, inside a libuv loop. Knows nothing about jobs.
+ *
+ * Life cycle. server_open() takes the listening socket (and owns it from then on); server_close() ends
+ * every connection; between them everything happens in the loop's thread.
+ *
+ * A request lives from its first header to its last reply byte. When its body is complete the server
+ * calls ops->handle(), which fills rq->reply and returns SERVER_REPLY, or SERVER_WAIT to be called
+ * again by server_wake() or when rq->deadline_ms (uv_now) has passed. A reply that was made while
+ * ops->uncommitted() is true is held back (the connection is suspended) until server_release(): a 2xx
+ * to a change leaves only after the commit. The owner of the turn calls server_release() after each
+ * commit and server_run() until nothing more is pending.
+ *
+ * libmicrohttpd in a foreign loop has two rules: ask for its timeout after every run (server_run() does),
+ * and let commit and release follow every run, the timer's too (the owner does so in a uv_prepare
+ * callback, which no path back to a blocking poll can miss).
+ */
+#ifndef DHA_DAEMON_SERVER_H
+#define DHA_DAEMON_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <uv.h>
+
+#include "proto/err.h"
+
+#define SERVER_BODY_MAX (1024 * 1024)
+
+struct server;
+
+struct server_reply {
+    int status;
+    char *body; /* malloc'ed; the server frees it */
+    size_t len;
+    const char *content_type; /* static text */
+    struct {
+        const char *name; /* static text */
+        char value[1200];
+    } header[3];
+    int n_headers;
+};
+
+struct server_request {
+    const char *method, *path;
+    uid_t peer_uid;
+    char *body; /* NUL-terminated; "" when there is none */
+    size_t body_len;
+    bool too_large;       /* the body was over SERVER_BODY_MAX and is gone */
+    bool expired;         /* called again because the deadline passed */
+    bool changed_state;   /* set by the handler: the reply depends on the open turn */
+    uint64_t deadline_ms; /* for SERVER_WAIT */
+    struct server_reply reply;
+    /* the server's own */
+    struct MHD_Connection *conn;
+    struct server_request *next;
+    char *url;
+    size_t body_cap, body_seen;
+    int phase;
+};
+
+enum server_outcome { SERVER_REPLY, SERVER_WAIT };
+
+struct server_ops {
+    void *ctx;
+    enum server_outcome (*handle)(void *ctx, struct server_request *rq);
+    /* Is there a transaction open whose outcome a reply must wait for? */
+    bool (*uncommitted)(void *ctx);
+};
+
+/* Query argument or header, or NULL. Borrowed until the handler returns. */
+const char *server_query(const struct server_request *rq, const char *name);
+const char *server_header(const struct server_request *rq, const char *name);
+/* Calls fn for each query argument until it returns false. */
+void server_query_each(const struct server_request *rq,
+                       bool (*fn)(void *ctx, const char *name, const char *value), void *ctx);
+
+struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_ops *ops,
+                           struct dha_err *e);
+/* Lets the replies that were held back go. If commit_error is not NULL the transaction was lost: every
+ * held reply becomes that error. */
+void server_release(struct server *s, const struct dha_err *commit_error);
+/* Calls every waiting request's handler again. */
+void server_wake(struct server *s);
+/* One run of the HTTP library. */
+void server_run(struct server *s);
+/* Requests whose reply is held back. */
+size_t server_held(const struct server *s);
+void server_close(struct server *s);
+
+/* Fills rq->reply with the JSON error document. Never fails: without memory it is an empty 500. */
+void server_reply_error(struct server_request *rq, const struct dha_err *e);
+
+#endif

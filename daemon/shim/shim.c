@@ -1,0 +1,305 @@
+/* dha-shim: one per attempt, between dhad and the launcher (mpirun or a test's script).
+ *
+ *   dha-shim ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]
+ *
+ * Life cycle. It takes ATTEMPT_DIR/attempt.lock for its whole life; if somebody has it, or shim.json is
+ * there already, this attempt has been started before and the shim leaves without running anything:
+ * that is what makes a launch happen at most once, however often the daemon asks for it. Then it
+ * becomes session leader and child subreaper, blocks the signals it forwards, writes shim.json and
+ * runs the command: stdin /dev/null, stdout appended to journal.ndjson, stderr appended to stderr.log.
+ * SIGUSR1, SIGUSR2 and SIGTERM are passed on. When the command ends it kills what is left of the
+ * attempt (procs.h), removes the short temporary directory and publishes exit.json.
+ *
+ * On disk if we die: the lock is free, shim.json is there and exit.json is not: the daemon calls that
+ * "lost". Every argument that contains @TMP@ has it replaced by the temporary directory, whose name is
+ * short because Open MPI puts unix sockets below it.
+ *
+ * Exit status: 0 ran (whatever the command returned), 3 was already started, 1 could not start.
+ */
+#include "daemon/procs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { RAN = 0, CANNOT = 1, ALREADY = 3 };
+
+/* How long leftovers may take to die before we say so and go: a process in an uninterruptible wait
+ * is not ours to wait for; the daemon looks again. */
+enum { SWEEP_SECONDS = 10 };
+
+__attribute__((format(printf, 1, 2))) static void say(const char *fmt, ...)
+{
+    char when[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    gmtime_r(&now, &tm);
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    fprintf(stderr, "%s dha-shim[%d]: ", when, (int)getpid());
+    va_list ap;
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+/* name in dir, atomically: temp, fsync, rename, fsync of the directory. */
+static int publish(int dir, const char *name, const char *text)
+{
+    char tmp[64];
+    snprintf(tmp, sizeof tmp, "%s.tmp", name);
+    int fd = openat(dir, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return -1;
+    }
+    size_t len = strlen(text), done = 0;
+    while (done < len) {
+        ssize_t w = write(fd, text + done, len - done);
+        if (w < 0 && errno == EINTR) {
+            continue;
+        }
+        if (w <= 0) {
+            close(fd);
+            return -1;
+        }
+        done += (size_t)w;
+    }
+    int rc = fsync(fd);
+    if (close(fd) != 0 || rc != 0 || renameat(dir, tmp, dir, name) != 0) {
+        return -1;
+    }
+    return fsync(dir);
+}
+
+static int remove_tree(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) {
+        return unlinkat(parent, name, 0);
+    }
+    DIR *d = fdopendir(fd);
+    if (!d) {
+        close(fd);
+        return -1;
+    }
+    for (struct dirent *e; (e = readdir(d));) {
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
+            remove_tree(fd, e->d_name);
+        }
+    }
+    closedir(d);
+    return unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+static char *with_tmp(const char *arg, const char *tmp)
+{
+    const char *at = strstr(arg, "@TMP@");
+    if (!at) {
+        return strdup(arg);
+    }
+    char *out = NULL;
+    if (asprintf(&out, "%.*s%s%s", (int)(at - arg), arg, tmp, at + strlen("@TMP@")) < 0) {
+        return NULL;
+    }
+    return out;
+}
+
+static int redirect(int dir, const char *name, int flags, int to)
+{
+    int fd = dir < 0 ? open(name, flags | O_CLOEXEC) : openat(dir, name, flags | O_CLOEXEC, 0600);
+    if (fd < 0 || dup2(fd, to) < 0) {
+        return -1;
+    }
+    close(fd);
+    return 0;
+}
+
+static _Noreturn void run_command(int dir, char **argv, const sigset_t *before)
+{
+    if (redirect(-1, "/dev/null", O_RDONLY, 0) != 0 ||
+        redirect(dir, "journal.ndjson", O_WRONLY | O_CREAT | O_APPEND, 1) != 0 ||
+        redirect(dir, "stderr.log", O_WRONLY | O_CREAT | O_APPEND, 2) != 0) {
+        _exit(127);
+    }
+    signal(SIGHUP, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, before, NULL);
+    execvp(argv[0], argv);
+    dprintf(2, "dha-shim: cannot execute %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+/* Waits for `child`, passing signals on. Orphans that come back to us are reaped on the way. */
+static int wait_for(pid_t child, const sigset_t *set)
+{
+    for (;;) {
+        int status;
+        pid_t p;
+        while ((p = waitpid(-1, &status, WNOHANG)) > 0) {
+            if (p == child) {
+                return status;
+            }
+        }
+        siginfo_t info;
+        int sig = sigwaitinfo(set, &info);
+        if (sig == SIGUSR1 || sig == SIGUSR2 || sig == SIGTERM) {
+            kill(child, sig);
+        }
+    }
+}
+
+/* Kills what is left until nothing is, or the time is up. Returns how many there were at first. */
+static size_t sweep(const char *uuid, size_t *left)
+{
+    struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+    size_t first = 0, now = 0;
+    for (int round = 0; round < SWEEP_SECONDS * 50; round++) {
+        now = procs_kill(getpid(), uuid, getpid());
+        while (waitpid(-1, NULL, WNOHANG) > 0) {
+        }
+        if (round == 0) {
+            first = now;
+        }
+        if (now == 0) {
+            break;
+        }
+        nanosleep(&pause, NULL);
+    }
+    *left = now;
+    return first;
+}
+
+static int write_shim_json(int dir)
+{
+    struct proc_stat st;
+    char boot[PROC_BOOT_ID_SIZE], text[256];
+    if (proc_stat_read(getpid(), &st) != 0) {
+        return -1;
+    }
+    proc_boot_id(boot);
+    snprintf(text, sizeof text, "{\"pid\":%d,\"start\":\"%llu\",\"boot_id\":\"%s\"}\n",
+             (int)getpid(), st.start, boot);
+    return publish(dir, "shim.json", text);
+}
+
+static int write_exit_json(int dir, int status, size_t swept, size_t left)
+{
+    char text[160];
+    const char *how = WIFSIGNALED(status) ? "signal" : "exited";
+    int value = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+    snprintf(text, sizeof text, "{\"%s\":%d,\"swept\":%zu,\"left\":%zu}\n", how, value, swept,
+             left);
+    return publish(dir, "exit.json", text);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 5 || strcmp(argv[3], "--") != 0) {
+        fputs("usage: dha-shim ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]\n"
+              "Started by dhad, one per attempt; runs COMMAND and leaves ATTEMPT_DIR/exit.json.\n",
+              stderr);
+        return CANNOT;
+    }
+    const char *uuid = argv[2];
+    sigset_t set, before;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGUSR2);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, &before);
+    /* uv_spawn leaves no mask behind, but a shell might: the command starts with none. */
+    sigemptyset(&before);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+
+    int dir = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0) {
+        say("cannot open %s: %s", argv[1], strerror(errno));
+        return CANNOT;
+    }
+    int lock = openat(dir, "attempt.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (lock < 0) {
+        say("cannot open attempt.lock: %s", strerror(errno));
+        return CANNOT;
+    }
+    /* Not flock(2): the daemon must be able to ask whether the lock is held without ever taking it
+     * (F_OFD_GETLK), or its question could turn a starting shim away. */
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(lock, F_OFD_SETLK, &whole) != 0) {
+        return errno == EAGAIN || errno == EACCES ? ALREADY : CANNOT;
+    }
+    if (faccessat(dir, "shim.json", F_OK, 0) == 0) {
+        return ALREADY;
+    }
+    if (setsid() < 0 && getsid(0) != getpid()) {
+        say("cannot become a session leader: %s", strerror(errno));
+        return CANNOT;
+    }
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) {
+        say("cannot become a subreaper: %s", strerror(errno));
+        return CANNOT;
+    }
+    char tmp[] = "/tmp/dha-XXXXXX";
+    if (!mkdtemp(tmp)) {
+        say("cannot make a temporary directory in /tmp: %s", strerror(errno));
+        return CANNOT;
+    }
+    int rc = CANNOT;
+    int n = argc - 4;
+    char **command = calloc((size_t)n + 1, sizeof *command);
+    for (int i = 0; command && i < n; i++) {
+        command[i] = with_tmp(argv[4 + i], tmp);
+        if (!command[i]) {
+            goto out;
+        }
+    }
+    if (!command) {
+        goto out;
+    }
+    /* From here on the attempt counts as started. */
+    if (write_shim_json(dir) != 0) {
+        say("cannot write shim.json: %s", strerror(errno));
+        goto out;
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        run_command(dir, command, &before);
+    }
+    int status = 127 << 8;
+    if (child < 0) {
+        say("cannot fork: %s", strerror(errno));
+    } else {
+        status = wait_for(child, &set);
+    }
+    size_t left = 0, swept = sweep(uuid, &left);
+    if (swept) {
+        say("killed %zu process(es) the command left behind; %zu would not die", swept, left);
+    }
+    rc = RAN;
+    remove_tree(AT_FDCWD, tmp);
+    if (write_exit_json(dir, status, swept, left) != 0) {
+        say("cannot write exit.json: %s", strerror(errno));
+    }
+    goto free_command;
+out:
+    remove_tree(AT_FDCWD, tmp);
+free_command:
+    for (int i = 0; command && i < n; i++) {
+        free(command[i]);
+    }
+    free(command);
+    return rc;
+}

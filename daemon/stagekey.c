@@ -1,0 +1,266 @@
+/* stagekey.c: see stagekey.h. */
+#include "daemon/stagekey.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <openssl/evp.h>
+
+static int add_identity(cJSON *list, const char *path, struct dha_err *e)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        int err = errno;
+        return dha_fail(e, DHA_E_INPUT, "%s: %s", path, strerror(err));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return dha_fail(e, DHA_E_INPUT, "%s is not a regular file", path);
+    }
+    cJSON *id = cJSON_CreateObject();
+    int64_t mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    if (!id || json_put_str(id, "path", path) != 0 ||
+        json_put_id(id, "size", (int64_t)st.st_size) != 0 ||
+        json_put_id(id, "mtime_ns", mtime_ns) != 0 ||
+        json_put_id(id, "inode", (int64_t)st.st_ino) != 0 || !cJSON_AddItemToArray(list, id)) {
+        cJSON_Delete(id);
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    return 0;
+}
+
+/* What a worker may read of a model directory. Others (README, .git, images) do not change a result. */
+static int model_file(const struct dirent *d)
+{
+    static const char *const suffix[] = {".json", ".safetensors", ".model", ".txt"};
+    size_t n = strlen(d->d_name);
+    for (size_t i = 0; i < sizeof suffix / sizeof *suffix && d->d_name[0] != '.'; i++) {
+        size_t k = strlen(suffix[i]);
+        if (n > k && strcmp(d->d_name + n - k, suffix[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static int add_model(cJSON *list, const char *dir, struct dha_err *e)
+{
+    struct dirent **names = NULL;
+    int n = scandir(dir, &names, model_file, by_name);
+    if (n < 0) {
+        int err = errno;
+        return dha_fail(e, DHA_E_INPUT, "model directory %s: %s", dir, strerror(err));
+    }
+    int rc = 0;
+    for (int i = 0; i < n; i++) {
+        char path[4096];
+        if (rc == 0) {
+            int len = snprintf(path, sizeof path, "%s/%s", dir, names[i]->d_name);
+            rc = len < 0 || (size_t)len >= sizeof path
+                     ? dha_fail(e, DHA_E_INPUT, "the path %.200s... is too long", dir)
+                     : add_identity(list, path, e);
+        }
+        free(names[i]);
+    }
+    free(names);
+    return rc;
+}
+
+/* Identities of the files that the inputs name. */
+static cJSON *identities(const cJSON *inputs, struct dha_err *e)
+{
+    cJSON *list = cJSON_CreateArray();
+    if (!list) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    const cJSON *model = json_get(inputs, "model"), *train = json_at(inputs, "data.train"), *f;
+    static const char *const single[] = {"data.valid", "data.tokenizer"};
+    if (cJSON_IsString(model) && add_model(list, model->valuestring, e) != 0) {
+        goto fail;
+    }
+    cJSON_ArrayForEach(f, train)
+    {
+        if (cJSON_IsString(f) && add_identity(list, f->valuestring, e) != 0) {
+            goto fail;
+        }
+    }
+    for (size_t i = 0; i < sizeof single / sizeof *single; i++) {
+        f = json_at(inputs, single[i]);
+        if (cJSON_IsString(f) && add_identity(list, f->valuestring, e) != 0) {
+            goto fail;
+        }
+    }
+    return list;
+fail:
+    cJSON_Delete(list);
+    return NULL;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    const cJSON *const *x = a, *const *y = b;
+    return strcmp((*x)->string, (*y)->string);
+}
+
+/* Members in byte order of their names, all the way down: what was written first must not matter. */
+static void sort_members(cJSON *v)
+{
+    size_t n = 0;
+    for (cJSON *c = v->child; c; c = c->next) {
+        sort_members(c);
+        n++;
+    }
+    if (!cJSON_IsObject(v) || n < 2) {
+        return;
+    }
+    cJSON **at = calloc(n, sizeof *at);
+    if (!at) {
+        return; /* the order is then the writer's, which is fixed as well */
+    }
+    for (size_t i = 0; i < n; i++) {
+        at[i] = cJSON_DetachItemViaPointer(v, v->child);
+    }
+    qsort(at, n, sizeof *at, by_key);
+    for (size_t i = 0; i < n; i++) {
+        char *name = at[i]->string;
+        at[i]->string = NULL;
+        cJSON_AddItemToObject(v, name, at[i]);
+        cJSON_free(name);
+    }
+    free(at);
+}
+
+static int sha256_hex(const char *text, char out[STAGEKEY_SIZE], struct dha_err *e)
+{
+    unsigned char md[EVP_MAX_MD_SIZE];
+    unsigned int len = 0;
+    if (!EVP_Digest(text, strlen(text), md, &len, EVP_sha256(), NULL) || len != 32) {
+        return dha_fail(e, DHA_E_INTERNAL, "SHA-256 is not available");
+    }
+    for (unsigned i = 0; i < len; i++) {
+        snprintf(out + (size_t)2 * i, 3, "%02x", md[i]);
+    }
+    return 0;
+}
+
+static int stage_key(const struct job_spec *s, enum stage_kind k, const char *from,
+                     char out[STAGEKEY_SIZE], struct dha_err *e)
+{
+    int rc = -1;
+    char *text = NULL;
+    cJSON *doc = cJSON_CreateObject();
+    cJSON *inputs = spec_stage_inputs(s, k);
+    cJSON *files = inputs ? identities(inputs, e) : NULL;
+    if (inputs && !files) {
+        goto out; /* e says which file */
+    }
+    if (!doc || !inputs || json_put_int(doc, "version", STAGEKEY_VERSION) != 0 ||
+        json_put_str(doc, "kind", stage_kind_name(k)) != 0 ||
+        json_put_str(doc, "from", from) != 0) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    int put = json_put(doc, "inputs", inputs);
+    inputs = NULL;
+    put |= json_put(doc, "files", files);
+    files = NULL;
+    if (put != 0) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    sort_members(doc);
+    text = json_text(doc);
+    if (!text) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    rc = sha256_hex(text, out, e);
+out:
+    free(text);
+    cJSON_Delete(files);
+    cJSON_Delete(inputs);
+    cJSON_Delete(doc);
+    return rc;
+}
+
+int stagekey_job(const struct job_spec *s, struct stagekey out[STAGE_KINDS], int *n,
+                 struct dha_err *e)
+{
+    enum stage_kind kinds[STAGE_KINDS];
+    const char *from = "";
+    *n = spec_stages(s, kinds);
+    for (int i = 0; i < *n; i++) {
+        out[i].kind = kinds[i];
+        if (stage_key(s, kinds[i], from, out[i].key, e) != 0) {
+            return dha_err_context(e, "inputs of stage %s", stage_kind_name(kinds[i]));
+        }
+        /* eval and export both start from the last model; neither changes it. */
+        if (kinds[i] != STAGE_EVAL && kinds[i] != STAGE_EXPORT) {
+            from = out[i].key;
+        }
+    }
+    return 0;
+}
+
+__attribute__((format(printf, 3, 4))) static void add_error(struct spec_errors *errs,
+                                                            const char *path, const char *fmt, ...)
+{
+    int i = errs->n++;
+    if ((size_t)i >= sizeof errs->at / sizeof *errs->at) {
+        return;
+    }
+    snprintf(errs->at[i].path, sizeof errs->at[i].path, "%s", path);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(errs->at[i].msg, sizeof errs->at[i].msg, fmt, ap);
+    va_end(ap);
+    snprintf(errs->at[i].hint, sizeof errs->at[i].hint,
+             "the path must be readable by the daemon on this machine");
+}
+
+static void check_file(const char *path, const char *where, struct spec_errors *errs)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        add_error(errs, where, "%.180s: %s", path, strerror(errno));
+    } else if (!S_ISREG(st.st_mode)) {
+        add_error(errs, where, "%.180s is not a regular file", path);
+    }
+}
+
+int stagekey_check_files(const struct job_spec *s, struct spec_errors *errs)
+{
+    int before = errs->n;
+    struct stat st;
+    char path[4200], where[96];
+    if (stat(s->model, &st) != 0) {
+        add_error(errs, "$.model", "%.180s: %s", s->model, strerror(errno));
+    } else if (!S_ISDIR(st.st_mode)) {
+        add_error(errs, "$.model", "%.180s is not a directory", s->model);
+    } else {
+        snprintf(path, sizeof path, "%.4096s/config.json", s->model);
+        if (stat(path, &st) != 0) {
+            add_error(errs, "$.model", "%.180s has no config.json", s->model);
+        }
+    }
+    for (int i = 0; i < s->data.n_train; i++) {
+        snprintf(where, sizeof where, "$.data.train[%d]", i);
+        check_file(s->data.train[i], where, errs);
+    }
+    if (s->data.valid) {
+        check_file(s->data.valid, "$.data.valid", errs);
+    }
+    if (s->data.tokenizer) {
+        check_file(s->data.tokenizer, "$.data.tokenizer", errs);
+    }
+    return errs->n - before;
+}

@@ -1,0 +1,292 @@
+/* stages.c: the moves of jobs and stages that users and ends of attempts cause. Everything here happens
+ * inside the open turn; nothing here starts or signals a process by itself. */
+#include "daemon/daemon.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "daemon/log.h"
+
+/* DESIGN section 8: SIGUSR2, then this long, then SIGKILL. */
+enum { CANCEL_GRACE_MS = 20000 };
+
+static int move_job(struct daemon *d, int64_t job, enum job_state from, enum job_state to,
+                    const char *reason, const struct dha_err *error, struct dha_err *e)
+{
+    bool changed;
+    struct store_job_move m = {
+        .job = job, .from = from, .to = to, .reason = reason, .error = error, .now_us = now_us()};
+    return store_job_transition(d->store, &m, &changed, e);
+}
+
+/* ---- reuse ---- */
+
+static bool is_file(const char *dir, const char *name)
+{
+    char path[4200];
+    struct stat st;
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    return n > 0 && (size_t)n < sizeof path && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+           st.st_size > 0;
+}
+
+/* Is what the stage left still there? (proto/stage.h says what each kind leaves.) */
+static bool output_is_there(const struct store_stage *st)
+{
+    static const char *const leaves[STAGE_KINDS] = {[STAGE_SEARCH] = "plan.json",
+                                                    [STAGE_FUSE] = "model/config.json",
+                                                    [STAGE_TRAIN] = "model/config.json",
+                                                    [STAGE_EVAL] = "eval.json",
+                                                    [STAGE_EXPORT] = "model/config.json"};
+    return st->out_dir && is_file(st->out_dir, leaves[st->kind]);
+}
+
+int stages_find_done(struct daemon *d, const char *key, struct store_stage *out, bool *found,
+                     struct dha_err *e)
+{
+    struct dha_err why = {0};
+    *found = false;
+    if (store_stage_done_by_key(d->store, key, out, &why) != 0) {
+        if (why.code == DHA_E_NOT_FOUND) {
+            return 0;
+        }
+        *e = why;
+        return -1;
+    }
+    if (output_is_there(out)) {
+        *found = true;
+    } else {
+        log_info("stage %lld is done, but its output is gone from %s: not reused",
+                 (long long)out->id, out->out_dir ? out->out_dir : "(nowhere)");
+        store_stage_finish(out);
+    }
+    return 0;
+}
+
+/* Reuses one ready stage if possible. */
+static int reuse(struct daemon *d, const struct store_stage *st, bool *reused, struct dha_err *e)
+{
+    struct store_stage done;
+    bool found;
+    *reused = false;
+    if (stages_find_done(d, st->key, &done, &found, e) != 0 || !found) {
+        return found ? 0 : (e->code == DHA_E_OK ? 0 : -1);
+    }
+    struct store_stage_move m = {.stage = st->id,
+                                 .from = STAGE_READY,
+                                 .to = STAGE_REUSED,
+                                 .attempt = st->attempt,
+                                 .reason = "an equal stage is done",
+                                 .reused_from = done.id,
+                                 .now_us = now_us()};
+    int rc = store_stage_transition(d->store, &m, reused, e);
+    if (rc == 0 && *reused) {
+        log_info("job %lld: %s reused from job %lld", (long long)st->job, stage_kind_name(st->kind),
+                 (long long)done.job);
+    }
+    store_stage_finish(&done);
+    return rc;
+}
+
+/* Looks at the job's stages once. *again: something became ready or complete. */
+static int advance_once(struct daemon *d, int64_t job, enum job_state *state, bool *again,
+                        struct dha_err *e)
+{
+    struct store_stages l;
+    if (store_stages_of_job(d->store, job, &l, e) != 0) {
+        return -1;
+    }
+    int rc = 0;
+    size_t complete = 0;
+    *again = false;
+    for (size_t i = 0; i < l.n && rc == 0; i++) {
+        complete += l.at[i].state == STAGE_DONE || l.at[i].state == STAGE_REUSED;
+        if (l.at[i].state == STAGE_READY) {
+            bool reused = false;
+            rc = reuse(d, &l.at[i], &reused, e);
+            *again |= reused;
+        }
+    }
+    if (rc == 0 && (*again || (complete == l.n && l.n > 0)) && *state == JOB_QUEUED) {
+        rc = move_job(d, job, JOB_QUEUED, JOB_RUNNING, "reuses what is done", NULL, e);
+        *state = JOB_RUNNING;
+    }
+    if (rc == 0 && complete == l.n && l.n > 0 && *state == JOB_RUNNING) {
+        rc = move_job(d, job, JOB_RUNNING, JOB_DONE, NULL, NULL, e);
+        *state = JOB_DONE;
+        log_info("job %lld: done", (long long)job);
+    }
+    store_stages_finish(&l);
+    return rc;
+}
+
+int stages_advance(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    struct store_job j;
+    if (store_job_get(d->store, job, &j, e) != 0) {
+        return -1;
+    }
+    enum job_state state = j.state;
+    bool again = !j.cancel;
+    int rc = 0;
+    store_job_finish(&j);
+    while (rc == 0 && again && (state == JOB_QUEUED || state == JOB_RUNNING)) {
+        rc = advance_once(d, job, &state, &again, e);
+    }
+    d->want_pass = true;
+    return rc;
+}
+
+/* ---- hold, release, retry ---- */
+
+static int conflict(const struct store_job *j, const char *what, struct dha_err *e)
+{
+    return dha_fail(e, DHA_E_CONFLICT, "job %lld is %s: it cannot be %s", (long long)j->id,
+                    job_state_name(j->state), what);
+}
+
+int stages_hold(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    struct store_job j;
+    if (store_job_get(d->store, job, &j, e) != 0) {
+        return -1;
+    }
+    int rc = 0;
+    if (j.cancel || job_state_final(j.state)) {
+        rc = conflict(&j, "held", e);
+    } else if (j.state != JOB_HELD) {
+        rc = move_job(d, job, j.state, JOB_HELD, "held by a user", NULL, e);
+        if (rc == 0) {
+            attempts_stop(d, job, -1);
+        }
+    }
+    store_job_finish(&j);
+    return rc;
+}
+
+int stages_release(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    struct store_job j;
+    if (store_job_get(d->store, job, &j, e) != 0) {
+        return -1;
+    }
+    int rc = 0;
+    if (j.state == JOB_HELD) {
+        rc = move_job(d, job, JOB_HELD, attempts_of_job(d, job) ? JOB_RUNNING : JOB_QUEUED,
+                      "released by a user", NULL, e);
+        rc = rc == 0 ? stages_advance(d, job, e) : rc;
+    } else if (job_state_final(j.state)) {
+        rc = conflict(&j, "released", e);
+    }
+    store_job_finish(&j);
+    return rc;
+}
+
+int stages_retry(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    struct store_job j;
+    struct store_stages l = {0};
+    if (store_job_get(d->store, job, &j, e) != 0) {
+        return -1;
+    }
+    int rc = -1;
+    if (j.state != JOB_FAILED && j.state != JOB_CANCELLED) {
+        conflict(&j, "retried", e);
+        dha_err_hint(e, "only failed and cancelled jobs can");
+        goto out;
+    }
+    if (move_job(d, job, j.state, JOB_QUEUED, "retried by a user", NULL, e) != 0 ||
+        store_stages_of_job(d->store, job, &l, e) != 0) {
+        goto out;
+    }
+    for (size_t i = 0; i < l.n; i++) {
+        bool changed;
+        struct store_stage_move m = {.stage = l.at[i].id,
+                                     .from = l.at[i].state,
+                                     .to = STAGE_PENDING,
+                                     .attempt = l.at[i].attempt,
+                                     .reason = "retried by a user",
+                                     .now_us = now_us()};
+        if ((l.at[i].state == STAGE_FAILED || l.at[i].state == STAGE_CANCELLED) &&
+            store_stage_transition(d->store, &m, &changed, e) != 0) {
+            goto out;
+        }
+    }
+    rc = stages_advance(d, job, e);
+out:
+    store_stages_finish(&l);
+    store_job_finish(&j);
+    return rc;
+}
+
+/* ---- cancel ---- */
+
+int stages_cancel(struct daemon *d, int64_t job, const char *reason, bool now, struct dha_err *e)
+{
+    struct store_job j;
+    bool changed;
+    if (store_job_get(d->store, job, &j, e) != 0) {
+        return -1;
+    }
+    int rc = 0;
+    if (job_state_final(j.state)) {
+        rc = conflict(&j, "cancelled", e);
+    } else {
+        rc = store_job_cancel(d->store, job, reason, now, now_us(), &changed, e);
+    }
+    if (rc == 0 && attempts_of_job(d, job)) {
+        attempts_stop(d, job, now || j.cancel_now ? 0 : CANCEL_GRACE_MS);
+    } else if (rc == 0) {
+        rc = stages_cancelled(d, job, e);
+    }
+    store_job_finish(&j);
+    return rc;
+}
+
+int stages_cancelled(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    struct store_job j;
+    struct store_stages l = {0};
+    if (store_job_get(d->store, job, &j, e) != 0) {
+        return -1;
+    }
+    int rc = -1;
+    if (job_state_final(j.state)) {
+        rc = 0;
+        goto out;
+    }
+    if (store_stages_of_job(d->store, job, &l, e) != 0) {
+        goto out;
+    }
+    for (size_t i = 0; i < l.n; i++) {
+        bool changed;
+        struct store_stage_move m = {.stage = l.at[i].id,
+                                     .from = l.at[i].state,
+                                     .to = STAGE_CANCELLED,
+                                     .attempt = l.at[i].attempt,
+                                     .reason = j.cancel_reason,
+                                     .now_us = now_us()};
+        if (!stage_state_final(l.at[i].state) &&
+            store_stage_transition(d->store, &m, &changed, e) != 0) {
+            goto out;
+        }
+    }
+    struct dha_err why = {0};
+    if (j.cancel_reason && j.cancel_reason[0]) {
+        dha_fail(&why, DHA_E_CANCELLED, "cancelled: %s", j.cancel_reason);
+    } else {
+        dha_fail(&why, DHA_E_CANCELLED, "cancelled by a user");
+    }
+    if (move_job(d, job, j.state, JOB_CANCELLED, j.cancel_reason, &why, e) != 0) {
+        goto out;
+    }
+    log_info("job %lld: cancelled", (long long)job);
+    d->want_pass = true;
+    rc = 0;
+out:
+    store_stages_finish(&l);
+    store_job_finish(&j);
+    return rc;
+}

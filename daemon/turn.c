@@ -1,0 +1,168 @@
+/* turn.c: one loop turn = one commit. Everything that changed since the loop last blocked goes to disk
+ * together; then replies go out; then processes are started or signalled for it. The scheduler runs
+ * before the commit, so that a stage's end, the next stage's start and the event of both are one
+ * transaction, and the hand-over costs one sync. */
+#include "daemon/daemon.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "daemon/failpoint.h"
+#include "daemon/log.h"
+
+/* Replies may bring new requests (keep-alive), which bring new changes: after so many rounds the loop
+ * gets its turn for everything else. */
+enum { ROUNDS = 16 };
+
+int64_t now_us(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+static int64_t clock_us(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+void daemon_trouble(const struct dha_err *e, const char *doing)
+{
+    log_fail(doing, e);
+}
+
+static void on_later(uv_timer_t *t)
+{
+    (void)t; /* waking the loop is all: the turn's end looks for itself */
+}
+
+/* A pass over ten thousand waiting stages must not follow every one of a thousand submissions a second:
+ * after a costly pass the next one waits ten times as long as it took. */
+static bool pass_is_due(struct daemon *d)
+{
+    if (!d->want_pass || d->stopping) {
+        return false;
+    }
+    uint64_t due = d->last_pass_ms + 10 * d->last_pass_cost_ms, now = uv_now(&d->loop);
+    if (now >= due) {
+        return true;
+    }
+    if (!uv_is_active((uv_handle_t *)&d->later) || uv_timer_get_due_in(&d->later) > due - now) {
+        uv_timer_start(&d->later, on_later, due - now, 0);
+    }
+    return false;
+}
+
+static void run_pass(struct daemon *d)
+{
+    struct dha_err e = {0};
+    int64_t begin = clock_us();
+    d->want_pass = false;
+    if (plan_pass(d, &e) != 0) {
+        log_fail("scheduling", &e);
+    }
+    int64_t took = clock_us() - begin;
+    d->last_pass_ms = uv_now(&d->loop);
+    d->last_pass_cost_ms = (uint64_t)took / 1000;
+    d->stat.passes++;
+    d->stat.pass_us += took;
+    if (took > d->stat.pass_max_us) {
+        d->stat.pass_max_us = took;
+    }
+}
+
+static int commit(struct daemon *d, struct dha_err *e)
+{
+    FAILPOINT(turn_before_commit);
+    int64_t begin = clock_us();
+    int rc = store_commit(d->store, e);
+    int64_t took = clock_us() - begin;
+    if (rc != 0) {
+        dha_err_context(e, "the change could not be saved");
+        log_fail("commit", e);
+        return -1;
+    }
+    FAILPOINT(turn_after_commit);
+    d->stat.commits++;
+    d->stat.commit_us += took;
+    if (took > d->stat.commit_max_us) {
+        d->stat.commit_max_us = took;
+    }
+    if (took > 50000) {
+        log_warn("a commit took %lld ms", (long long)(took / 1000));
+    }
+    return 0;
+}
+
+/* One round; true if there may be more to do. */
+static bool round_once(struct daemon *d)
+{
+    struct dha_err e = {0};
+    if (pass_is_due(d)) {
+        run_pass(d);
+    }
+    bool dirty = store_dirty(d->store), lost = false;
+    if (dirty) {
+        lost = commit(d, &e) != 0;
+    }
+    bool again = server_held(d->server) > 0;
+    server_release(d->server, lost ? &e : NULL);
+    if (dirty && !lost) {
+        FAILPOINT(turn_after_reply);
+    }
+    if (lost) {
+        attempts_forget(d);
+    } else {
+        attempts_launch(d);
+    }
+    int64_t last = store_event_last(d->store);
+    if (last != d->events_seen) {
+        d->events_seen = last;
+        server_wake(d->server);
+        again = true;
+    }
+    if (again) {
+        server_run(d->server);
+    }
+    return store_dirty(d->store) || server_held(d->server) > 0 || pass_is_due(d);
+}
+
+static void on_idle(uv_idle_t *h)
+{
+    (void)h;
+}
+
+void turn_end(struct daemon *d)
+{
+    if (d->in_turn || !d->server) {
+        return;
+    }
+    d->in_turn = 1;
+    bool more = true;
+    for (int i = 0; i < ROUNDS && more; i++) {
+        more = round_once(d);
+    }
+    if (more) {
+        uv_idle_start(&d->idle, on_idle);
+    } else {
+        uv_idle_stop(&d->idle);
+    }
+    d->in_turn = 0;
+}
+
+static void on_prepare(uv_prepare_t *h)
+{
+    turn_end(h->data);
+}
+
+void turn_init(struct daemon *d)
+{
+    uv_prepare_init(&d->loop, &d->prepare);
+    uv_idle_init(&d->loop, &d->idle);
+    uv_timer_init(&d->loop, &d->later);
+    d->prepare.data = d->idle.data = d->later.data = d;
+    uv_prepare_start(&d->prepare, on_prepare);
+    uv_unref((uv_handle_t *)&d->prepare);
+}

@@ -1,0 +1,85 @@
+/* verdict.c: see verdict.h. */
+#include "daemon/verdict.h"
+
+#include <string.h>
+
+/* The shell's convention, which mpirun follows: 128 + signal. */
+enum { SHELL_SIGNAL = 128 };
+
+static void from_exit(const struct verdict_facts *f, struct dha_err *e)
+{
+    if (f->exited < 0) {
+        dha_fail(e, DHA_E_LOST, "the launcher was killed by signal %d (%s)", f->signal,
+                 strsignal(f->signal));
+        return;
+    }
+    if (f->exited == 0) {
+        dha_fail(e, DHA_E_LOST, "the launcher ended with status 0, but the worker left no status");
+        return;
+    }
+    if (f->exited == 127) {
+        dha_fail(e, DHA_E_LOST, "the launcher could not be executed (status 127)");
+        dha_err_hint(e, "is mpirun in the daemon's PATH? see the stage's stderr log");
+        return;
+    }
+    enum dha_code code = dha_code_from_exit(f->exited);
+    if (f->exited > SHELL_SIGNAL && f->exited < SHELL_SIGNAL + 65) {
+        int sig = f->exited - SHELL_SIGNAL;
+        dha_fail(e, DHA_E_LOST, "a rank was killed by signal %d (%s)", sig, strsignal(sig));
+    } else if (code != DHA_E_COUNT && f->exited >= 64) {
+        dha_fail(e, code, "the worker ended with status %d: %s", f->exited, dha_code_meaning(code));
+    } else {
+        dha_fail(e, DHA_E_LOST, "the launcher ended with status %d and the worker said nothing",
+                 f->exited);
+        dha_err_hint(e, "see the stage's stderr log");
+    }
+}
+
+static void cause(const struct verdict_facts *f, struct dha_err *e)
+{
+    if (f->has_status) {
+        *e = f->status;
+    } else if (f->has_launch) {
+        *e = f->launch;
+    } else if (f->has_record) {
+        *e = f->record;
+    } else if (f->has_exit) {
+        from_exit(f, e);
+    } else {
+        dha_fail(e, DHA_E_LOST, "the processes of the attempt vanished without a word");
+    }
+}
+
+struct verdict verdict_of(const struct verdict_facts *f)
+{
+    struct verdict v = {.kind = VERDICT_FAILED};
+    cause(f, &v.error);
+    if (v.error.code == DHA_E_OK) {
+        v.kind = VERDICT_DONE;
+        return v;
+    }
+    enum dha_retry class = dha_code_retry(v.error.code);
+    if (f->cancel) {
+        v.kind = VERDICT_CANCELLED;
+        return v;
+    }
+    if (f->over_time && class != DHA_RETRY_USER) {
+        memset(&v.error, 0, sizeof v.error);
+        dha_fail(&v.error, DHA_E_TIMEOUT, "the stage ran for longer than its walltime of %lld s",
+                 (long long)f->walltime_s);
+        dha_err_hint(&v.error,
+                     "raise resources.walltime; a retry goes on from the newest checkpoint");
+        return v;
+    }
+    if (class == DHA_RETRY_FREE || (f->asked && class == DHA_RETRY_INFRA)) {
+        v.kind = VERDICT_AGAIN;
+        v.backoff_us = f->asked ? 0 : 1000000; /* a worker that stops on its own must not spin */
+        return v;
+    }
+    if (class == DHA_RETRY_INFRA && f->retries < VERDICT_RETRIES) {
+        v.kind = VERDICT_AGAIN;
+        v.count_retry = true;
+        v.backoff_us = (int64_t)1000000 << f->retries;
+    }
+    return v;
+}

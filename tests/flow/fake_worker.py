@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""What tests launch instead of mpirun + dha-worker: fake_worker.py ATTEMPT_DIR/spec.json
+
+Writes a journal, the stage's files and status.json as proto/record.h and proto/stage.h say, in no time,
+and misbehaves on request: the job's name may hold directives `[kind.]key=value`, blank-separated:
+  sleep=S         take S seconds (in steps of 50 ms, one progress record each)
+  fail=CODE[:N]   end with that code in status.json (only the first N attempts)
+  exit=RC[:N]     leave no status.json, exit with RC
+  die=SIG[:N]     leave no status.json, end by that signal
+  deaf=1          ignore SIGUSR2
+  litter=1        leave a process behind in a session of its own
+  badline=1       write a line that is no record
+  torn=1          end the journal in the middle of a line
+  nomanifest=1    announce a checkpoint that is not there
+"""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+spec_path = sys.argv[1]
+with open(spec_path) as f:
+    spec = json.load(f)
+kind, attempt, out, adir = spec["kind"], spec["attempt"], spec["out"], spec["dir"]
+
+directives = {}
+for word in spec["spec"]["name"].split():
+    if "=" in word:
+        key, value = word.split("=", 1)
+        if "." not in key or key.split(".", 1)[0] == kind:
+            directives[key.split(".")[-1]] = value
+
+
+def active(name):
+    """The directive's value if it holds for this attempt."""
+    value = directives.get(name)
+    if value is None:
+        return None
+    value, _, times = value.partition(":")
+    return value if not times or attempt <= int(times) else None
+
+
+stop = False
+
+
+def on_stop(_sig, _frame):
+    global stop
+    stop = True
+
+
+signal.signal(signal.SIGUSR2, signal.SIG_IGN if active("deaf") else on_stop)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def record(t, **fields):
+    line = json.dumps({"t": t, "time": time.time(), **fields}) + "\n"
+    os.write(1, line.encode())
+
+
+def put(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".tmp", "w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.rename(path + ".tmp", path)
+
+
+def status(code, message="", hint=""):
+    put(os.path.join(adir, "status.json"),
+        json.dumps({"code": code, "message": message, "hint": hint, "rank": 0}))
+
+
+with open(os.path.join(out, "launches"), "a") as f:
+    f.write(f"{spec['uuid']} {os.getpid()}\n")
+
+print(f"fake {kind} attempt {attempt}", file=sys.stderr, flush=True)
+steps = max(1, int(float(active("sleep") or 0) / 0.05))
+record("hello", stage=kind, backend="fake", version="0", host="here", attempt=attempt,
+       ranks=int(os.environ["DHA_RANKS"]), threads=int(os.environ["OMP_NUM_THREADS"]),
+       pid=os.getpid(), steps=steps, resumed_from=-1)
+record("phase", name="work", done=0, total=steps)
+if active("litter"):
+    subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=subprocess.DEVNULL,
+                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+if active("badline"):
+    os.write(1, b"this is no record\n{\"t\": 5}\n")
+if active("exit"):
+    sys.exit(int(active("exit")))
+if active("die"):
+    os.kill(os.getpid(), int(active("die")))
+    time.sleep(10)
+if active("fail"):
+    record("error", code=active("fail"), message="told to fail", hint="do not tell it to")
+    status(active("fail"), "told to fail", "do not tell it to")
+    sys.exit(1)
+
+begin = time.time()
+for step in range(1, steps + 1):
+    if active("sleep"):
+        time.sleep(0.05)
+    if kind == "train" or steps > 1:
+        record("progress", step=step, steps=steps, tokens=step * 100, loss=5.0 / step, lm=5.0 / step,
+               kl=0.0, lr=1e-3, grad_norm=1.0, tokens_per_s=1000.0, comm_ms=0.1,
+               eta_s=0.05 * (steps - step))
+    if stop:
+        break
+
+if kind in ("fuse", "train"):
+    where = os.path.join(out, "ckpt", f"step-{step}")
+    put(os.path.join(where, "manifest.json"), "{}")
+    record("checkpoint", step=step, bytes=2, path=where, digest="44136fa355b3678a1146ad16f7e8649e")
+if active("nomanifest"):
+    record("checkpoint", step=step, bytes=2, path=os.path.join(out, "nowhere"), digest="00")
+if stop:
+    record("bye", code="stopped", tokens=step * 100, seconds=time.time() - begin, peak_rss=1,
+           kv_parent=0, kv_converted=0, output="")
+    status("stopped", "stopped on request")
+    sys.exit(0)
+
+if kind == "search":
+    put(os.path.join(out, "plan.json"), "{\"fake\": true}")
+    record("eval", name="parent", loss=2.5, tokens=10, windows=1, step=0, trained_tokens=0)
+if kind == "fuse":
+    for layer in range(2):
+        for which, heads in (("key", 1), ("value", 1 + layer)):
+            record("head_budget", layer=layer, kind=which, heads=heads,
+                   map=[h % heads for h in range(4)])
+    record("eval", name="converted", loss=3.5, tokens=10, windows=1, step=0, trained_tokens=0)
+if kind == "train":
+    for at in (1, 2):
+        record("eval", name="valid", loss=3.5 - at / 4, tokens=10, windows=1, step=at,
+               trained_tokens=at * 100)
+if kind == "eval":
+    put(os.path.join(out, "eval.json"), "{\"loss\": 2.75}")
+    record("eval", name="final", loss=2.75, tokens=10, windows=1, step=0, trained_tokens=0)
+output = os.path.join(out, "plan.json")
+if kind in ("fuse", "train", "export"):
+    put(os.path.join(out, "model", "config.json"), "{\"model_type\": \"dha\"}")
+    output = os.path.join(out, "model")
+record("bye", code="ok", tokens=step * 100, seconds=time.time() - begin, peak_rss=1000,
+       kv_parent=4096, kv_converted=1024, output=output)
+if active("torn"):
+    os.write(1, b"{\"t\": \"phase\", \"na")
+status("ok")
