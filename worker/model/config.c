@@ -377,6 +377,8 @@ int model_config_parse(const cJSON *doc, const char *where, struct model_config 
     memset(c, 0, sizeof *c);
     if (!cJSON_IsObject(doc)) {
         dha_fail(e, DHA_E_INPUT, "%s: not a JSON object", where);
+        if (e)
+            snprintf(e->path, sizeof e->path, "%.255s", where);
         return -1;
     }
     if (read_architecture(&r, &is_dha) < 0 ||
