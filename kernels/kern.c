@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct kern_ops *const backends[] = {&reference_ops, &cpu_ops, NULL};
+static const struct kern_ops *const backends[] = {&reference_ops, &cpu_ops_generic, NULL};
 
 const struct kern_ops *const *kern_backends(void)
 {

@@ -1,0 +1,174 @@
+/* loss.c: cross-entropy and KL; the formulas are in reference/loss.c.
+ *
+ * A row of 32,000 logits is 128 KB: it fits the second-level cache, so a row is fetched from memory
+ * once and everything is done to it by one thread. First pass, in blocks that fit the first-level
+ * cache: maximum of the block, e = exp(z - max) stored in place of z, and its sum. Second pass: the
+ * gradient, which is only e times a factor of its block, so each logit costs one exp in all. With a
+ * teacher the first pass also sums exp(zt - max_t) * (zt - z), which is what KL needs, and the
+ * second one computes the teacher's exp again rather than storing it.
+ */
+#include "isa.h"
+#include "vec.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = 2048 }; /* floats: 8 KB of logits and as much of the teacher's */
+
+struct row {
+    float *z;
+    const float *zt; /* NULL: no teacher */
+    size_t vocab;
+    bool grad;
+    /* a block's maximum and sum of exp(z - maximum) */
+    float *max;
+    /* log-sum-exp of z and zt, sum of exp(zt - lse_t) * (zt - z) */
+    double lse, lse_t, cross;
+};
+
+static float block_max(const float *z, size_t n)
+{
+    vf top = v_set(-INFINITY);
+    size_t c = 0;
+    for (; c + V <= n; c += V)
+        top = v_max(v_read(z + c), top);
+    if (c < n) {
+        v_mask m = v_first(n - c);
+        top = v_max(v_pick(m, v_load(m, z + c), top), top);
+    }
+    float max = v_top(top);
+    return max == -INFINITY ? 0 : max; /* all -inf: their exp is 0, not exp(-inf + inf) */
+}
+
+/* Sum of exp(z - max) over a block; stored over z if asked. */
+static float block_exp(float *z, size_t n, float max, bool keep)
+{
+    vf sum = v_zero();
+    for (size_t c = 0; c < n; c += V) {
+        v_mask m = v_first(n - c);
+        vf e = v_pick(m, v_exp(v_load(m, z + c) - max), v_zero());
+        if (keep)
+            v_store(m, z + c, e);
+        sum += e;
+    }
+    return v_sum(sum);
+}
+
+/* Sums of e = exp(zt - max) and of e * (zt - z) over a block. */
+static float block_cross(const float *z, const float *zt, size_t n, float max, float *cross)
+{
+    vf sum = v_zero(), mix = v_zero();
+    for (size_t c = 0; c < n; c += V) {
+        v_mask m = v_first(n - c);
+        vf t = v_load(m, zt + c);
+        vf e = v_pick(m, v_exp(t - max), v_zero());
+        sum += e;
+        mix += e * (t - v_load(m, z + c));
+    }
+    *cross = v_sum(mix);
+    return v_sum(sum);
+}
+
+/* A sum of exp kept relative to the largest maximum so far. */
+struct running {
+    double max, sum, cross;
+};
+
+static void running_add(struct running *r, float max, float sum, float cross)
+{
+    if (sum == 0)
+        return; /* its maximum says nothing */
+    if ((double)max > r->max) {
+        double shrink = exp(r->max - (double)max);
+        r->sum *= shrink;
+        r->cross *= shrink;
+        r->max = (double)max;
+    }
+    double f = exp((double)max - r->max);
+    r->sum += (double)sum * f;
+    r->cross += (double)cross * f;
+}
+
+static void first_pass(struct row *r)
+{
+    struct running z = {-INFINITY, 0, 0}, t = {-INFINITY, 0, 0};
+    for (size_t at = 0, b = 0; at < r->vocab; at += BLOCK, b++) {
+        size_t n = r->vocab - at < BLOCK ? r->vocab - at : BLOCK;
+        if (r->zt) {
+            float max = block_max(r->zt + at, n), cross;
+            float sum = block_cross(r->z + at, r->zt + at, n, max, &cross);
+            running_add(&t, max, sum, cross);
+        }
+        r->max[b] = block_max(r->z + at, n);
+        running_add(&z, r->max[b], block_exp(r->z + at, n, r->max[b], r->grad), 0);
+    }
+    r->lse = z.max + log(z.sum);
+    r->lse_t = t.max + log(t.sum);
+    r->cross = t.cross / t.sum;
+}
+
+/* z = a * softmax(z) - b * softmax(zt), z holding exp(z - block maximum) */
+static void second_pass(const struct row *r, float a, float b)
+{
+    float lse_t = (float)r->lse_t;
+    for (size_t at = 0, i = 0; at < r->vocab; at += BLOCK, i++) {
+        size_t n = r->vocab - at < BLOCK ? r->vocab - at : BLOCK;
+        float *z = r->z + at;
+        vf f = v_set(a * (float)exp((double)r->max[i] - r->lse));
+        if (!r->zt) {
+            for (size_t c = 0; c < n; c += V) {
+                v_mask m = v_first(n - c);
+                v_store(m, z + c, f * v_load(m, z + c));
+            }
+            continue;
+        }
+        const float *zt = r->zt + at;
+        for (size_t c = 0; c < n; c += V) {
+            v_mask m = v_first(n - c);
+            v_store(m, z + c, f * v_load(m, z + c) - b * v_exp(v_load(m, zt + c) - lse_t));
+        }
+    }
+}
+
+void CPU(loss)(struct kern *k, struct kern_view logits, struct kern_view teacher,
+               struct kern_view targets, size_t rows, size_t vocab, float w_lm, float w_kl,
+               float scale, bool grad, struct kern_view lm, struct kern_view kl)
+{
+    if (!kern_ok(k))
+        return;
+    const int32_t *target = host_i32(targets);
+    float *LM = host_f32(lm), *KL = host_f32(kl), *Z = host_f32(logits);
+    const float *ZT = host_f32(teacher);
+    size_t parts = (size_t)cpu_team(k, 4 * rows * vocab);
+    size_t blocks = (vocab + BLOCK - 1) / BLOCK, stride = (blocks + 31) / 16 * 16;
+    float *maxima = cpu_scratch(k, parts * stride * sizeof *maxima);
+    if (!maxima)
+        return;
+#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
+    for (size_t part = 0; part < parts; part++) {
+        struct span s = cpu_span(rows, parts, part);
+        for (size_t i = s.first; i < s.end; i++) {
+            struct row r = {.z = Z + i * vocab,
+                            .zt = ZT ? ZT + i * vocab : NULL,
+                            .vocab = vocab,
+                            .grad = grad,
+                            .max = maxima + part * stride};
+            LM[i] = KL[i] = 0;
+            if (target[i] < 0) {
+                if (grad)
+                    memset(r.z, 0, vocab * sizeof *r.z);
+                continue;
+            }
+            double z_target = (double)r.z[target[i]];
+            first_pass(&r);
+            LM[i] = (float)(r.lse - z_target);
+            if (r.zt)
+                KL[i] = (float)(r.cross - r.lse_t + r.lse);
+            if (grad) {
+                /* Without a teacher there is no KL, whatever its weight. */
+                second_pass(&r, scale * (r.zt ? w_lm + w_kl : w_lm), scale * w_kl);
+                r.z[target[i]] -= scale * w_lm;
+            }
+        }
+    }
+}

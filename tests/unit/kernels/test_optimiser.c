@@ -1,0 +1,97 @@
+/* AdamW (a dozen roundings a step) and the sum of squares (double on both: 1e-12). */
+#include "support.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static void check_adamw(struct duo *d)
+{
+    static const size_t sizes[] = {1, 17, 1000, 40003};
+    for (size_t s = 0; s < 4; s++) {
+        size_t n = sizes[s];
+        struct arr p = arr_random(d, n, 1, 1, 0), m = arr_random(d, n, 3, 0, 0);
+        struct arr v = arr_random(d, n, 4, 0, 0);
+        for (uint32_t step = 1; step <= 5; step++) {
+            struct arr g = arr_random(d, n, 10 + step, 3, 0);
+            struct kern_adamw a = {.lr = 1e-2F,
+                                   .beta1 = 0.9F,
+                                   .beta2 = 0.95F,
+                                   .eps = 1e-8F,
+                                   .weight_decay = 0.1F,
+                                   .bias1 = 1 - powf(0.9F, (float)step),
+                                   .bias2 = 1 - powf(0.95F, (float)step),
+                                   .grad_scale = 0.5F};
+            for (int i = 0; i < BACKENDS; i++)
+                d->k[i]->ops->adamw(d->k[i], p.v[i], g.v[i], m.v[i], v.v[i], n, &a);
+            arr_free(d, &g);
+        }
+        arr_same(d, &p, 1e-6, 0, "adamw p"); /* 5 steps of size 1e-2, weights below 1 */
+        arr_same(d, &m, 20 * ROUNDING, 20 * ROUNDING, "adamw m");
+        arr_same(d, &v, 20 * ROUNDING, 20 * ROUNDING, "adamw v");
+        arr_free(d, &p);
+        arr_free(d, &m);
+        arr_free(d, &v);
+    }
+}
+
+static void check_sumsq(struct duo *d)
+{
+    static const size_t sizes[] = {1, 15, 255, 4097, 300007};
+    for (size_t s = 0; s < 5; s++) {
+        struct arr x = arr_random(d, sizes[s], 1, 1e-3F, 1);
+        double sum[BACKENDS];
+        for (int i = 0; i < BACKENDS; i++)
+            sum[i] = d->k[i]->ops->sumsq(d->k[i], x.v[i], sizes[s]);
+        assert_true(fabs(sum[CPU] - sum[REF]) <= 1e-12 * sum[REF]);
+        arr_free(d, &x);
+    }
+}
+
+static void check_sumsq_nan(struct duo *d)
+{
+    enum { N = 1000 };
+    float x[N];
+    for (size_t at = 0; at < N; at += 37) {
+        fill_random(x, N, 1, 1, 0);
+        x[at] = NAN;
+        struct arr a = arr_from(d, x, N);
+        x[at] = INFINITY;
+        struct arr b = arr_from(d, x, N);
+        x[at] = 1e30F; /* its square is beyond float, not beyond double */
+        struct arr c = arr_from(d, x, N);
+        for (int i = 0; i < BACKENDS; i++) {
+            assert_true(isnan(d->k[i]->ops->sumsq(d->k[i], a.v[i], N)));
+            assert_true(isinf(d->k[i]->ops->sumsq(d->k[i], b.v[i], N)));
+            assert_true(isfinite(d->k[i]->ops->sumsq(d->k[i], c.v[i], N)));
+        }
+        arr_free(d, &a);
+        arr_free(d, &b);
+        arr_free(d, &c);
+    }
+}
+
+static void adamw_agrees_with_reference_over_five_steps(void **state)
+{
+    (void)state;
+    with_every_cpu(check_adamw);
+}
+static void sum_of_squares_agrees_with_reference(void **state)
+{
+    (void)state;
+    with_every_cpu(check_sumsq);
+}
+static void sum_of_squares_shows_nan_and_inf(void **state)
+{
+    (void)state;
+    with_every_cpu(check_sumsq_nan);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(adamw_agrees_with_reference_over_five_steps),
+        cmocka_unit_test(sum_of_squares_agrees_with_reference),
+        cmocka_unit_test(sum_of_squares_shows_nan_and_inf),
+    };
+    return cmocka_run_group_tests_name("kernels: optimiser", tests, NULL, NULL);
+}
