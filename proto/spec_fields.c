@@ -216,8 +216,8 @@ static void read_paths(const cJSON *v, const char *path, const char *base, struc
     int i = 0;
     cJSON_ArrayForEach(c, v)
     {
-        char at[96];
-        snprintf(at, sizeof at, "%s[%d]", path, i++);
+        char at[96 + 16]; /* path + "[2147483647]" */
+        snprintf(at, sizeof at, "%.64s[%d]", path, i++);
         char *file = read_path(c, at, base, errs);
         if (file)
             out->data.train[out->data.n_train++] = file;
