@@ -99,8 +99,9 @@ static void first_pass(struct row *r)
             float sum = block_cross(r->z + at, r->zt + at, n, max, &cross);
             running_add(&t, max, sum, cross);
         }
-        r->max[b] = block_max(r->z + at, n);
-        running_add(&z, r->max[b], block_exp(r->z + at, n, r->max[b], r->grad), 0);
+        float max = block_max(r->z + at, n), sum = block_exp(r->z + at, n, max, r->grad);
+        running_add(&z, max, sum, 0);
+        r->max[b] = sum == 0 ? -INFINITY : max; /* so that the block's factor is 0, too */
     }
     r->lse = z.max + log(z.sum);
     r->lse_t = t.max + log(t.sum);
