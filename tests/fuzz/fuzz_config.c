@@ -12,6 +12,7 @@ static void maps_hold(const struct model_config *c)
             abort();
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct model_config c, again;

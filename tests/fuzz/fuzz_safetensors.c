@@ -3,6 +3,7 @@
 
 #include "worker/model/safetensors.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct st_file *f;

@@ -4,6 +4,7 @@
 
 #include "worker/data/token_file.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct token_span s;
