@@ -1,0 +1,232 @@
+/* Submission, idempotency, lists, counts and sweeps. */
+#include "fixture.h"
+
+static void the_same_key_of_the_same_owner_is_the_same_job(void **state)
+{
+    struct fixture *f = *state;
+    bool existed;
+    int64_t one = submit_as(f, "a", "key-1", &existed);
+    assert_false(existed);
+    assert_int_equal(submit_as(f, "a", "key-1", &existed), one);
+    assert_true(existed);
+    OK(store_commit(f->s, &e));
+    reopen(f);
+    assert_int_equal(submit_as(f, "a", "key-1", &existed), one);
+    assert_true(existed);
+    assert_true(submit_as(f, "a", "key-2", &existed) > one);
+    assert_false(existed);
+    assert_int_equal(event_count(f, "job.submit"), 2);
+
+    /* another spec under a used key is a mistake of the caller; another owner's key is another key */
+    struct store_new_stage stage = {STAGE_FUSE, "k"};
+    struct store_new_job j = {.name = "b",
+                              .spec = "{\"other\":1}",
+                              .method = "gqa",
+                              .budget = 1,
+                              .slots = 1,
+                              .device = "cpu",
+                              .owner_uid = 1000,
+                              .idempotency_key = "key-1",
+                              .stages = &stage,
+                              .n_stages = 1,
+                              .now_us = NOW};
+    int64_t id;
+    FAILS(DHA_E_CONFLICT, store_job_submit(f->s, &j, &id, &existed, &e));
+    j.owner_uid = 1001;
+    OK(store_job_submit(f->s, &j, &id, &existed, &e));
+    assert_false(existed);
+}
+
+static void a_job_comes_back_as_it_was_given(void **state)
+{
+    struct fixture *f = *state;
+    struct store_new_stage stages[2] = {{STAGE_FUSE, "k0"}, {STAGE_EXPORT, "k1"}};
+    struct store_new_job n = {.name = "n\xc3\xa4me",
+                              .spec = "{\"a\":\"\\u00e9\"}",
+                              .method = "gqa",
+                              .budget = 0.125,
+                              .priority = -7,
+                              .slots = 8,
+                              .device = "cuda",
+                              .owner_uid = 42,
+                              .hold = true,
+                              .stages = stages,
+                              .n_stages = 2,
+                              .now_us = NOW + 3};
+    int64_t id;
+    bool existed;
+    struct store_job j;
+    struct store_stages l;
+    OK(store_job_submit(f->s, &n, &id, &existed, &e));
+    OK(store_commit(f->s, &e));
+    reopen(f);
+    OK(store_job_get(f->s, id, &j, &e));
+    assert_string_equal(j.name, n.name);
+    assert_string_equal(j.spec, n.spec);
+    assert_string_equal(j.method, "gqa");
+    assert_true(j.budget == 0.125);
+    assert_int_equal(j.priority, -7);
+    assert_int_equal(j.slots, 8);
+    assert_string_equal(j.device, "cuda");
+    assert_int_equal(j.owner_uid, 42);
+    assert_int_equal(j.state, JOB_HELD);
+    assert_int_equal(j.submitted_us, NOW + 3);
+    assert_int_equal(j.started_us, 0);
+    assert_null(j.cancel_reason);
+    assert_string_equal(j.error.code, "");
+    store_job_finish(&j);
+    OK(store_stages_of_job(f->s, id, &l, &e));
+    assert_int_equal(l.n, 2);
+    assert_int_equal(l.at[0].kind, STAGE_FUSE);
+    assert_int_equal(l.at[1].kind, STAGE_EXPORT);
+    assert_string_equal(l.at[1].key, "k1");
+    assert_int_equal(l.at[1].ord, 1);
+    store_stages_finish(&l);
+    n.n_stages = 0;
+    FAILS(DHA_E_INTERNAL, store_job_submit(f->s, &n, &id, &existed, &e));
+}
+
+/* Ten thousand jobs are in the list that `dha list` has to show at once; how fast is the bench's business. */
+static void lists_page_and_filter_ten_thousand_jobs(void **state)
+{
+    struct fixture *f = *state;
+    struct store_jobs l;
+    int64_t counts[JOB_STATES], stages[STAGE_STATES];
+    for (int i = 0; i < 10000; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "job%d", i % 100);
+        int64_t id = submit(f, name);
+        if (i % 10 == 0) {
+            bool changed;
+            struct store_job_move m = {
+                .job = id, .from = JOB_QUEUED, .to = JOB_RUNNING, .now_us = NOW};
+            OK(store_job_transition(f->s, &m, &changed, &e));
+        }
+    }
+    OK(store_commit(f->s, &e));
+    struct store_job_filter q = {.limit = 20000};
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 10000);
+    for (size_t i = 0; i < l.n; i++)
+        assert_int_equal(l.at[i].id, 10000 - (int64_t)i);
+    assert_null(l.at[0].spec);
+    store_jobs_finish(&l);
+
+    q = (struct store_job_filter){0};
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 100);
+    int64_t last = l.at[99].id;
+    store_jobs_finish(&l);
+    q.before = last;
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.at[0].id, last - 1);
+    store_jobs_finish(&l);
+
+    q = (struct store_job_filter){.states = 1u << JOB_RUNNING, .limit = 20000};
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 1000);
+    for (size_t i = 0; i < l.n; i++)
+        assert_int_equal(l.at[i].state, JOB_RUNNING);
+    store_jobs_finish(&l);
+    q = (struct store_job_filter){.name = "job7", .limit = 20000};
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 100);
+    store_jobs_finish(&l);
+    q = (struct store_job_filter){.name = "none"};
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 0);
+    store_jobs_finish(&l);
+
+    OK(store_counts(f->s, counts, stages, &e));
+    assert_int_equal(counts[JOB_QUEUED], 9000);
+    assert_int_equal(counts[JOB_RUNNING], 1000);
+    assert_int_equal(stages[STAGE_READY], 10000);
+    assert_int_equal(stages[STAGE_PENDING], 20000);
+    struct store_candidate *c;
+    size_t n;
+    OK(store_candidates(f->s, &c, &n, &e));
+    assert_int_equal(n, 10000);
+    free(c);
+}
+
+static void a_sweep_finds_its_jobs(void **state)
+{
+    struct fixture *f = *state;
+    int64_t sweep, other, id;
+    bool existed;
+    struct store_sweep w;
+    struct store_sweeps ws;
+    struct store_jobs l;
+    struct store_new_stage stage = {STAGE_FUSE, "k"};
+    OK(store_sweep_new(f->s, "sw", "{\"budgets\":[1]}", 7, NOW, &sweep, &e));
+    OK(store_sweep_new(f->s, "sw2", "{}", 7, NOW, &other, &e));
+    for (int i = 0; i < 3; i++) {
+        struct store_new_job j = {.name = "s",
+                                  .spec = "{}",
+                                  .method = "gqa",
+                                  .budget = 1,
+                                  .slots = 1,
+                                  .device = "cpu",
+                                  .sweep = i < 2 ? sweep : other,
+                                  .stages = &stage,
+                                  .n_stages = 1,
+                                  .now_us = NOW};
+        OK(store_job_submit(f->s, &j, &id, &existed, &e));
+    }
+    OK(store_commit(f->s, &e));
+    struct store_job_filter q = {.sweep = sweep};
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 2);
+    assert_int_equal(l.at[0].sweep, sweep);
+    store_jobs_finish(&l);
+    q.name = "s";
+    OK(store_jobs_list(f->s, &q, &l, &e));
+    assert_int_equal(l.n, 2);
+    store_jobs_finish(&l);
+    OK(store_sweep_get(f->s, sweep, &w, &e));
+    assert_string_equal(w.name, "sw");
+    assert_string_equal(w.spec, "{\"budgets\":[1]}");
+    assert_int_equal(w.created_us, NOW);
+    store_sweep_finish(&w);
+    OK(store_sweeps_list(f->s, 0, &ws, &e));
+    assert_int_equal(ws.n, 2);
+    assert_int_equal(ws.at[0].id, other);
+    store_sweeps_finish(&ws);
+    FAILS(DHA_E_NOT_FOUND, store_sweep_get(f->s, 4711, &w, &e));
+}
+
+static void events_are_one_sequence_without_gaps(void **state)
+{
+    struct fixture *f = *state;
+    struct store_events l;
+    int64_t seq;
+    for (int i = 0; i < 5; i++) {
+        OK(store_event_add(f->s, "test", 1, 0, 0, NULL, NOW + i, &seq, &e));
+        assert_int_equal(seq, i < 2 ? i + 1 : i);
+        if (i == 1)
+            store_rollback(f->s); /* its number is given again: nobody saw it */
+        else if (i == 0)
+            OK(store_commit(f->s, &e));
+    }
+    OK(store_commit(f->s, &e));
+    assert_int_equal(store_event_last(f->s), 4);
+    OK(store_events_list(f->s, 2, 1, &l, &e));
+    assert_int_equal(l.n, 1);
+    assert_int_equal(l.at[0].seq, 3);
+    assert_string_equal(l.at[0].data, "{}");
+    store_events_finish(&l);
+    reopen(f);
+    assert_int_equal(store_event_last(f->s), 4);
+    assert_sound(f);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+    const struct CMUnitTest tests[] = {
+        T(the_same_key_of_the_same_owner_is_the_same_job), T(a_job_comes_back_as_it_was_given),
+        T(lists_page_and_filter_ten_thousand_jobs),        T(a_sweep_finds_its_jobs),
+        T(events_are_one_sequence_without_gaps),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
