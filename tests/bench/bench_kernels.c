@@ -318,7 +318,15 @@ int main(int argc, char **argv)
     b.logits = filled(b.k, parameters);
     b.teacher = filled(b.k, 2 * parameters);
     b.small = filled(b.k, (size_t)ROWS * (HEADS + 2) + (size_t)HEADS * HEADS * HEAD);
-    b.cs = filled(b.k, (size_t)SEQ * HEAD);
+    b.cs = b.k->ops->alloc(b.k, KERN_F32, (size_t)SEQ * HEAD);
+    float cs[SEQ * HEAD]; /* true rotations: others would let x shrink to denormals or grow */
+    for (int t = 0; t < SEQ; t++)
+        for (int i = 0; i < HEAD / 2; i++) {
+            double angle = t * pow(1e4, -2.0 * i / HEAD);
+            cs[t * HEAD + i] = (float)cos(angle);
+            cs[t * HEAD + HEAD / 2 + i] = (float)sin(angle);
+        }
+    b.k->ops->upload(b.k, at(b.cs), cs, (size_t)SEQ * HEAD);
     b.ids = b.k->ops->alloc(b.k, KERN_I32, ROWS);
     int32_t ids[ROWS];
     for (int i = 0; i < ROWS; i++)
