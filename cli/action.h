@@ -1,0 +1,12 @@
+/* action.h: commands that post one action for a job and say what became of it. */
+#ifndef DHA_CLI_ACTION_H
+#define DHA_CLI_ACTION_H
+
+#include "cli/client.h"
+
+/* POST /v1/jobs/ID/ACTION with body (borrowed, may be NULL). Prints "job 3 cancelled" on stderr, or the job with
+ * --json. done: the word for it. */
+int action_post(const struct cli *cli, const struct args *a, const char *action, const cJSON *body,
+                const char *done, struct dha_err *e);
+
+#endif

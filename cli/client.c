@@ -1,0 +1,432 @@
+#include "cli/client.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include <curl/curl.h>
+
+#include "cli/locate.h"
+#include "cli/start.h"
+
+/* No answer of ours comes near; a runaway one must not fill the memory. */
+#define ANSWER_MAX ((size_t)256 << 20)
+
+struct client {
+    CURL *curl;
+    struct locate_socket where;
+    cJSON *errors;
+    char curl_error[CURL_ERROR_SIZE];
+};
+
+struct answer {
+    char *data;
+    size_t len, cap;
+    int64_t next;
+    bool end, too_large;
+    char path[1024];
+};
+
+static size_t take_body(char *data, size_t size, size_t n, void *arg)
+{
+    struct answer *a = arg;
+    size_t len = size * n;
+
+    if (a->len + len + 1 > a->cap) {
+        size_t cap = (a->len + len + 1) * 2;
+        char *grown = cap > ANSWER_MAX ? NULL : realloc(a->data, cap);
+        if (!grown) {
+            a->too_large = true;
+            return 0; /* curl ends the transfer */
+        }
+        a->data = grown;
+        a->cap = cap;
+    }
+    memcpy(a->data + a->len, data, len);
+    a->len += len;
+    a->data[a->len] = 0;
+    return len;
+}
+
+static size_t take_header(char *data, size_t size, size_t n, void *arg)
+{
+    struct answer *a = arg;
+    size_t len = size * n;
+    char line[1200];
+    char *value;
+    size_t end;
+
+    snprintf(line, sizeof line, "%.*s", (int)(len < sizeof line ? len : sizeof line - 1), data);
+    value = strchr(line, ':');
+    if (!value) {
+        return len;
+    }
+    *value++ = 0;
+    value += strspn(value, " \t");
+    end = strlen(value);
+    while (end && isspace((unsigned char)value[end - 1])) {
+        value[--end] = 0;
+    }
+    if (!strcasecmp(line, "X-Dha-Offset")) {
+        a->next = strtoll(value, NULL, 10);
+    } else if (!strcasecmp(line, "X-Dha-End")) {
+        a->end = !strcmp(value, "1");
+    } else if (!strcasecmp(line, "X-Dha-Path")) {
+        snprintf(a->path, sizeof a->path, "%s", value);
+    }
+    return len;
+}
+
+/* One request. On return a->data is the body, also of a refusal; *status the HTTP status. */
+static int perform(struct client *c, const char *path, const char *body, const char *key,
+                   struct answer *a, long *status, struct dha_err *e)
+{
+    struct curl_slist *headers = NULL;
+    char *url = NULL;
+    char *line = NULL;
+    CURLcode rc;
+    int ret = -1;
+
+    if (asprintf(&url, "http://dhad%s", path) < 0) {
+        url = NULL;
+        goto memory;
+    }
+    headers = curl_slist_append(NULL, "Accept: application/json");
+    if (body) {
+        /* An empty Expect: no pause for "100 Continue" before a body. */
+        struct curl_slist *more = curl_slist_append(headers, "Content-Type: application/json");
+        headers = more ? more : headers;
+        more = more ? curl_slist_append(headers, "Expect:") : NULL;
+        if (!more) {
+            goto memory;
+        }
+        headers = more;
+    }
+    if (key) {
+        struct curl_slist *more;
+        if (asprintf(&line, "Idempotency-Key: %s", key) < 0) {
+            line = NULL;
+            goto memory;
+        }
+        more = curl_slist_append(headers, line);
+        if (!more) {
+            goto memory;
+        }
+        headers = more;
+    }
+    curl_easy_reset(c->curl);
+    c->curl_error[0] = 0;
+    curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->where.path);
+    curl_easy_setopt(c->curl, CURLOPT_URL, url);
+    curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->curl_error);
+    curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(c->curl, CURLOPT_PROXY, "");
+    curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT, 10L);
+    curl_easy_setopt(c->curl, CURLOPT_TIMEOUT, 90L); /* the longest long poll is 30 s */
+    curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, take_body);
+    curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, a);
+    curl_easy_setopt(c->curl, CURLOPT_HEADERFUNCTION, take_header);
+    curl_easy_setopt(c->curl, CURLOPT_HEADERDATA, a);
+    if (body) {
+        curl_easy_setopt(c->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));
+        curl_easy_setopt(c->curl, CURLOPT_POSTFIELDS, body);
+    }
+    rc = curl_easy_perform(c->curl);
+    if (a->too_large) {
+        dha_fail(e, DHA_E_TOO_LARGE, "the daemon's answer to %s is over %zu MiB", path,
+                 ANSWER_MAX >> 20);
+        goto out;
+    }
+    if (rc) {
+        dha_fail(e, DHA_E_UNREACHABLE, "the daemon does not answer at %s (%s)", c->where.path,
+                 c->curl_error[0] ? c->curl_error : curl_easy_strerror(rc));
+        dha_err_hint(e,
+                     c->where.named
+                         ? "is that the right socket?  `dha up --socket %s` starts a daemon there"
+                         : "`dha up` starts one (socket %s)",
+                     c->where.path);
+        goto out;
+    }
+    curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, status);
+    ret = 0;
+    goto out;
+
+memory:
+    dha_fail(e, DHA_E_NO_MEMORY, "asking %s", path);
+out:
+    curl_slist_free_all(headers);
+    free(line);
+    free(url);
+    return ret;
+}
+
+/* A refusal's document -> *e. */
+static int refused(struct client *c, const char *path, const struct answer *a, long status,
+                   struct dha_err *e)
+{
+    const struct json_limits lim = {.max_bytes = ANSWER_MAX};
+    cJSON *doc = a->data ? json_parse(a->data, a->len, &lim, NULL) : NULL;
+    cJSON *err = doc ? cJSON_DetachItemFromObjectCaseSensitive(doc, "error") : NULL;
+    enum dha_code code;
+
+    cJSON_Delete(doc);
+    cJSON_Delete(c->errors);
+    c->errors = err;
+    if (!err) {
+        return dha_fail(e, DHA_E_PROTOCOL,
+                        "the daemon answered %s with status %ld and no error document", path,
+                        status);
+    }
+    code = dha_code_from_name(json_str(err, "code", ""));
+    dha_fail(e, code == DHA_E_COUNT ? DHA_E_FAILED : code, "%s",
+             json_str(err, "message", "the daemon refused without a reason"));
+    snprintf(e->path, sizeof e->path, "%s", json_str(err, "path", ""));
+    return dha_err_hint(e, "%s", json_str(err, "hint", ""));
+}
+
+static int request(struct client *c, const char *path, const char *body, const char *key,
+                   cJSON **out, struct dha_err *e)
+{
+    const struct json_limits lim = {.max_bytes = ANSWER_MAX};
+    struct answer a = {0};
+    long status = 0;
+    int ret = -1;
+
+    if (out) {
+        *out = NULL;
+    }
+    if (perform(c, path, body, key, &a, &status, e)) {
+        goto out;
+    }
+    if (status < 200 || status > 299) {
+        refused(c, path, &a, status, e);
+        goto out;
+    }
+    if (out) {
+        *out = json_parse(a.data ? a.data : "", a.len, &lim, e);
+        if (!*out) {
+            dha_err_context(e, "the daemon's answer to %s", path);
+            goto out;
+        }
+    }
+    ret = 0;
+out:
+    free(a.data);
+    return ret;
+}
+
+int client_get(struct client *c, cJSON **out, struct dha_err *e, const char *path_fmt, ...)
+{
+    char *path = NULL;
+    va_list ap;
+    int n;
+    int rc;
+
+    va_start(ap, path_fmt);
+    n = vasprintf(&path, path_fmt, ap);
+    va_end(ap);
+    if (n < 0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "asking the daemon");
+    }
+    rc = request(c, path, NULL, NULL, out, e);
+    free(path);
+    return rc;
+}
+
+int client_post(struct client *c, const char *path, const cJSON *body, const char *idempotency_key,
+                cJSON **out, struct dha_err *e)
+{
+    char *text = body ? json_text(body) : strdup("{}");
+    int rc;
+
+    if (!text) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "asking the daemon");
+    }
+    rc = request(c, path, text, idempotency_key, out, e);
+    free(text);
+    return rc;
+}
+
+int client_get_bytes(struct client *c, const char *path, struct client_bytes *out,
+                     struct dha_err *e)
+{
+    struct answer a = {0};
+    long status = 0;
+
+    memset(out, 0, sizeof *out);
+    if (perform(c, path, NULL, NULL, &a, &status, e)) {
+        free(a.data);
+        return -1;
+    }
+    if (status < 200 || status > 299) {
+        refused(c, path, &a, status, e);
+        free(a.data);
+        return -1;
+    }
+    out->data = a.data;
+    out->len = a.len;
+    out->next = a.next;
+    out->end = a.end;
+    memcpy(out->path, a.path, sizeof out->path);
+    return 0;
+}
+
+const cJSON *client_errors(const struct client *c)
+{
+    return c->errors;
+}
+
+const char *client_socket(const struct client *c)
+{
+    return c->where.path;
+}
+
+char *client_escape(struct client *c, const char *text)
+{
+    char *curls = curl_easy_escape(c->curl, text, 0);
+    char *ours = curls ? strdup(curls) : NULL;
+
+    curl_free(curls);
+    return ours;
+}
+
+void client_close(struct client *c)
+{
+    if (!c) {
+        return;
+    }
+    curl_easy_cleanup(c->curl);
+    cJSON_Delete(c->errors);
+    free(c);
+}
+
+/* Two daemons of one user can differ in their state: do not quietly talk to the other one. */
+static int check_state(struct client *c, struct dha_err *e)
+{
+    char want[LOCATE_MAX];
+    const char *have;
+    cJSON *v;
+    int rc = 0;
+
+    if (c->where.named || !getenv("DHA_STATE") || !*getenv("DHA_STATE")) {
+        return 0;
+    }
+    if (locate_state(want, sizeof want, e) || client_get(c, &v, e, "/v1/version")) {
+        return -1;
+    }
+    have = json_str(v, "state_dir", "");
+    char *a = realpath(have, NULL);
+    char *b = realpath(want, NULL);
+    if (strcmp(a ? a : have, b ? b : want)) {
+        rc = dha_fail(e, DHA_E_CONFLICT,
+                      "the daemon at %s keeps its state in %s, but DHA_STATE is %s", c->where.path,
+                      have, want);
+        dha_err_hint(
+            e, "name another socket too (DHA_SOCKET=%s/sock with `dha up`), or `dha down` first",
+            want);
+    }
+    free(a);
+    free(b);
+    cJSON_Delete(v);
+    return rc;
+}
+
+static struct client *open_client(const struct cli *cli, bool may_start, struct dha_err *e)
+{
+    struct client *c = calloc(1, sizeof *c);
+    struct dha_err why = {0};
+    int rc;
+
+    if (!c) {
+        dha_fail(e, DHA_E_NO_MEMORY, "opening a client");
+        return NULL;
+    }
+    c->curl = curl_easy_init();
+    if (!c->curl) {
+        dha_fail(e, DHA_E_NO_MEMORY, "opening a client");
+        goto fail;
+    }
+    if (locate_socket(cli, &c->where, e)) {
+        goto fail;
+    }
+    rc = request(c, "/livez", NULL, NULL, NULL, &why);
+    if (rc && why.code == DHA_E_UNREACHABLE && may_start && !c->where.named) {
+        char state[LOCATE_MAX];
+        if (locate_state(state, sizeof state, e) || daemon_start(state, c->where.path, e)) {
+            goto fail;
+        }
+        cli_say("started a private daemon (state in %s; `dha down` stops it)", state);
+        rc = request(c, "/livez", NULL, NULL, NULL, &why);
+    }
+    if (rc) {
+        *e = why;
+        goto fail;
+    }
+    if (check_state(c, e)) {
+        goto fail;
+    }
+    return c;
+fail:
+    client_close(c);
+    return NULL;
+}
+
+struct client *client_open(const struct cli *cli, struct dha_err *e)
+{
+    return open_client(cli, true, e);
+}
+
+struct client *client_open_existing(const struct cli *cli, struct dha_err *e)
+{
+    return open_client(cli, false, e);
+}
+
+int client_job_id(struct client *c, const char *text, char id[24], struct dha_err *e)
+{
+    const char *found;
+    char *name;
+    cJSON *doc;
+    int rc;
+
+    if (*text && strlen(text) < 20 && strspn(text, "0123456789") == strlen(text)) {
+        snprintf(id, 24, "%s", text);
+        return 0;
+    }
+    name = client_escape(c, text);
+    if (!name) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "looking for the job '%s'", text);
+    }
+    rc = client_get(c, &doc, e, "/v1/jobs?name=%s&limit=1", name);
+    free(name);
+    if (rc) {
+        return -1;
+    }
+    found = json_str(json_at(doc, "jobs.0"), "id", NULL);
+    if (found && strlen(found) < 24) {
+        snprintf(id, 24, "%s", found);
+    } else {
+        rc = dha_fail(e, DHA_E_NOT_FOUND, "there is no job '%s'", text);
+        dha_err_hint(e, "`dha list` shows ids and names");
+    }
+    cJSON_Delete(doc);
+    return rc;
+}
+
+int client_job(struct client *c, const char *id, cJSON **out, struct dha_err *e)
+{
+    cJSON *doc;
+
+    if (client_get(c, &doc, e, "/v1/jobs/%s", id)) {
+        return -1;
+    }
+    *out = cJSON_DetachItemFromObjectCaseSensitive(doc, "job");
+    cJSON_Delete(doc);
+    if (!*out) {
+        return dha_fail(e, DHA_E_PROTOCOL, "the daemon's answer for job %s has no job in it", id);
+    }
+    return 0;
+}

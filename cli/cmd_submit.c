@@ -1,0 +1,103 @@
+/* cmd_submit.c: dha submit */
+#include "cli/follow.h"
+#include "cli/interrupt.h"
+#include "cli/specfile.h"
+#include "cli/view.h"
+
+static const struct cli_opt opts[] = {
+    {"set", 0, "PATH=VALUE",
+     "change a field of the spec, e.g. --set optim.lr=1e-4 (may be repeated)"},
+    {"dry-run", 0, NULL, "check the spec and show what would run; submit nothing"},
+    {"wait", 0, NULL, "follow the job to its end (on stderr); its outcome is the exit status"},
+    {"idempotency-key", 0, "KEY", "a repeat with the same key is the same job, not a second one"},
+    {NULL, 0, NULL, NULL},
+};
+
+static void print_plan(const cJSON *plan)
+{
+    const cJSON *s;
+
+    printf("spec is valid; slots needed: %lld (%s)\n", (long long)json_int(plan, "slots", 0),
+           json_bool(plan, "fits", true) ? "there is a place for it" : "no node could hold it");
+    cJSON_ArrayForEach(s, json_get(plan, "stages"))
+    {
+        const cJSON *from = json_get(s, "reused_from");
+        printf("  %-7s", json_str(s, "kind", "?"));
+        if (cJSON_IsObject(from)) {
+            printf(" reused from job %s", json_str(from, "job", "?"));
+        } else {
+            printf(" runs");
+        }
+        printf("  key %.12s\n", json_str(s, "key", ""));
+    }
+}
+
+static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
+{
+    bool dry = arg_flag(a, "dry-run");
+    bool json = arg_flag(a, "json");
+    struct client *c = NULL;
+    cJSON *spec = NULL;
+    cJSON *doc = NULL;
+    cJSON *job = NULL;
+    const char *id;
+    int ret = -1;
+
+    if (specfile_read(a->pos[0], a, &spec, e)) {
+        return -1;
+    }
+    c = client_open(cli, e);
+    if (!c || specfile_post(c, spec, dry, arg_value(a, "idempotency-key"), &doc, e)) {
+        goto out;
+    }
+    if (dry) {
+        ret = 0;
+        if (json) {
+            ret = cli_print_json(doc, e);
+        } else {
+            print_plan(doc);
+        }
+        goto out;
+    }
+    id = json_str(json_get(doc, "job"), "id", "");
+    if (!json) {
+        puts(id);
+        fflush(stdout);
+    }
+    ret = 0;
+    if (arg_flag(a, "wait")) {
+        int end = follow_jobs(c, &id, 1, stderr, &job, e);
+        if (end == FOLLOW_INTERRUPTED) {
+            cli_say("job %s goes on; `dha watch %s` comes back to it", id, id);
+        }
+        ret = end < 0 ? -1 : end == FOLLOW_INTERRUPTED ? INTERRUPT_EXIT : view_outcome(job, e);
+    }
+    if (json && (cli_print_json(job ? job : json_get(doc, "job"), ret ? NULL : e))) {
+        ret = -1;
+    }
+out:
+    cJSON_Delete(job);
+    cJSON_Delete(doc);
+    cJSON_Delete(spec);
+    client_close(c);
+    return ret;
+}
+
+const struct command cmd_submit = {
+    .name = "submit",
+    .args = "SPEC [--set path=value]... [--dry-run] [--wait]",
+    .summary = "Submit a job spec; prints the job's id",
+    .help = "SPEC is a JSON file, or - for standard input. Relative paths in it, also those given "
+            "with --set, are\n"
+            "relative to the spec file (standard input: to the current directory). All errors of a "
+            "spec are reported\n"
+            "at once. The id alone goes to stdout: ID=$(dha submit spec.json).",
+    .example = "dha submit spec.json --set budget=0.5 --set optim.lr=1e-4\n"
+               "dha submit spec.json --dry-run",
+    .group = "Jobs",
+    .min_pos = 1,
+    .max_pos = 1,
+    .json = true,
+    .opts = opts,
+    .run = run,
+};

@@ -1,0 +1,103 @@
+/* help.c: the command table as text for people, and what dha says to them. */
+#include "cli/cli.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+void help_all(FILE *out)
+{
+    const char *group = "";
+
+    fputs("usage: dha COMMAND [ARGUMENTS]\n\n"
+          "Turns a multi-head-attention checkpoint into one that keeps a fraction of its key/value "
+          "heads.\n"
+          "New here?  `dha demo` converts a small model and explains the result in minutes;\n"
+          "`dha convert MODEL --data FILE --budget 0.25 --out DIR` does it to yours.\n",
+          out);
+    for (int i = 0; commands[i]; i++) {
+        const struct command *c = commands[i];
+        if (!c->group) {
+            continue;
+        }
+        if (strcmp(c->group, group)) {
+            group = c->group;
+            fprintf(out, "\n%s\n", group);
+        }
+        fprintf(out, "  %-10s %s\n", c->name, c->summary);
+    }
+    fputs("\n`dha COMMAND --help` tells more, with an example.\n"
+          "The daemon is found at $DHA_SOCKET, else --socket PATH, else your own, which is started "
+          "when needed\n"
+          "(state in ~/.dha; $DHA_STATE overrides).\n",
+          out);
+}
+
+static void help_option(FILE *out, const struct cli_opt *o)
+{
+    char left[64];
+
+    snprintf(left, sizeof left, "%s%c%s--%s%s%s", o->key ? "-" : " ", o->key ? o->key : ' ',
+             o->key ? ", " : "  ", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+    fprintf(out, "  %-28s %s\n", left, o->help);
+}
+
+void help_command(FILE *out, const struct command *cmd)
+{
+    fprintf(out, "usage: dha %s%s%s\n\n%s.\n", cmd->name, *cmd->args ? " " : "", cmd->args,
+            cmd->summary);
+    if (cmd->help && *cmd->help) {
+        fprintf(out, "\n%s\n", cmd->help);
+    }
+    fputs("\noptions:\n", out);
+    for (const struct cli_opt *o = cmd->opts; o && o->name; o++) {
+        help_option(out, o);
+    }
+    for (const struct cli_opt *o = common_opts; o->name; o++) {
+        if (opt_applies(cmd, o)) {
+            help_option(out, o);
+        }
+    }
+    fputs("\nexample:\n", out);
+    for (const char *line = cmd->example; *line;) {
+        size_t len = strcspn(line, "\n");
+        fprintf(out, "  %.*s\n", (int)len, line);
+        line += len + (line[len] == '\n');
+    }
+}
+
+void cli_say(const char *fmt, ...)
+{
+    va_list ap;
+
+    fflush(stdout);
+    fputs("dha: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+int cli_complain(const struct dha_err *e)
+{
+    cli_say("%s%s%s", e->path[0] && !strstr(e->msg, e->path) ? e->path : "",
+            e->path[0] && !strstr(e->msg, e->path) ? ": " : "", e->msg);
+    for (const char *line = e->hint; *line;) {
+        size_t len = strcspn(line, "\n");
+        fprintf(stderr, "     %.*s\n", (int)len, line);
+        line += len + (line[len] == '\n');
+    }
+    return dha_code_exit(e->code);
+}
+
+int cli_print_json(const cJSON *doc, struct dha_err *e)
+{
+    char *text = json_text_pretty(doc);
+
+    if (!text) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "printing JSON");
+    }
+    puts(text);
+    free(text);
+    return 0;
+}

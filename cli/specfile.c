@@ -1,0 +1,154 @@
+#include "cli/specfile.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/locate.h"
+#include "proto/spec.h"
+
+#define SPEC_MAX ((size_t)1 << 20) /* the API's limit for a body */
+
+static int read_stdin(cJSON **out, struct dha_err *e)
+{
+    char *buf = malloc(SPEC_MAX + 1);
+    size_t n;
+
+    if (!buf) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "reading a spec");
+    }
+    n = fread(buf, 1, SPEC_MAX + 1, stdin);
+    *out = NULL;
+    if (ferror(stdin)) {
+        dha_fail_errno(e, errno, "reading standard input");
+    } else if (n > SPEC_MAX) {
+        dha_fail(e, DHA_E_TOO_LARGE, "standard input is over %zu bytes", SPEC_MAX);
+    } else {
+        *out = json_parse(buf, n, NULL, e);
+        if (!*out) {
+            dha_err_context(e, "standard input");
+        }
+    }
+    free(buf);
+    return *out ? 0 : -1;
+}
+
+static int absolute_string(cJSON *item, const char *base, struct dha_err *e)
+{
+    char path[LOCATE_MAX];
+
+    if (!cJSON_IsString(item) || !*item->valuestring) {
+        return 0;
+    }
+    if (locate_absolute(base, item->valuestring, path, sizeof path, e)) {
+        return -1;
+    }
+    return cJSON_SetValuestring(item, path) ? 0
+                                            : dha_fail(e, DHA_E_NO_MEMORY, "making paths absolute");
+}
+
+int specfile_absolute(cJSON *spec, const char *base, struct dha_err *e)
+{
+    cJSON *data = cJSON_GetObjectItemCaseSensitive(spec, "data");
+    cJSON *item;
+
+    if (absolute_string(cJSON_GetObjectItemCaseSensitive(spec, "model"), base, e) ||
+        absolute_string(cJSON_GetObjectItemCaseSensitive(data, "valid"), base, e) ||
+        absolute_string(cJSON_GetObjectItemCaseSensitive(data, "tokenizer"), base, e)) {
+        return -1;
+    }
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(data, "train"))
+    {
+        if (absolute_string(item, base, e)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int specfile_read(const char *path, const struct args *a, cJSON **out, struct dha_err *e)
+{
+    char base[LOCATE_MAX];
+    const char *set;
+    char *slash;
+    bool from_stdin = !strcmp(path, "-");
+    int rc;
+
+    *out = NULL;
+    if (from_stdin) {
+        rc = read_stdin(out, e);
+    } else {
+        *out = json_parse_file(path, SPEC_MAX, e);
+        rc = *out ? 0 : -1;
+    }
+    if (rc) {
+        return -1;
+    }
+    for (int i = 0; (set = arg_nth(a, "set", i)); i++) {
+        if (spec_set(*out, set, e)) {
+            dha_err_context(e, "--set %s", set);
+            goto fail;
+        }
+    }
+    if (!from_stdin) {
+        if (locate_absolute(NULL, path, base, sizeof base, e)) {
+            goto fail;
+        }
+        slash = strrchr(base, '/');
+        if (slash) {
+            slash[slash == base] = 0;
+        }
+    }
+    if (specfile_absolute(*out, from_stdin ? NULL : base, e)) {
+        goto fail;
+    }
+    return 0;
+fail:
+    cJSON_Delete(*out);
+    *out = NULL;
+    return -1;
+}
+
+int specfile_print_errors(FILE *out, const cJSON *error)
+{
+    const cJSON *err;
+    int n = 0;
+
+    cJSON_ArrayForEach(err, json_get(error, "errors"))
+    {
+        const char *hint = json_str(err, "hint", "");
+        fprintf(out, "  %-24s %s\n", json_str(err, "path", "$"), json_str(err, "message", "?"));
+        if (*hint) {
+            fprintf(out, "  %-24s %s\n", "", hint);
+        }
+        n++;
+    }
+    return n;
+}
+
+int specfile_post(struct client *c, const cJSON *spec, bool dry_run, const char *key, cJSON **out,
+                  struct dha_err *e)
+{
+    cJSON *body = cJSON_CreateObject();
+    struct dha_err why = {0};
+    int rc;
+
+    if (!body || json_put(body, "spec", cJSON_Duplicate(spec, true)) ||
+        json_put_bool(body, "dry_run", dry_run)) {
+        cJSON_Delete(body);
+        return dha_fail(e, DHA_E_NO_MEMORY, "submitting");
+    }
+    rc = client_post(c, "/v1/jobs", body, key, out, &why);
+    cJSON_Delete(body);
+    if (rc) {
+        int n = cJSON_GetArraySize(json_get(client_errors(c), "errors"));
+        if (why.code == DHA_E_SPEC && n > 0) {
+            cli_say("the spec has %d error%s:", n, n == 1 ? "" : "s");
+            specfile_print_errors(stderr, client_errors(c));
+            dha_fail(e, why.code, "nothing was submitted");
+            return -1;
+        }
+        *e = why;
+    }
+    return rc;
+}

@@ -1,0 +1,19 @@
+/* specfile.h: job specs as users write them: read, adjusted by --set, paths made absolute, submitted. */
+#ifndef DHA_CLI_SPECFILE_H
+#define DHA_CLI_SPECFILE_H
+
+#include "cli/client.h"
+
+/* Reads a spec ("-": standard input), applies each "path=value" of --set, then makes its paths absolute: relative to
+ * the spec's directory (standard input: the current one). */
+int specfile_read(const char *path, const struct args *a, cJSON **out, struct dha_err *e);
+/* Rewrites model, data.train[], data.valid and data.tokenizer. What is not a string is left for the daemon to
+ * refuse. base NULL: the current directory. */
+int specfile_absolute(cJSON *spec, const char *base, struct dha_err *e);
+/* POST /v1/jobs. *out: the whole answer. A refused spec prints all its errors on stderr. */
+int specfile_post(struct client *c, const cJSON *spec, bool dry_run, const char *key, cJSON **out,
+                  struct dha_err *e);
+/* The "errors" list of an error document, one line each with its path and hint. Returns their number. */
+int specfile_print_errors(FILE *out, const cJSON *error);
+
+#endif

@@ -1,0 +1,81 @@
+#include "cli/start.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/child.h"
+#include "cli/locate.h"
+
+#define START_WAIT_MS 15000
+#define START_POLL_MS 20
+
+bool daemon_listens(const char *socket_path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    int fd;
+    bool ok;
+
+    if (strlen(socket_path) >= sizeof addr.sun_path) {
+        return false;
+    }
+    strcpy(addr.sun_path, socket_path);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return false;
+    }
+    ok = connect(fd, (const struct sockaddr *)&addr, sizeof addr) == 0;
+    close(fd);
+    return ok;
+}
+
+int daemon_start(const char *state, const char *socket_path, struct dha_err *e)
+{
+    const struct timespec pause = {.tv_nsec = START_POLL_MS * 1000000L};
+    char program[LOCATE_MAX];
+    char dir[LOCATE_MAX];
+    char *slash;
+    int status;
+
+    if (locate_program("dhad", program, sizeof program, e)) {
+        return -1;
+    }
+    snprintf(dir, sizeof dir, "%s", socket_path);
+    slash = strrchr(dir, '/');
+    if (slash && slash != dir) {
+        *slash = 0;
+        if (locate_mkdirs(dir, 0700, e)) {
+            return -1;
+        }
+    }
+    if (locate_mkdirs(state, 0700, e)) {
+        return -1;
+    }
+    const char *const argv[] = {program,     "--state",  state, "--socket",
+                                socket_path, "--detach", NULL};
+    if (child_run(argv, CHILD_STDOUT_TO_STDERR, NULL, &status, e)) {
+        return -1;
+    }
+    for (int waited = 0; waited < START_WAIT_MS; waited += START_POLL_MS) {
+        if (daemon_listens(socket_path)) {
+            return 0;
+        }
+        if (status) {
+            break;
+        }
+        nanosleep(&pause, NULL);
+    }
+    if (status) {
+        enum dha_code code = dha_code_from_exit(status);
+        dha_fail(e, code == DHA_E_COUNT || code == DHA_E_OK ? DHA_E_UNREACHABLE : code,
+                 "dhad did not start (exit status %d)", status);
+        return dha_err_hint(e, "what it said is above; its log is %s/dhad.log", state);
+    }
+    dha_fail(e, DHA_E_UNREACHABLE, "dhad was started but nothing listens on %s after %d s",
+             socket_path, START_WAIT_MS / 1000);
+    return dha_err_hint(e, "its log is %s/dhad.log", state);
+}

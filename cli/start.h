@@ -1,0 +1,13 @@
+/* start.h: starting and stopping a dhad of one's own. */
+#ifndef DHA_CLI_START_H
+#define DHA_CLI_START_H
+
+#include "cli/cli.h"
+
+/* Runs `dhad --state STATE --socket SOCKET --detach` and waits until something listens on the socket (15 s). Two
+ * commands that start at once are no trouble: dhad's own lock lets one in, both then find it. */
+int daemon_start(const char *state, const char *socket, struct dha_err *e);
+/* True while something accepts connections on the socket. */
+bool daemon_listens(const char *socket);
+
+#endif
