@@ -3,26 +3,26 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t checkpoint_asked, stop_asked;
+static bool stop_asked;
 
-static void on_signal(int sig)
+static sigset_t ours(void)
 {
-    if (sig == SIGUSR1)
-        checkpoint_asked = 1;
-    else
-        stop_asked = 1;
+    sigset_t s;
+    sigemptyset(&s);
+    sigaddset(&s, SIGUSR1);
+    sigaddset(&s, SIGUSR2);
+    sigaddset(&s, SIGTERM);
+    sigaddset(&s, SIGINT);
+    return s;
 }
 
 void control_install(void)
 {
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&a.sa_mask);
-    sigaction(SIGUSR1, &a, NULL);
-    sigaction(SIGUSR2, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    sigaction(SIGINT, &a, NULL);
+    sigset_t s = ours();
+    sigprocmask(SIG_BLOCK, &s, NULL);
     /* Only under a launcher: a rank whose mpirun or orted was killed must not go on alone. */
     if (getenv("OMPI_COMM_WORLD_SIZE")) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -31,19 +31,35 @@ void control_install(void)
     }
 }
 
+/* Takes everything pending. */
+static enum control poll_signals(void)
+{
+    sigset_t s = ours();
+    struct timespec at_once = {0, 0};
+    enum control seen = CONTROL_NONE;
+    for (int sig; (sig = sigtimedwait(&s, NULL, &at_once)) > 0;) {
+        if (sig != SIGUSR1)
+            stop_asked = true;
+        else if (seen == CONTROL_NONE)
+            seen = CONTROL_CHECKPOINT;
+    }
+    return stop_asked ? CONTROL_STOP : seen;
+}
+
 enum control control_agree(struct comm *c, enum control local)
 {
-    int64_t ask = local;
-    if (checkpoint_asked && ask < CONTROL_CHECKPOINT)
-        ask = CONTROL_CHECKPOINT;
-    if (stop_asked)
-        ask = CONTROL_STOP;
-    checkpoint_asked = 0;
+    enum control seen = poll_signals();
+    int64_t ask = seen > local ? seen : local;
     comm_max_i64(c, &ask, 1);
     return (enum control)ask;
 }
 
 bool control_stop_seen(void)
 {
-    return stop_asked != 0;
+    /* a checkpoint request is left pending for the next control_agree() */
+    sigset_t pending;
+    if (!stop_asked && sigpending(&pending) == 0)
+        stop_asked = sigismember(&pending, SIGUSR2) == 1 || sigismember(&pending, SIGTERM) == 1 ||
+                     sigismember(&pending, SIGINT) == 1;
+    return stop_asked;
 }
