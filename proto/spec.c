@@ -140,7 +140,8 @@ static int64_t at_least(int64_t x, int64_t low)
 /* What the method does not use is written as 0, so that the stored spec says what will happen; what
  * it needs and is not given follows METHODS: 32 k tokens of calibration for the closed forms; a tenth
  * and a third of the training tokens for what is learned, one step at least. */
-static void default_tokens(struct job_spec *s, const bool given[F_COUNT], struct spec_errors *errs)
+static void default_tokens(struct job_spec *s, const enum given given[F_COUNT],
+                           struct spec_errors *errs)
 {
     const struct method *m = &s->method;
     bool learned = m->grouping == GROUP_LEARNED;
@@ -149,19 +150,19 @@ static void default_tokens(struct job_spec *s, const bool given[F_COUNT], struct
         s->tokens_search = 0;
     else if (!given[F_TOKENS_SEARCH])
         s->tokens_search = learned ? at_least(base / 10, s->batch_tokens) : 32768;
-    else if (s->tokens_search == 0)
+    else if (given[F_TOKENS_SEARCH] == GIVEN && s->tokens_search == 0)
         spec_error(errs, "$.tokens.search", "leave it out for the default",
                    "method \"%s\" needs tokens to search or calibrate with", m->name);
     if (m->merge == MERGE_MEAN)
         s->tokens_fuse = 0;
     else if (!given[F_TOKENS_FUSE])
         s->tokens_fuse = m->merge == MERGE_FUSION ? at_least(base / 3, s->batch_tokens) : 0;
-    else if (s->tokens_fuse == 0 && m->merge == MERGE_FUSION)
+    else if (given[F_TOKENS_FUSE] == GIVEN && s->tokens_fuse == 0 && m->merge == MERGE_FUSION)
         spec_error(errs, "$.tokens.fuse", "leave it out for the default",
                    "the fusion operator of method \"%s\" needs tokens to train on", m->name);
 }
 
-static void default_recovery(struct job_spec *s, const bool given[F_COUNT],
+static void default_recovery(struct job_spec *s, const enum given given[F_COUNT],
                              struct spec_errors *errs)
 {
     bool kl = s->method.merge == MERGE_SPECTRAL;
@@ -169,6 +170,8 @@ static void default_recovery(struct job_spec *s, const bool given[F_COUNT],
         s->w_kl = kl ? 1 : 0;
         s->w_lm = kl ? 0 : 1;
     } /* else what is not given is 0 */
+    if (given[F_RECOVERY_KL] == WRONG || given[F_RECOVERY_LM] == WRONG)
+        return;
     if (s->w_kl + s->w_lm <= 0 && (s->tokens_train > 0 || s->tokens_fuse > 0))
         spec_error(errs, "$.recovery", "for example {\"kl\": 1, \"lm\": 0}",
                    "kl and lm are both 0: there is nothing to train for");
@@ -177,7 +180,7 @@ static void default_recovery(struct job_spec *s, const bool given[F_COUNT],
 int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
                struct spec_errors *errs)
 {
-    bool given[F_COUNT] = {false};
+    enum given given[F_COUNT] = {ABSENT};
     set_defaults(out);
     memset(errs, 0, sizeof *errs);
     if (!cJSON_IsObject(doc)) {
@@ -190,17 +193,19 @@ int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
     if (!given[F_DATA_TRAIN])
         spec_error(errs, "$.data.train", "for example \"data\": {\"train\": [\"train.u16\"]}",
                    "is required");
-    if (!given[F_DATA_FORMAT] && given[F_DATA_TRAIN])
+    if (!given[F_DATA_FORMAT] && given[F_DATA_TRAIN] == GIVEN)
         default_format(out, errs);
     if (out->model && !given[F_NAME])
         default_name(out, errs);
-    default_tokens(out, given, errs);
-    default_recovery(out, given, errs);
+    if (given[F_METHOD] != WRONG) {
+        default_tokens(out, given, errs);
+        default_recovery(out, given, errs);
+    }
     if (out->data.seq_len > 0 && out->batch_tokens < out->data.seq_len)
         spec_error(errs, "$.batch_tokens", "a step needs at least one sequence",
                    "%lld is less than data.seq_len (%d)", (long long)out->batch_tokens,
                    out->data.seq_len);
-    if (out->method.uniform == false && strcmp(out->format, "gqa") == 0)
+    if (given[F_METHOD] != WRONG && !out->method.uniform && strcmp(out->format, "gqa") == 0)
         spec_error(errs, "$.export.format", "use \"dha\", \"expand\", or method \"spectral-gqa\"",
                    "method \"%s\" does not give a plain GQA checkpoint", out->method.name);
     if (errs->n == 0)

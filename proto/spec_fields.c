@@ -359,6 +359,9 @@ static bool read_value(const cJSON *v, const struct spec_field *f, const char *b
         break;
     case FIELD_I64:
     case FIELD_INT:
+        if (cJSON_IsNumber(v) && v->valuedouble == trunc(v->valuedouble) &&
+            !in_range(v->valuedouble, f, path, errs))
+            break; /* also what no int64_t could hold */
         if (!json_to_int(v, &i))
             spec_error(errs, path, "", "must be a whole number");
         else if (!in_range((double)i, f, path, errs))
@@ -374,16 +377,17 @@ static bool read_value(const cJSON *v, const struct spec_field *f, const char *b
 }
 
 void spec_read_fields(const cJSON *doc, const char *base_dir, struct job_spec *out,
-                      bool given[F_COUNT], struct spec_errors *errs)
+                      enum given given[F_COUNT], struct spec_errors *errs)
 {
     check_names(doc, "", errs);
     for (int i = 0; i < F_COUNT; i++) {
         const struct spec_field *f = &spec_field[i];
         const cJSON *obj = f->object[0] ? json_get(doc, f->object) : doc;
         const cJSON *v = json_get(obj, f->key);
-        given[i] = v && !cJSON_IsNull(v);
-        if (given[i])
-            read_value(v, f, base_dir, out, errs);
+        if (!v || cJSON_IsNull(v))
+            given[i] = ABSENT;
+        else
+            given[i] = read_value(v, f, base_dir, out, errs) ? GIVEN : WRONG;
     }
 }
 

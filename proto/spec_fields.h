@@ -75,10 +75,14 @@ extern const struct spec_field spec_field[F_COUNT];
 void spec_error(struct spec_errors *errs, const char *path, const char *hint, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* What a document says of a field. A field that is wrong has its error already; what follows from it
+ * is not reported as well. */
+enum given { ABSENT, GIVEN, WRONG };
+
 /* Reads every field that doc has into *out and sets given[row]; checks types, ranges and unknown
- * names. Fields that are absent or null keep what *out holds. */
+ * names. Fields that are absent, null or wrong keep what *out holds. */
 void spec_read_fields(const cJSON *doc, const char *base_dir, struct job_spec *out,
-                      bool given[F_COUNT], struct spec_errors *errs);
+                      enum given given[F_COUNT], struct spec_errors *errs);
 /* Writes one field into its (created) object of doc: 0 / -1 out of memory. */
 int spec_write_field(const struct job_spec *s, int row, cJSON *doc);
 
