@@ -38,6 +38,7 @@ static struct attempt *attempt_add(struct daemon *d, const struct store_attempt 
     a->phase = A_STARTING;
     a->next = d->attempts;
     d->attempts = a;
+    daemon_want_tick(d);
     return a;
 }
 
@@ -389,8 +390,8 @@ static void sweep(struct attempt *a)
         a->sweep_end_ms = now + SWEEP_MS;
     }
     /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
-    bool same = !proc_is(a->pid, a->pid_start, a->boot_id) && kill(a->pid, 0) == 0;
-    size_t left = procs_kill(same ? 0 : a->pid, a->uuid, getpid());
+    bool used_again = !proc_is(a->pid, a->pid_start, a->boot_id) && kill(a->pid, 0) == 0;
+    size_t left = procs_kill(used_again ? 0 : a->pid, a->uuid, getpid());
     if (left == 0) {
         conclude(a);
     } else if (now >= a->sweep_end_ms) {
@@ -438,48 +439,80 @@ void attempt_look(struct attempt *a)
 
 /* ---- all of them ---- */
 
+void attempts_child_ended(void *ctx, int pid)
+{
+    struct daemon *d = ctx;
+    for (struct attempt *a = d->attempts; a; a = a->next) {
+        if (a->child == pid) {
+            a->child = 0;
+            if (a->phase == A_STARTING) { /* else its pidfd says the same */
+                attempt_look(a);
+            }
+            return;
+        }
+    }
+}
+
+/* What the job's row says about an attempt that an earlier daemon launched. */
+static void recall_job(struct attempt *a)
+{
+    struct store_job job;
+    struct dha_err e = {0};
+    if (store_job_get(a->d->store, a->job, &job, &e) != 0) {
+        log_fail("job of a live attempt", &e);
+        return;
+    }
+    cJSON *spec = json_parse(job.spec, strlen(job.spec), NULL, NULL);
+    struct job_spec parsed;
+    struct spec_errors errs;
+    if (spec && spec_parse(spec, NULL, &parsed, &errs) == 0) {
+        a->walltime_s = parsed.resources.walltime_s;
+        spec_finish(&parsed);
+    }
+    cJSON_Delete(spec);
+    if (job.state == JOB_HELD) {
+        attempts_stop(a->d, a->job, -1);
+    }
+    store_job_finish(&job);
+}
+
+/* Intents to cancel outlive the daemon that heard them. */
+static int recall_cancels(struct daemon *d, struct dha_err *e)
+{
+    int64_t *ids = NULL;
+    size_t n = 0;
+    int rc = store_jobs_cancelling(d->store, &ids, &n, e);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        struct store_job job;
+        rc = store_job_get(d->store, ids[i], &job, e);
+        if (rc == 0) {
+            rc = stages_cancel(d, job.id, job.cancel_reason, job.cancel_now, e);
+            store_job_finish(&job);
+        }
+    }
+    free(ids);
+    return rc;
+}
+
 int attempts_adopt(struct daemon *d, struct dha_err *e)
 {
     struct store_attempts l;
-    int64_t *cancelling = NULL;
-    size_t n_cancelling = 0;
     if (store_attempts_live(d->store, &l, e) != 0) {
         return dha_err_context(e, "finding the attempts that run");
     }
     int rc = 0;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
         struct attempt *a = attempt_add(d, &l.at[i]);
-        struct store_job job;
         if (!a) {
             rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
             break;
         }
+        recall_job(a);
         log_info("job %lld: attempt %d of stage %lld adopted", (long long)a->job, a->number,
                  (long long)a->stage);
-        struct dha_err ignored = {0};
-        if (store_job_get(d->store, a->job, &job, &ignored) == 0) {
-            if (job.state == JOB_HELD) {
-                attempts_stop(d, a->job, -1);
-            }
-            store_job_finish(&job);
-        }
     }
     store_attempts_finish(&l);
-    /* Intents to cancel outlive the daemon that heard them. */
-    if (rc == 0 && store_jobs_cancelling(d->store, &cancelling, &n_cancelling, e) != 0) {
-        rc = -1;
-    }
-    for (size_t i = 0; i < n_cancelling && rc == 0; i++) {
-        struct store_job job;
-        if (store_job_get(d->store, cancelling[i], &job, e) != 0) {
-            rc = -1;
-            break;
-        }
-        rc = stages_cancel(d, job.id, job.cancel_reason, job.cancel_now, e);
-        store_job_finish(&job);
-    }
-    free(cancelling);
-    return rc;
+    return rc == 0 ? recall_cancels(d, e) : rc;
 }
 
 void attempts_tick(struct daemon *d)
@@ -496,6 +529,9 @@ void attempts_tick(struct daemon *d)
         }
         attempt_ladder(a);
         attempt_look(a);
+    }
+    if (!d->attempts) {
+        uv_timer_stop(&d->tick);
     }
 }
 

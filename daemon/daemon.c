@@ -76,6 +76,8 @@ static int choose_launcher(struct daemon *d, const struct daemon_options *o, str
         log_warn("dha-worker is neither beside dhad nor in PATH: stages will fail (--worker)");
     }
     d->launch.shim = d->shim;
+    d->launch.ended = attempts_child_ended;
+    d->launch.ctx = d;
     d->launch.worker = d->worker ? d->worker : "dha-worker";
     return 0;
 }
@@ -103,6 +105,13 @@ static int register_node(struct daemon *d, const struct daemon_options *o, struc
 static void on_tick(uv_timer_t *t)
 {
     attempts_tick(t->data);
+}
+
+void daemon_want_tick(struct daemon *d)
+{
+    if (!uv_is_active((uv_handle_t *)&d->tick)) {
+        uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
+    }
 }
 
 static void stop(struct daemon *d, const char *why)
@@ -147,7 +156,6 @@ static void init_handles(struct daemon *d)
     uv_signal_init(&d->loop, &d->on_term);
     uv_signal_init(&d->loop, &d->on_int);
     d->tick.data = d->quit.data = d->readopt.data = d->on_term.data = d->on_int.data = d;
-    uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
     uv_signal_start(&d->on_term, on_signal, SIGTERM);
     uv_signal_start(&d->on_int, on_signal, SIGINT);
 }
@@ -205,7 +213,9 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     free(log);
     return d;
 fail:
-    log_fail("dhad does not start", e);
+    if (d->store && !o->copy_log) { /* the log is ours, and the caller tells the terminal */
+        log_fail("dhad does not start", e);
+    }
     if (fd >= 0 && !d->server) {
         close(fd);
     }
@@ -219,11 +229,17 @@ void daemon_run(struct daemon *d)
     uv_run(&d->loop, UV_RUN_DEFAULT);
 }
 
+static void free_handle(uv_handle_t *h)
+{
+    free(h);
+}
+
 static void close_handle(uv_handle_t *h, void *arg)
 {
     (void)arg;
     if (!uv_is_closing(h)) {
-        uv_close(h, NULL);
+        /* Only shims that wait to be reaped are on the heap (launch.c). */
+        uv_close(h, h->type == UV_PROCESS ? free_handle : NULL);
     }
 }
 
@@ -233,11 +249,10 @@ void daemon_close(struct daemon *d)
         return;
     }
     d->stopping = true;
-    if (d->server) {
+    bool ran = d->server != NULL;
+    if (ran) {
         turn_end(d);
-        if (d->socket_path) {
-            unlink(d->socket_path);
-        }
+        unlink(d->socket_path);
     }
     server_close(d->server);
     d->server = NULL;
@@ -249,7 +264,9 @@ void daemon_close(struct daemon *d)
     if (uv_loop_close(&d->loop) != 0) {
         log_warn("the event loop still had handles at the end");
     }
-    log_info("stopped");
+    if (ran) {
+        log_info("stopped");
+    }
     free(d->state_dir);
     free(d->socket_path);
     free(d->shim);

@@ -76,6 +76,8 @@ struct daemon {
     } stat;
 };
 
+/* Attempts live: look after them ten times a second, until there are none. */
+void daemon_want_tick(struct daemon *d);
 int64_t now_us(void);
 /* A store error that nobody is waiting for. */
 void daemon_trouble(const struct dha_err *e, const char *doing);
@@ -118,6 +120,7 @@ int attempts_adopt(struct daemon *d, struct dha_err *e);
 void attempts_launch(struct daemon *d); /* after commit */
 void attempts_forget(struct daemon *d); /* the turn that made them was lost */
 void attempts_tick(struct daemon *d);
+void attempts_child_ended(void *d, int pid); /* a shim of ours; for launch_config */
 bool attempts_of_job(struct daemon *d, int64_t job);
 /* Asks the job's live attempts to stop: checkpoint first, SIGKILL grace_ms later; grace_ms < 0: never. */
 void attempts_stop(struct daemon *d, int64_t job, int64_t grace_ms);

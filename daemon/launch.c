@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,11 +155,13 @@ static void on_closed(uv_handle_t *h)
     free(h);
 }
 
-/* Only reaps: what the exit means is read from the attempt's files, by whoever watches its pidfd. */
+/* What the exit means is read from the attempt's files; here it is only news. */
 static void on_exit_reap(uv_process_t *p, int64_t status, int sig)
 {
     (void)status;
     (void)sig;
+    const struct launch_config *c = p->data;
+    c->ended(c->ctx, p->pid);
     uv_close((uv_handle_t *)p, on_closed);
 }
 
@@ -193,6 +196,7 @@ static int spawn_shim(uv_loop_t *loop, const struct launch_config *c,
                                 .flags = UV_PROCESS_DETACHED,
                                 .stdio_count = 3,
                                 .stdio = io};
+    p->data = (void *)(uintptr_t)c;
     int err = uv_spawn(loop, p, &opt);
     if (err != 0) {
         dha_fail(e, DHA_E_IO, "cannot start %s: %s", c->shim, uv_strerror(err));

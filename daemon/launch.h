@@ -40,6 +40,9 @@ struct launch_config {
     const struct launcher *launcher;
     const char *shim;   /* path of dha-shim */
     const char *worker; /* dha-worker, or the script of `fake` */
+    /* A shim that this daemon started has ended (and is reaped). */
+    void (*ended)(void *ctx, int pid);
+    void *ctx;
 };
 
 extern const struct launcher launcher_local, launcher_fake;

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,9 +228,21 @@ __attribute__((format(printf, 3, 4))) static void add_error(struct spec_errors *
              "the path must be readable by the daemon on this machine");
 }
 
+/* The daemon's working directory is nobody's business: a client makes its paths absolute. */
+static bool is_absolute(const char *path, const char *where, struct spec_errors *errs)
+{
+    if (path[0] != '/') {
+        add_error(errs, where, "\"%.180s\" is not an absolute path", path);
+    }
+    return path[0] == '/';
+}
+
 static void check_file(const char *path, const char *where, struct spec_errors *errs)
 {
     struct stat st;
+    if (!is_absolute(path, where, errs)) {
+        return;
+    }
     if (stat(path, &st) != 0) {
         add_error(errs, where, "%.180s: %s", path, strerror(errno));
     } else if (!S_ISREG(st.st_mode)) {
@@ -242,7 +255,9 @@ int stagekey_check_files(const struct job_spec *s, struct spec_errors *errs)
     int before = errs->n;
     struct stat st;
     char path[4200], where[96];
-    if (stat(s->model, &st) != 0) {
+    if (!is_absolute(s->model, "$.model", errs)) {
+        /* said */
+    } else if (stat(s->model, &st) != 0) {
         add_error(errs, "$.model", "%.180s: %s", s->model, strerror(errno));
     } else if (!S_ISDIR(st.st_mode)) {
         add_error(errs, "$.model", "%.180s is not a directory", s->model);

@@ -1,0 +1,283 @@
+"""kill -9 of the daemon, of the shim and of the launcher, and damaged files: what runs goes on, what was
+promised is kept, nothing starts twice."""
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
+import harness
+
+
+class DaemonKilled(harness.Case):
+    def test_adopts_a_running_attempt_after_kill_9(self):
+        d = self.dhad
+        job = d.submit("train.sleep=3")
+        d.until_running(job, "train")
+        shim = d.shim(job, "train")
+        d.kill()
+        time.sleep(0.5)
+        alive = d.of_attempt(job, "train")
+        self.assertIn(shim, alive, "the attempt goes on without a daemon")
+        begin = time.time()
+        d.start()
+        before = d.stage(job, "train")["progress"]["step"]
+        d.until(lambda: d.stage(job, "train")["progress"]["step"] > before, seconds=5)
+        self.assertLess(time.time() - begin, 5, "adopted within 5 s")
+        self.assertEqual(d.shim(job, "train"), shim, "the same shim")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done")
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1, 1, 1, 1, 1])
+        self.assertEqual(len(d.launches(job, "train")), 1)
+        points = d.get(f"/v1/jobs/{job}/metrics?stage=train&name=loss").json["points"]
+        self.assertEqual([p["step"] for p in points], list(range(1, 61)),
+                         "every record once, also those written while no daemon was there")
+
+    def test_finishes_an_attempt_that_ended_while_it_was_away(self):
+        d = self.dhad
+        job = d.submit("search.sleep=1")
+        d.until_running(job, "search")
+        d.kill()
+        d.until(lambda: os.path.exists(os.path.join(d.stage_dir(job, "search"), "a1", "exit.json")))
+        d.start()
+        j = d.until_state(job, "done")
+        self.assertEqual(len(d.launches(job, "search")), 1)
+        self.assertEqual(j["stages"][0]["attempts"], 1)
+
+    def test_survives_being_killed_over_and_over(self):
+        d = self.dhad
+        job = d.submit("sleep=1")
+        for _ in range(12):
+            time.sleep(0.3)
+            d.kill()
+            d.start()
+        j = d.until_state(job, *harness.FINAL, seconds=60)
+        self.assertEqual(j["state"], "done", j)
+        for s in j["stages"]:
+            self.assertEqual((s["attempts"], len(d.launches(job, s["kind"]))), (1, 1), s)
+        seqs = [int(e["seq"]) for e in d.events()]
+        self.assertEqual(seqs, list(range(1, len(seqs) + 1)))
+
+    def test_every_acknowledged_job_is_there_after_kill_9(self):
+        d = self.dhad
+        acknowledged = []
+        d.submit("sleep=60 first", resources={"ranks": 4})
+        try:
+            end = time.time() + 1.0
+            while time.time() < end:
+                acknowledged.append(d.submit(f"j{len(acknowledged)}", seed=len(acknowledged)))
+                if len(acknowledged) == 40:
+                    os.kill(d.process.pid, signal.SIGKILL)
+        except OSError:
+            pass
+        d.process.wait()
+        self.assertGreaterEqual(len(acknowledged), 40)
+        d.start()
+        there = {j["id"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}
+        self.assertLessEqual(set(acknowledged), there)
+
+    def test_a_cancel_outlives_the_daemon_that_heard_it(self):
+        d = self.dhad
+        job = d.submit("search.sleep=90 search.deaf=1")
+        d.until_running(job, "search")
+        d.post(f"/v1/jobs/{job}/cancel", {"reason": "enough", "now": True})
+        d.kill()
+        d.start()
+        j = d.until_state(job, "cancelled", seconds=15)
+        self.assertEqual(j["cancel_reason"], "enough")
+        self.assertEqual(d.stray(), [])
+
+
+class ShimKilled(harness.Case):
+    def test_what_a_dead_shim_leaves_is_swept_and_tried_again(self):
+        d = self.dhad
+        job = d.submit("train.sleep=3 train.litter=1")
+        d.until_running(job, "train")
+        before = d.of_attempt(job, "train")
+        os.kill(d.shim(job, "train"), signal.SIGKILL)
+        d.until(lambda: d.stage(job, "train")["attempts"] == 2)
+        self.assertEqual([p for p in before if p in d.of_attempt(job, "train")], [])
+        j = d.until_state(job, "done")
+        self.assertEqual(j["stages"][2]["attempts"], 2)
+        ends = [e["data"] for e in d.events() if e["type"] == "attempt.end"]
+        self.assertIn("lost", str(ends))
+
+    def test_shim_and_daemon_killed_together(self):
+        d = self.dhad
+        job = d.submit("train.sleep=3")
+        d.until_running(job, "train")
+        d.kill()
+        os.kill(d.shim(job, "train"), signal.SIGKILL)
+        d.start()
+        d.until(lambda: d.stage(job, "train")["attempts"] == 2)
+        self.assertEqual(d.of_attempt(job, "train", 1), [])
+        d.until_state(job, "done")
+
+    def test_a_killed_launcher_is_lost_and_tried_again(self):
+        d = self.dhad
+        job = d.submit("train.sleep=2")
+        d.until_running(job, "train")
+        shim = d.shim(job, "train")
+        for pid in d.of_attempt(job, "train"):
+            if pid != shim:
+                os.kill(pid, signal.SIGKILL)
+        j = d.until_state(job, "done")
+        self.assertEqual(j["stages"][2]["attempts"], 2)
+
+
+class Damage(harness.Case):
+    def end_while_away(self, name="search.sleep=1"):
+        """A job whose search attempt ended while no daemon ran; returns job and attempt directory."""
+        d = self.dhad
+        job = d.submit(name)
+        d.until_running(job, "search")
+        d.kill()
+        adir = os.path.join(d.stage_dir(job, "search"), "a1")
+        d.until(lambda: os.path.exists(os.path.join(adir, "exit.json")))
+        return job, adir
+
+    def test_a_damaged_exit_json_is_set_aside_and_the_worker_believed(self):
+        d = self.dhad
+        job, adir = self.end_while_away()
+        with open(os.path.join(adir, "exit.json"), "w") as f:
+            f.write("{\"exited\":")
+        d.start()
+        d.until_state(job, "done")
+        self.assertIn("dha_lost_found_total 1\n", d.get("/metrics").raw.decode())
+
+    def test_without_any_word_the_attempt_is_lost_and_tried_again(self):
+        d = self.dhad
+        job, adir = self.end_while_away()
+        with open(os.path.join(adir, "exit.json"), "wb") as f:
+            f.write(b"\0" * 50)
+        os.remove(os.path.join(adir, "status.json"))
+        d.start()
+        j = d.until_state(job, "done")
+        self.assertEqual(j["stages"][0]["attempts"], 2)
+
+    def test_a_torn_journal_line_costs_that_line_only(self):
+        d = self.dhad
+        job, adir = self.end_while_away()
+        with open(os.path.join(adir, "journal.ndjson"), "ab") as f:
+            f.write(b"{\"t\":\"progress\",\"time\":1,\"st")
+        d.start()
+        d.until_state(job, "done")
+        points = d.get(f"/v1/jobs/{job}/metrics?stage=search&name=loss").json["points"]
+        self.assertEqual([p["step"] for p in points], list(range(1, 21)))
+
+    def test_garbage_in_the_middle_of_a_journal_costs_that_line_only(self):
+        d = self.dhad
+        job, adir = self.end_while_away()
+        path = os.path.join(adir, "journal.ndjson")
+        with open(path, "rb") as f:
+            lines = f.read().split(b"\n")
+        # behind what the dead daemon can have read, whatever that was: the last lines
+        lines.insert(len(lines) - 2, bytes(range(256)).replace(b"\n", b"") * 8)
+        with open(path, "wb") as f:
+            f.write(b"\n".join(lines))
+        d.start()
+        j = d.until_state(job, "done")
+        self.assertEqual(j["stages"][0]["attempts"], 1)
+
+    def test_a_damaged_shim_json_of_a_live_attempt_does_not_start_it_again(self):
+        d = self.dhad
+        job = d.submit("search.sleep=2")
+        d.until_running(job, "search")
+        d.kill()
+        with open(os.path.join(d.stage_dir(job, "search"), "a1", "shim.json"), "w") as f:
+            f.write("{}")
+        d.start()
+        d.until_state(job, "done")
+        self.assertEqual(len(d.launches(job, "search")), 1)
+
+    def test_a_journal_that_vanished_fails_nothing(self):
+        d = self.dhad
+        job, adir = self.end_while_away()
+        os.remove(os.path.join(adir, "journal.ndjson"))
+        d.start()
+        d.until_state(job, "done")
+
+
+class StateDirectory(harness.Case):
+    def refused(self, *args, socket=None):
+        d = self.dhad
+        cmd = d.command()
+        if socket:
+            cmd[cmd.index("--socket") + 1] = socket
+        return subprocess.run([*cmd, *args], capture_output=True, text=True, timeout=20)
+
+    def test_a_second_daemon_is_refused(self):
+        d = self.dhad
+        r = self.refused(socket=os.path.join(d.dir, "other"))
+        self.assertEqual(r.returncode, 67, r.stderr)
+        self.assertIn(str(d.process.pid), r.stderr)
+        self.assertEqual(d.get("/livez").status, 200, "the first one is not disturbed")
+
+    def test_a_socket_that_somebody_listens_on_is_not_taken(self):
+        d = self.dhad
+        other = harness.Dhad()
+        self.addCleanup(other.clean)
+        other.socket = d.socket
+        r = subprocess.run(other.command(), capture_output=True, text=True, timeout=20)
+        self.assertEqual(r.returncode, 67, r.stderr)
+        self.assertEqual(d.get("/livez").status, 200)
+        self.assertTrue(os.path.exists(d.socket))
+
+    def test_a_dead_daemons_socket_is_replaced_but_no_other_file(self):
+        d = self.dhad
+        d.kill()
+        self.assertTrue(os.path.exists(d.socket), "kill -9 leaves it")
+        d.start()
+        d.stop()
+        self.assertFalse(os.path.exists(d.socket), "SIGTERM does not")
+        with open(d.socket, "w") as f:
+            f.write("mine")
+        r = self.refused()
+        self.assertEqual(r.returncode, 67, r.stderr)
+        with open(d.socket) as f:
+            self.assertEqual(f.read(), "mine")
+
+    def test_a_socket_path_that_is_too_long_is_refused(self):
+        self.dhad.stop()
+        r = self.refused(socket=os.path.join(self.dhad.dir, "x" * 120))
+        self.assertEqual(r.returncode, 2, r.stderr)
+        self.assertIn("107", r.stderr)
+
+    def test_a_newer_state_directory_is_refused_and_not_touched(self):
+        d = self.dhad
+        d.stop()
+        path = os.path.join(d.state, "state.db")
+        db = sqlite3.connect(path)
+        db.execute("PRAGMA user_version = 999")
+        db.commit()
+        db.close()
+        with open(path, "rb") as f:
+            before = f.read()
+        r = self.refused()
+        self.assertEqual(r.returncode, 72, r.stderr)
+        with open(path, "rb") as f:
+            self.assertEqual(f.read(), before)
+
+    def test_detach_returns_when_the_socket_answers_and_says_why_it_cannot(self):
+        d = self.dhad
+        r = self.refused("--detach", socket=os.path.join(d.dir, "other"))
+        self.assertEqual(r.returncode, 67, r.stderr)
+        self.assertIn("in use by process", r.stderr)
+        d.stop()
+        key, value = d.tag.split("=")
+        r = subprocess.run([*d.command(), "--detach"], capture_output=True, text=True, timeout=20,
+                           env={**os.environ, key: value})
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(d.get("/livez").status, 200, "at once, without waiting")
+        self.assertEqual(oct(os.stat(d.socket).st_mode & 0o777), "0o600")
+        self.assertEqual(oct(os.stat(d.state).st_mode & 0o777), "0o700")
+        d.post("/v1/shutdown")
+        d.until(lambda: not os.path.exists(d.socket))
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,316 @@
+"""The API as a client sees it: jobs in, documents out, every error said."""
+import json
+import threading
+import time
+import unittest
+
+import harness
+
+
+class Submission(harness.Case):
+    def test_a_job_runs_all_its_stages_and_is_done(self):
+        d = self.dhad
+        job = d.submit("first", priority=3)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([s["kind"] for s in j["stages"]],
+                         ["search", "fuse", "train", "eval", "export"])
+        self.assertEqual({s["state"] for s in j["stages"]}, {"done"})
+        self.assertEqual(j["priority"], 3)
+        self.assertEqual(j["spec"]["seed"], 1, "defaults are written into the stored spec")
+        self.assertEqual(j["owner_uid"], str(__import__("os").geteuid()))
+
+    def test_the_result_is_what_the_records_said(self):
+        d = self.dhad
+        r = d.until_state(d.submit(), *harness.FINAL)["result"]
+        self.assertEqual(r["loss"], {"parent": 2.5, "converted": 3.5, "final": 2.75})
+        self.assertEqual(r["kv_bytes_per_token"], {"parent": "4096", "converted": "1024"})
+        self.assertEqual(r["key_heads"], [1, 1])
+        self.assertEqual(r["value_heads"], [1, 2])
+        self.assertEqual(r["value_of"], [[0, 0, 0, 0], [0, 1, 0, 1]])
+        self.assertEqual(r["head_budget"], 5 / 16)
+        self.assertEqual([(p["step"], p["loss"]) for p in r["curve"]], [(1, 3.25), (2, 3.0)])
+        self.assertEqual(r["tokens_spent"], 500)
+        self.assertTrue(r["checkpoint"].endswith("/export/out/model"))
+        self.assertIsNone(r["error"])
+
+    def test_all_errors_of_a_spec_come_at_once_with_their_paths(self):
+        r = self.dhad.post("/v1/jobs", {"spec": {"model": "/", "budget": 7, "bugdet": 1,
+                                                 "data": {"train": []}, "optim": {"lr": "x"}}})
+        self.assert_error(r, 422, "invalid_spec")
+        paths = {e["path"] for e in r.json["error"]["errors"]}
+        self.assertLessEqual({"$.budget", "$.bugdet", "$.data.train", "$.optim.lr"}, paths)
+
+    def test_missing_files_are_errors_of_the_spec(self):
+        d = self.dhad
+        r = d.post("/v1/jobs", {"spec": d.spec(model="/nonexistent/m", data={
+            "train": [d.data, "/nonexistent/t.u16"], "valid": "/nonexistent/v.u16",
+            "seq_len": 16})})
+        self.assert_error(r, 422, "invalid_spec")
+        self.assertEqual([e["path"] for e in r.json["error"]["errors"]],
+                         ["$.model", "$.data.train[1]", "$.data.valid"])
+        self.assertEqual(d.get("/v1/jobs").json["jobs"], [], "nothing was stored")
+
+    def test_relative_paths_are_refused(self):
+        d = self.dhad
+        r = d.post("/v1/jobs", {"spec": d.spec(model="model")})
+        self.assert_error(r, 422, "invalid_spec")
+        self.assertIn("absolute", r.json["error"]["message"])
+
+    def test_a_gang_that_no_node_could_hold_is_refused(self):
+        d = self.dhad
+        r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 5})})
+        self.assert_error(r, 422, "no_slot")
+        self.assertIn("--slots 5", r.json["error"]["hint"])
+
+    def test_a_dry_run_plans_and_stores_nothing(self):
+        d = self.dhad
+        first = d.submit()
+        d.until_state(first, "done")
+        r = d.post("/v1/jobs", {"spec": d.spec(seed=2), "dry_run": True})
+        self.assertEqual(r.status, 200)
+        self.assertEqual(r.json["slots"], 2)
+        self.assertTrue(r.json["fits"])
+        self.assertEqual(r.json["spec"]["seed"], 2)
+        self.assertEqual([s["kind"] for s in r.json["stages"]],
+                         ["search", "fuse", "train", "eval", "export"])
+        self.assertEqual({s["reused_from"] for s in r.json["stages"]}, {None})
+        r = d.post("/v1/jobs", {"spec": d.spec(tokens={"train": 5000}), "dry_run": True})
+        self.assertEqual(r.json["stages"][0]["reused_from"]["job"], first)
+        self.assertIsNone(r.json["stages"][2]["reused_from"])
+        self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), 1)
+
+    def test_the_same_idempotency_key_gives_the_same_job(self):
+        d = self.dhad
+        key = {"Idempotency-Key": "abc"}
+        a = d.post("/v1/jobs", {"spec": d.spec()}, key)
+        b = d.post("/v1/jobs", {"spec": d.spec()}, key)
+        c = d.post("/v1/jobs", {"spec": d.spec("another")}, key)
+        self.assertEqual((a.status, b.status), (201, 200))
+        self.assertEqual(a.json["job"]["id"], b.json["job"]["id"])
+        self.assert_error(c, 409, "conflict")
+        self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), 1)
+
+    def test_a_body_over_a_mebibyte_is_413_and_the_daemon_lives(self):
+        d = self.dhad
+        r = d.post("/v1/jobs", json.dumps({"spec": {"name": "x" * (1 << 20)}}))
+        self.assert_error(r, 413, "too_large")
+        r = d.post("/v1/jobs", b"x" * (20 << 20))
+        self.assert_error(r, 413, "too_large")
+        self.assertEqual(d.get("/livez").json["ok"], True)
+
+
+class BadRequests(harness.Case):
+    def test_what_is_not_known_is_refused(self):
+        d = self.dhad
+        for reply, status, code in (
+                (d.post("/v1/jobs", {"spec": d.spec(), "dryrun": True}), 400, "usage"),
+                (d.post("/v1/jobs", {"spec": d.spec(), "dry_run": 1}), 400, "usage"),
+                (d.post("/v1/jobs", {}), 400, "usage"),
+                (d.post("/v1/jobs", []), 400, "usage"),
+                (d.post("/v1/jobs", b"{\"spec\": "), 400, "protocol"),
+                (d.post("/v1/jobs", b"{\"spec\":{},\"spec\":{}}"), 400, "protocol"),
+                (d.get("/v1/jobs?stat=done"), 400, "usage"),
+                (d.get("/v1/jobs?state=finished"), 400, "usage"),
+                (d.get("/v1/jobs?limit=0"), 400, "usage"),
+                (d.get("/v1/jobs?limit=x"), 400, "usage"),
+                (d.get("/v1/jobs/77"), 404, "not_found"),
+                (d.get("/v1/jobs/0"), 404, "not_found"),
+                (d.get("/v1/jobs/99999999999999999999"), 404, "not_found"),
+                (d.get("/v1/jobs/77/logs"), 404, "not_found"),
+                (d.get("/v2/jobs"), 404, "not_found"),
+                (d.post("/v1/events"), 400, "usage"),
+                (d.request("DELETE", "/v1/jobs/1"), 400, "usage"),
+                (d.post("/v1/jobs/77/cancel"), 404, "not_found"),
+                (d.post("/v1/jobs/77/retry"), 404, "not_found"),
+                (d.post("/v1/nodes/nowhere/drain"), 404, "not_found"),
+                (d.get("/v1/sweeps/5"), 404, "not_found")):
+            with self.subTest(reply=reply):
+                self.assert_error(reply, status, code)
+
+    def test_actions_refuse_what_they_do_not_know(self):
+        d = self.dhad
+        job = d.submit("sleep=20")
+        for path, body in (("cancel", {"why": "x"}), ("cancel", {"now": "yes"}),
+                           ("hold", {"x": 1}), ("priority", {}), ("priority", {"priority": 2.5}),
+                           ("priority", {"priority": 100000})):
+            with self.subTest(path=path, body=body):
+                self.assert_error(d.post(f"/v1/jobs/{job}/{path}", body), 400, "usage")
+
+
+class Lists(harness.Case):
+    slots = 2
+
+    def test_pages_go_from_newest_to_oldest_without_a_gap(self):
+        d = self.dhad
+        ids = [d.submit(f"j{i} sleep=30", seed=i) for i in range(7)]
+        seen, before, pages = [], "", 0
+        while True:
+            r = d.get(f"/v1/jobs?limit=3{before}").json
+            seen += [j["id"] for j in r["jobs"]]
+            pages += 1
+            if r["next"] is None:
+                break
+            before = "&before=" + r["next"]
+        self.assertEqual(seen, ids[::-1])
+        self.assertEqual(pages, 3)
+
+    def test_filters_by_state_and_name(self):
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        b = d.submit("sleep=30", seed=5)
+        c = d.submit("c", seed=6)
+        d.post(f"/v1/jobs/{c}/hold")
+        d.until_running(b, "search")
+        ids = lambda q: [j["id"] for j in d.get("/v1/jobs?" + q).json["jobs"]]
+        self.assertEqual(ids("state=done"), [a])
+        self.assertEqual(ids("state=held,done"), [c, a])
+        self.assertEqual(ids("state=running"), [b])
+        self.assertEqual(ids("name=c"), [c])
+        short = d.get("/v1/jobs?state=running").json["jobs"][0]
+        self.assertEqual(short["stage"], "search")
+        self.assertGreater(short["progress"]["step"], 0)
+        self.assertEqual(short["method"], "spectral")
+
+
+class Records(harness.Case):
+    def test_logs_are_bytes_of_the_file_from_an_offset(self):
+        d = self.dhad
+        job = d.submit()
+        d.until_state(job, "done")
+        r = d.get(f"/v1/jobs/{job}/logs")
+        self.assertEqual(r.raw, b"fake export attempt 1\n")
+        self.assertEqual(r.headers["X-Dha-End"], "1")
+        self.assertEqual(r.headers["X-Dha-Offset"], str(len(r.raw)))
+        with open(r.headers["X-Dha-Path"], "rb") as f:
+            self.assertEqual(f.read(), r.raw)
+        r = d.get(f"/v1/jobs/{job}/logs?stage=train&offset=5")
+        self.assertEqual(r.raw, b"train attempt 1\n")
+        r = d.get(f"/v1/jobs/{job}/logs?stage=search&stream=journal")
+        self.assertEqual(json.loads(r.raw.split(b"\n")[0])["t"], "hello")
+        self.assert_error(d.get(f"/v1/jobs/{job}/logs?stage=train&attempt=2"), 404, "not_found")
+        self.assert_error(d.get(f"/v1/jobs/{job}/logs?stream=stdout"), 400, "usage")
+
+    def test_the_end_of_a_log_is_not_said_while_its_attempt_lives(self):
+        d = self.dhad
+        job = d.submit("sleep=30")
+        d.until_running(job, "search")
+        r = d.get(f"/v1/jobs/{job}/logs")
+        self.assertEqual(r.raw, b"fake search attempt 1\n")
+        self.assertNotIn("X-Dha-End", r.headers)
+
+    def test_metrics_and_checkpoints_are_those_of_the_journal(self):
+        d = self.dhad
+        job = d.submit("train.sleep=0.25")
+        d.until_state(job, "done")
+        p = d.get(f"/v1/jobs/{job}/metrics?stage=train&name=loss").json["points"]
+        self.assertEqual([(x["step"], x["value"]) for x in p],
+                         [(i, 5.0 / i) for i in range(1, 6)])
+        p = d.get(f"/v1/jobs/{job}/metrics?stage=train&name=loss&after_step=3").json["points"]
+        self.assertEqual([x["step"] for x in p], [4, 5])
+        names = {x["name"] for x in d.get(f"/v1/jobs/{job}/metrics").json["points"]}
+        self.assertLessEqual({"loss", "lm", "lr", "grad_norm", "tokens_per_s"}, names)
+        c = d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+        self.assertEqual([(x["stage"], x["step"], x["bytes"]) for x in c],
+                         [("fuse", 1, "2"), ("train", 5, "2")])
+
+    def test_a_checkpoint_without_its_manifest_is_not_listed(self):
+        d = self.dhad
+        job = d.submit("train.nomanifest=1")
+        d.until_state(job, "done")
+        c = d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+        self.assertNotIn("nowhere", " ".join(x["path"] for x in c))
+        self.assertEqual(len(c), 2)
+
+    def test_lines_that_are_no_records_are_set_aside(self):
+        d = self.dhad
+        job = d.submit("train.badline=1 train.torn=1")
+        self.assertEqual(d.until_state(job, *harness.FINAL)["state"], "done")
+        text = d.get("/metrics").raw.decode()
+        self.assertIn("dha_lost_found_total 3\n", text)
+
+
+class Events(harness.Case):
+    def test_one_sequence_without_a_gap_tells_a_jobs_whole_life(self):
+        d = self.dhad
+        job = d.submit()
+        d.until_state(job, "done")
+        ev = d.events()
+        self.assertEqual([int(e["seq"]) for e in ev], list(range(1, len(ev) + 1)))
+        to = [e["data"].get("to") for e in ev if e["type"] == "job.state" and e["job"] == job]
+        self.assertEqual(to[-2:], ["running", "done"])
+        self.assertEqual(len([e for e in ev if e["type"] == "attempt.end"]), 5)
+        self.assertEqual(d.events(after=ev[3]["seq"])[0]["seq"], ev[4]["seq"])
+
+    def test_a_long_poll_ends_with_the_first_new_event(self):
+        d = self.dhad
+        d.submit("sleep=30")
+        time.sleep(0.5)
+        last = d.events()[-1]["seq"]
+        got = []
+        t = threading.Thread(target=lambda: got.append(
+            d.get(f"/v1/events?after={last}&wait=30").json))
+        begin = time.time()
+        t.start()
+        time.sleep(0.3)
+        self.assertEqual(got, [], "nothing has happened yet")
+        job = d.submit("second", seed=9)
+        t.join(20)
+        self.assertLess(time.time() - begin, 20)
+        self.assertIn(job, [e["job"] for e in got[0]["events"]])
+
+    def test_a_long_poll_that_hears_nothing_answers_in_time(self):
+        d = self.dhad
+        last = (d.events() or [{"seq": "0"}])[-1]["seq"]
+        begin = time.time()
+        r = d.get(f"/v1/events?after={last}&wait=1").json
+        self.assertEqual((r["events"], r["last"]), ([], last))
+        self.assertGreater(time.time() - begin, 0.9)
+
+
+class Daemon(harness.Case):
+    def test_version_says_where_it_lives(self):
+        v = self.dhad.get("/v1/version").json
+        self.assertEqual(v["pid"], self.dhad.process.pid)
+        self.assertEqual(v["state_dir"], self.dhad.state)
+        self.assertEqual(v["schema"], 1)
+
+    def test_metrics_are_prometheus_text(self):
+        d = self.dhad
+        d.until_state(d.submit(), "done")
+        text = d.get("/metrics").raw.decode()
+        self.assertIn('dha_jobs{state="done"} 1\n', text)
+        self.assertIn('dha_slots{use="free"} 4\n', text)
+        for line in text.splitlines():
+            self.assertRegex(line, r'^(# (HELP|TYPE) dha_\w+ .+|dha_\w+(\{\w+="\w+"\})? [-+.e\d]+)$')
+
+    def test_nodes_show_who_holds_which_slot(self):
+        d = self.dhad
+        job = d.submit("sleep=30")
+        d.until_running(job, "search")
+        node, = d.get("/v1/nodes").json["nodes"]
+        self.assertEqual([s["job"] for s in node["slots"]].count(job), 2)
+        self.assertEqual([s["job"] for s in node["slots"]].count(None), 2)
+
+    def test_shutdown_answers_then_ends_and_leaves_the_stage_running(self):
+        d = self.dhad
+        job = d.submit("sleep=30")
+        d.until_running(job, "search")
+        self.assertTrue(d.post("/v1/shutdown").json["ok"])
+        self.assertEqual(d.wait_dead(), 0)
+        self.assertTrue(d.of_attempt(job, "search"))
+
+    def test_waiting_requests_are_answered_at_shutdown(self):
+        d = self.dhad
+        got = []
+        t = threading.Thread(target=lambda: got.append(d.get("/v1/events?after=10000&wait=30")))
+        t.start()
+        time.sleep(0.3)
+        self.assertEqual(d.stop(), 0)
+        t.join(10)
+        self.assert_error(got[0], 503, "unreachable")
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,333 @@
+"""Stages as functions of their inputs, and what becomes of them when things go wrong or users step in."""
+import os
+import shutil
+import time
+import unittest
+
+import harness
+
+
+def events_of(dhad, job, *types):
+    return [e for e in dhad.events() if e["job"] == job and e["type"] in types]
+
+
+class Reuse(harness.Case):
+    def test_an_equal_job_runs_nothing_again(self):
+        d = self.dhad
+        a = d.submit("a")
+        ja = d.until_state(a, "done")
+        b = d.submit("b")  # the name is no input
+        jb = d.until_state(b, *harness.FINAL)
+        self.assertEqual(jb["state"], "done")
+        for sa, sb in zip(ja["stages"], jb["stages"]):
+            self.assertEqual(sb["state"], "reused")
+            self.assertEqual(sb["reused_from"], {"job": a, "stage": sa["id"]})
+            self.assertEqual(sb["key"], sa["key"])
+        same = ("loss", "key_heads", "checkpoint", "curve", "kv_bytes_per_token")
+        self.assertEqual({k: ja["result"][k] for k in same}, {k: jb["result"][k] for k in same})
+
+    def test_changing_train_tokens_starts_at_train(self):
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        b = d.submit("b", tokens={"train": 5000})
+        j = d.until_state(b, "done")
+        self.assertEqual([s["state"] for s in j["stages"]],
+                         ["reused", "reused", "done", "done", "done"])
+
+    def test_a_file_that_was_rewritten_is_another_input(self):
+        d = self.dhad
+        d.until_state(d.submit("a"), "done")
+        with open(d.data, "wb") as f:
+            f.write(bytes(2000))
+        j = d.until_state(d.submit("b"), "done")
+        self.assertEqual(j["stages"][0]["state"], "done")
+
+    def test_output_that_is_gone_is_made_again(self):
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        shutil.rmtree(os.path.join(d.stage_dir(a, "fuse"), "out"))
+        b = d.submit("b")
+        j = d.until_state(b, "done")
+        self.assertEqual([s["state"] for s in j["stages"]],
+                         ["reused", "done", "reused", "reused", "reused"])
+
+    def test_two_jobs_share_one_running_search(self):
+        d = self.dhad
+        a = d.submit("search.sleep=1.5")
+        d.until_running(a, "search")
+        b = d.submit("second", budget=0.5)
+        s = d.stage(b, "search")
+        self.assertEqual((s["state"], s["waits_for"]), ("ready", a))
+        x = d.get(f"/v1/jobs/{b}/explain").json
+        self.assertIn(f"job {a}", x["reason"])
+        self.assertTrue(x["unblock"])
+        jb = d.until_state(b, "done")
+        d.until_state(a, "done")
+        self.assertEqual(jb["stages"][0]["state"], "reused")
+        self.assertEqual(jb["stages"][0]["reused_from"]["job"], a)
+        self.assertEqual(jb["stages"][1]["state"], "done")
+        self.assertEqual(len(d.launches(a, "search")) + len(d.launches(b, "search")), 1)
+
+    def test_who_waited_for_a_stage_that_fails_runs_its_own(self):
+        d = self.dhad
+        a = d.submit("search.sleep=30")
+        d.until_running(a, "search")
+        b = d.submit("second", budget=0.5)
+        self.assertEqual(d.stage(b, "search")["waits_for"], a)
+        d.post(f"/v1/jobs/{a}/cancel", {"now": True})
+        d.until_state(a, "cancelled")
+        jb = d.until_state(b, "done")
+        self.assertEqual(jb["stages"][0]["state"], "done")
+
+
+class Sweep(harness.Case):
+    def test_a_sweep_of_budgets_runs_one_search(self):
+        d = self.dhad
+        r = d.post("/v1/sweeps", {"spec": d.spec("s"), "name": "five",
+                                  "budgets": [0.5, 0.375, 0.25], "methods": ["spectral", "gqa"]})
+        self.assertEqual(r.status, 201, r)
+        sweep = r.json["sweep"]
+        self.assertEqual([(j["method"], j["budget"]) for j in sweep["jobs"]],
+                         [(m, b) for m in ("spectral", "gqa") for b in (0.5, 0.375, 0.25)])
+        self.assertEqual(len({j["name"] for j in sweep["jobs"]}), 6)
+        for j in sweep["jobs"]:
+            self.assertEqual(d.until_state(j["id"], *harness.FINAL)["state"], "done")
+            self.assertEqual(d.job(j["id"])["sweep"], sweep["id"])
+        runs = [j["id"] for j in sweep["jobs"] if d.launches(j["id"], "search")]
+        self.assertEqual(len(runs), 1, "one search for all budgets")
+        got = d.get(f"/v1/sweeps/{sweep['id']}").json["sweep"]
+        self.assertEqual({j["result"]["loss"]["final"] for j in got["jobs"]}, {2.75})
+        self.assertEqual([s["name"] for s in d.get("/v1/sweeps").json["sweeps"]], ["five"])
+
+    def test_one_bad_point_submits_nothing(self):
+        d = self.dhad
+        r = d.post("/v1/sweeps", {"spec": d.spec("s"), "budgets": [0.5, 7]})
+        self.assert_error(r, 422, "invalid_spec")
+        self.assertIn("point 2 of 2", r.json["error"]["message"])
+        self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
+        self.assertEqual(d.get("/v1/sweeps").json["sweeps"], [])
+
+
+class Failure(harness.Case):
+    def test_the_users_fault_is_not_retried(self):
+        d = self.dhad
+        job = d.submit("fuse.fail=bad_input")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "failed")
+        s = j["stages"][1]
+        self.assertEqual((s["state"], s["attempts"]), ("failed", 1))
+        self.assertEqual(s["error"], {"code": "bad_input", "message": "told to fail",
+                                      "hint": "do not tell it to"})
+        self.assertEqual(j["result"]["error"]["code"], "bad_input")
+        self.assertEqual(j["stages"][2]["state"], "pending")
+
+    def test_an_infrastructure_fault_gets_another_attempt(self):
+        d = self.dhad
+        job = d.submit("fuse.fail=io_error:1")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual(j["stages"][1]["attempts"], 2)
+        self.assertIsNone(j["stages"][1]["error"])
+        self.assertEqual(len(d.launches(job, "fuse")), 2)
+
+    def test_infrastructure_faults_end_after_three_more_attempts(self):
+        d = self.dhad
+        job = d.submit("search.fail=io_error")
+        d.until(lambda: d.stage(job, "search")["attempts"] == 2)
+        x = {}
+
+        def explained():
+            x.update(d.get(f"/v1/jobs/{job}/explain").json)
+            return "told to fail" in x["reason"]
+        d.until(explained)
+        j = d.until_state(job, *harness.FINAL, seconds=40)
+        self.assertEqual(j["state"], "failed")
+        self.assertEqual(j["stages"][0]["attempts"], 4)
+        times = [int(e["time_us"]) for e in d.events()
+                 if e["type"] == "attempt.end" and e["job"] == job]
+        gaps = [(b - a) / 1e6 for a, b in zip(times, times[1:])]
+        self.assertTrue(all(g > w for g, w in zip(gaps, (1, 2, 4))), gaps)
+
+    def test_a_worker_that_dies_without_a_word_is_an_infrastructure_fault(self):
+        d = self.dhad
+        job = d.submit("search.die=11:1 train.exit=1:1 eval.exit=0:1")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [2, 1, 2, 2, 1])
+        ends = [e["data"] for e in events_of(d, job, "attempt.end")]
+        self.assertIn("signal 11", str(ends))
+
+    def test_an_exit_status_of_our_table_is_understood(self):
+        d = self.dhad
+        j = d.until_state(d.submit("search.exit=80"), *harness.FINAL)
+        self.assertEqual(j["error"]["code"], "diverged")
+        self.assertEqual(j["stages"][0]["attempts"], 1)
+
+    def test_what_an_attempt_leaves_running_is_killed_before_its_slots_are_free(self):
+        d = self.dhad
+        job = d.submit("search.litter=1")
+        d.until_state(job, "done")
+        self.assertEqual(d.stray(), [])
+        with open(os.path.join(d.stage_dir(job, "search"), "a1", "exit.json")) as f:
+            self.assertIn('"swept":1', f.read())
+
+    def test_retry_goes_on_where_it_failed(self):
+        d = self.dhad
+        job = d.submit("train.fail=bad_input:1")
+        d.until_state(job, "failed")
+        r = d.post(f"/v1/jobs/{job}/retry")
+        self.assertEqual(r.status, 200)
+        self.assertIn(r.json["job"]["state"], ("queued", "running"))
+        j = d.until_state(job, "done")
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1, 1, 2, 1, 1])
+        self.assert_error(d.post(f"/v1/jobs/{job}/retry"), 409, "conflict")
+
+    def test_walltime_ends_a_stage_with_a_checkpoint(self):
+        d = self.dhad
+        job = d.submit("train.sleep=60", resources={"ranks": 2, "walltime": "1s"})
+        j = d.until_state(job, *harness.FINAL, seconds=40)
+        self.assertEqual((j["state"], j["error"]["code"]), ("failed", "timeout"))
+        self.assertEqual(j["stages"][2]["attempts"], 1)
+        stages = [c["stage"] for c in d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]]
+        self.assertIn("train", stages)
+
+
+class Cancel(harness.Case):
+    slots = 2
+
+    def test_a_queued_job_is_cancelled_at_once(self):
+        d = self.dhad
+        a = d.submit("sleep=30")
+        b = d.submit("b", seed=2)
+        d.until_running(a, "search")
+        j = d.post(f"/v1/jobs/{b}/cancel", {"reason": "not needed"}).json["job"]
+        self.assertEqual((j["state"], j["cancel_reason"]), ("cancelled", "not needed"))
+        self.assertEqual({s["state"] for s in j["stages"]}, {"cancelled"})
+        self.assert_error(d.post(f"/v1/jobs/{b}/cancel"), 409, "conflict")
+
+    def test_a_running_job_is_asked_to_checkpoint_and_leaves_nothing(self):
+        d = self.dhad
+        job = d.submit("train.sleep=60")
+        d.until_running(job, "train")
+        begin = time.time()
+        j = d.post(f"/v1/jobs/{job}/cancel").json["job"]
+        self.assertTrue(j["cancelling"] or j["state"] == "cancelled")
+        j = d.until_state(job, "cancelled")
+        self.assertLess(time.time() - begin, 10, "no need to wait for the grace")
+        self.assertEqual(d.stray(), [])
+        self.assertEqual([s["state"] for s in j["stages"]],
+                         ["done", "done", "cancelled", "cancelled", "cancelled"])
+        c = d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+        self.assertEqual([x["stage"] for x in c], ["fuse", "train"])
+
+    def test_a_deaf_worker_with_litter_is_killed_now(self):
+        d = self.dhad
+        job = d.submit("search.sleep=60 search.deaf=1 search.litter=1")
+        d.until_running(job, "search")
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.until_state(job, "cancelled", seconds=10)
+        self.assertEqual(d.stray(), [])
+        node, = d.get("/v1/nodes").json["nodes"]
+        self.assertEqual({s["attempt"] for s in node["slots"]}, {None})
+
+    def test_the_grace_ends_a_deaf_worker(self):
+        d = self.dhad
+        job = d.submit("search.sleep=90 search.deaf=1")
+        d.until_running(job, "search")
+        begin = time.time()
+        d.post(f"/v1/jobs/{job}/cancel")
+        self.assertIn("cancelled", d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        d.until_state(job, "cancelled", seconds=35)
+        self.assertGreater(time.time() - begin, 15)
+
+    def test_cancel_now_overtakes_a_cancel_in_grace(self):
+        d = self.dhad
+        job = d.submit("search.sleep=90 search.deaf=1")
+        d.until_running(job, "search")
+        d.post(f"/v1/jobs/{job}/cancel")
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.until_state(job, "cancelled", seconds=10)
+
+    def test_a_cancelled_job_can_be_retried(self):
+        d = self.dhad
+        job = d.submit("train.sleep=1.5")
+        d.until_running(job, "train")
+        d.post(f"/v1/jobs/{job}/cancel")
+        d.until_state(job, "cancelled")
+        d.post(f"/v1/jobs/{job}/retry")
+        j = d.until_state(job, "done")
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1, 1, 2, 1, 1])
+
+
+class Hold(harness.Case):
+    slots = 2
+
+    def test_a_held_job_waits_and_a_released_one_runs(self):
+        d = self.dhad
+        a = d.submit("sleep=30")
+        b = d.submit("b", seed=2)
+        self.assertEqual(d.post(f"/v1/jobs/{b}/hold").json["job"]["state"], "held")
+        d.post(f"/v1/jobs/{a}/cancel", {"now": True})
+        d.until_state(a, "cancelled")
+        time.sleep(0.5)
+        self.assertEqual(d.job(b)["state"], "held")
+        self.assertIn("release", d.get(f"/v1/jobs/{b}/explain").json["unblock"])
+        self.assertEqual(d.post(f"/v1/jobs/{b}/release").status, 200)
+        d.until_state(b, "done")
+
+    def test_holding_a_running_job_checkpoints_it_and_counts_no_retry(self):
+        d = self.dhad
+        job = d.submit("train.sleep=2")
+        d.until_running(job, "train")
+        self.assertEqual(d.post(f"/v1/jobs/{job}/hold").json["job"]["state"], "held")
+        d.until(lambda: d.stage(job, "train")["state"] == "ready")
+        self.assertEqual(d.job(job)["state"], "held")
+        self.assertEqual(d.stray(), [])
+        d.post(f"/v1/jobs/{job}/release")
+        j = d.until_state(job, "done")
+        self.assertEqual(j["stages"][2]["attempts"], 2)
+
+
+class Order(harness.Case):
+    slots = 2
+
+    def test_priority_goes_before_age_and_explain_says_who_is_before(self):
+        d = self.dhad
+        a = d.submit("search.sleep=1.5")
+        d.until_running(a, "search")
+        b = d.submit("b", seed=2)
+        c = d.submit("c", seed=3, priority=5)
+        e = d.submit("e", seed=4)
+        d.post(f"/v1/jobs/{e}/priority", {"priority": 9})
+        xb, xe = (d.get(f"/v1/jobs/{i}/explain").json for i in (b, e))
+        self.assertIn(f"behind job {e}", xb["reason"])
+        self.assertIn("first in line", xe["reason"])
+        self.assertEqual(xe["unblock"], "the end of a running stage")
+        for i in (a, b, c, e):
+            d.until_state(i, "done")
+        starts = {}
+        for ev in d.events():
+            if ev["type"] == "job.state" and ev["data"].get("to") == "running":
+                starts[ev["job"]] = int(ev["seq"])
+        self.assertLess(starts[e], starts[c])
+        self.assertLess(starts[c], starts[b])
+
+    def test_a_drained_node_takes_no_new_work(self):
+        d = self.dhad
+        name = d.get("/v1/nodes").json["nodes"][0]["name"]
+        n = d.post(f"/v1/nodes/{name}/drain", {"reason": "fan"}).json["node"]
+        self.assertEqual((n["state"], n["reason"]), ("drained", "fan"))
+        job = d.submit()
+        time.sleep(0.5)
+        self.assertEqual(d.job(job)["state"], "queued")
+        x = d.get(f"/v1/jobs/{job}/explain").json
+        self.assertIn("drained", x["reason"])
+        self.assertIn("resume", x["unblock"])
+        d.post(f"/v1/nodes/{name}/resume")
+        d.until_state(job, "done")
+
+
+if __name__ == "__main__":
+    harness.main()
