@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What tests launch instead of mpirun + dha-worker: fake_worker.py ATTEMPT_DIR/spec.json
+(or in dha-worker's place, under the real mpirun: fake_worker.py stage SPEC; rank 0 then does the work)
 
 Writes a journal, the stage's files and status.json as proto/record.h and proto/stage.h say, in no time,
 and misbehaves on request: the job's name may hold directives `[kind.]key=value`, blank-separated:
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import time
 
-spec_path = sys.argv[1]
+spec_path = sys.argv[-1]
+rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
 with open(spec_path) as f:
     spec = json.load(f)
 kind, attempt, out, adir = spec["kind"], spec["attempt"], spec["out"], spec["dir"]
@@ -72,6 +74,11 @@ def status(code, message="", hint=""):
     put(os.path.join(adir, "status.json"),
         json.dumps({"code": code, "message": message, "hint": hint, "rank": 0}))
 
+
+if rank > 0:
+    while not stop and not os.path.exists(os.path.join(adir, "status.json")):
+        time.sleep(0.02)
+    sys.exit(0)
 
 with open(os.path.join(out, "launches"), "a") as f:
     f.write(f"{spec['uuid']} {os.getpid()}\n")
