@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,6 +159,16 @@ int stage_evaluate(struct stage *st, struct model *m, const char *name, double *
     struct eval_result v;
     if (evaluate(m, st->valid, st->seq, st->s->spec.eval_windows, st->comm, &v, e))
         return dha_err_context(e, "evaluating the %s model", name);
+    if (!isfinite(v.loss)) {
+        /* of the parent: it came like that; of ours: a merge or a training that broke it */
+        bool parent = !strcmp(name, "parent");
+        dha_fail(e, parent ? DHA_E_INPUT : DHA_E_DIVERGED,
+                 "the loss of the %s model is not a finite number", name);
+        return dha_err_hint(e,
+                            parent ? "its weights are damaged, or overflow in f32: %s"
+                                   : "see the stages before; the parent is %s",
+                            st->s->spec.model);
+    }
     journal_eval(st->journal, name, v.loss, v.tokens, v.windows, 0, 0);
     if (loss)
         *loss = v.loss;

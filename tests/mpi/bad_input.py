@@ -58,9 +58,15 @@ with open(t, "wb") as f:
     f.write(b"abc" * 333)
 fails("odd size", u16(), 65, "t.u16")
 
-# NaN: a learning rate that blows up; the checkpoints stay
-d = fails("diverged", spec(demo, optim={"lr": 1e30, "clip": 0}, tokens={"train": 8 * 512}), 80, "lr", "step")
-check(not os.path.exists(f"{d}/train/out/model"), "diverged: no model was published")
+# a parent whose weights are not finite (training that diverges: tests/unit/train/test_trainer.c)
+m = copy_model("poisoned")
+with open(f"{m}/model.safetensors", "r+b") as f:
+    n, = struct.unpack("<Q", f.read(8))
+    at = json.loads(f.read(n))["model.layers.1.mlp.down_proj.weight"]["data_offsets"][0]
+    f.seek(8 + n + at)
+    f.write(b"\xc0\x7f" * 64)  # bf16 NaN
+d = fails("weights not finite", spec(demo, model=m), 65, "finite", "damaged")
+check(not os.path.exists(f"{d}/fuse/out/model"), "weights not finite: no model was published")
 
 # a full disk while a checkpoint is written: tmpfs of 6 MiB for the stage's output
 d = f"{base}/full"

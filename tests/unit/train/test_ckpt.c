@@ -107,7 +107,8 @@ static bool holds(struct fixture *f, float seed)
 static void save(struct fixture *f, int64_t step, float seed, struct ckpt_info *info)
 {
     struct dha_err e = {0};
-    struct ckpt_state s = {.step = step, .tokens = step * 10, .lambda = 1.0 / 3, .fusion_loss = NAN};
+    struct ckpt_state s = {
+        .step = step, .tokens = step * 10, .lambda = 1.0 / 3, .fusion_loss = NAN};
     randomise(f, seed);
     if (ckpt_save(f->dir, &f->o, &s, "id", 2, info, &e))
         fail_msg("%s", e.msg);

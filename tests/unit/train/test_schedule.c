@@ -15,7 +15,7 @@ static void lr_warms_up_linearly_then_falls_along_a_cosine_to_the_final_fraction
     /* values of shared/oracle conv.py: min(1,(s+1)/warm)*(final+(1-final)*0.5*(1+cos(pi*s/steps))) */
     assert_near(schedule_lr(0, 240, 10, 0.1), 0.1, 1e-12);
     assert_near(schedule_lr(4, 240, 10, 0.1), 0.5 * (0.1 + 0.45 * (1 + cos(M_PI * 4 / 240))),
-                       1e-12);
+                1e-12);
     assert_near(schedule_lr(120, 240, 10, 0.1), 0.55, 1e-12);
     assert_true(schedule_lr(239, 240, 10, 0.1) < 0.1001);
     assert_near(schedule_lr(0, 1, 0, 0.1), 1.0, 1e-12);
