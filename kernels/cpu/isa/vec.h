@@ -26,7 +26,8 @@ typedef __mmask16 v_mask;
 
 INLINE v_mask v_first(size_t left)
 {
-    return left >= V ? (v_mask)0xFFFF : (v_mask)((1U << left) - 1U);
+    unsigned mask = left >= V ? 0xFFFFU : (1U << left) - 1U;
+    return (v_mask)mask;
 }
 INLINE vf v_load(v_mask m, const float *p)
 {

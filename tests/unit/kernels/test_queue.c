@@ -5,6 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Under AddressSanitizer a failing malloc aborts unless told to fail like the C library's. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
 static void each_backend(void (*check)(struct kern *k))
 {
     const struct kern_ops *const *table = kern_backends();
