@@ -21,7 +21,7 @@
 /* A stage's bit says that its result may depend on the field; spec_stage_inputs() leaves out those
  * that the method at hand does not read. */
 const struct spec_field spec_field[F_COUNT] = {
-    [F_NAME] = {"", "name", FIELD_NAME, AT(name)},
+    [F_NAME] = {"", "name", FIELD_NAME, AT(name), .stages = 0},
     [F_MODEL] = {"", "model", FIELD_PATH, AT(model), .stages = S | F | T | E | X},
     [F_METHOD] = {"", "method", FIELD_METHOD, AT(method), .stages = S | F | X},
     [F_BUDGET] = {"", "budget", FIELD_NUM, AT(budget), 0, 1, true, .stages = F},
@@ -56,17 +56,18 @@ const struct spec_field spec_field[F_COUNT] = {
     [F_SEED] = {"", "seed", FIELD_I64, AT(seed), 0, BIG, .stages = S | F | T},
     [F_EVAL_WINDOWS] = {"eval", "windows", FIELD_INT, AT(eval_windows), 0, 1e9,
                         .stages = F | T | E},
-    [F_CHECKPOINT_EVERY] = {"checkpoint", "every", FIELD_INT, AT(checkpoint_every), 0, 1e9},
+    [F_CHECKPOINT_EVERY] = {"checkpoint", "every", FIELD_INT, AT(checkpoint_every), .lo = 0,
+                            .hi = 1e9},
     [F_EXPORT_FORMAT] = {"export", "format", FIELD_CHOICE8, AT(format),
                          .choices = "auto|dha|gqa|expand", .stages = X},
-    [F_RANKS] = {"resources", "ranks", FIELD_INT, AT(resources.ranks), 1, 65536},
-    [F_THREADS] = {"resources", "threads", FIELD_INT, AT(resources.threads), 1, 4096},
+    [F_RANKS] = {"resources", "ranks", FIELD_INT, AT(resources.ranks), .lo = 1, .hi = 65536},
+    [F_THREADS] = {"resources", "threads", FIELD_INT, AT(resources.threads), .lo = 1, .hi = 4096},
     [F_DEVICE] = {"resources", "device", FIELD_CHOICE8, AT(resources.device), .choices = "cpu|cuda",
                   .later = "cuda"},
     /* up to ten years: a bound that only catches slips of the unit */
-    [F_WALLTIME] = {"resources", "walltime", FIELD_WALLTIME, AT(resources.walltime_s), 1,
-                    3650.0 * 86400},
-    [F_PRIORITY] = {"", "priority", FIELD_INT, AT(priority), -1000, 1000},
+    [F_WALLTIME] = {"resources", "walltime", FIELD_WALLTIME, AT(resources.walltime_s), .lo = 1,
+                    .hi = 3650.0 * 86400},
+    [F_PRIORITY] = {"", "priority", FIELD_INT, AT(priority), .lo = -1000, .hi = 1000},
 };
 
 void spec_error(struct spec_errors *errs, const char *path, const char *hint, const char *fmt, ...)
