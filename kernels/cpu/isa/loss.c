@@ -4,8 +4,8 @@
  * once and everything is done to it by one thread. First pass, in blocks that fit the first-level
  * cache: maximum of the block, e = exp(z - max) stored in place of z, and its sum. Second pass: the
  * gradient, which is only e times a factor of its block, so each logit costs one exp in all. With a
- * teacher the first pass also sums exp(zt - max_t) * (zt - z), which is what KL needs, and the
- * second one computes the teacher's exp again rather than storing it.
+ * teacher the first pass also sums exp(zt - max_t) * (zt - z), which is what KL needs, and keeps the
+ * teacher's e in a row of scratch: the teacher's logits are not ours to overwrite.
  */
 #include "isa.h"
 #include "vec.h"
@@ -20,8 +20,8 @@ struct row {
     const float *zt; /* NULL: no teacher */
     size_t vocab;
     bool grad;
-    /* a block's maximum and sum of exp(z - maximum) */
-    float *max;
+    float *max, *max_t; /* of each block; -inf if all its exps are 0 */
+    float *e_t;         /* [vocab] exp(zt - maximum of the block), for the gradient */
     /* log-sum-exp of z and zt, sum of exp(zt - lse_t) * (zt - z) */
     double lse, lse_t, cross;
 };
@@ -54,14 +54,17 @@ static float block_exp(float *z, size_t n, float max, bool keep)
     return v_sum(sum);
 }
 
-/* Sums of e = exp(zt - max) and of e * (zt - z) over a block. */
-static float block_cross(const float *z, const float *zt, size_t n, float max, float *cross)
+/* Sums of e = exp(zt - max) and of e * (zt - z) over a block; e stored if there is a place. */
+static float block_cross(const float *z, const float *zt, size_t n, float max, float *e_t,
+                         float *cross)
 {
     vf sum = v_zero(), mix = v_zero();
     for (size_t c = 0; c < n; c += V) {
         v_mask m = v_first(n - c);
         vf t = v_load(m, zt + c);
         vf e = v_pick(m, v_exp(t - max), v_zero());
+        if (e_t)
+            v_store(m, e_t + c, e);
         sum += e;
         mix += e * (t - v_load(m, z + c));
     }
@@ -95,9 +98,11 @@ static void first_pass(struct row *r)
     for (size_t at = 0, b = 0; at < r->vocab; at += BLOCK, b++) {
         size_t n = r->vocab - at < BLOCK ? r->vocab - at : BLOCK;
         if (r->zt) {
-            float max = block_max(r->zt + at, n), cross;
-            float sum = block_cross(r->z + at, r->zt + at, n, max, &cross);
-            running_add(&t, max, sum, cross);
+            float top = block_max(r->zt + at, n), cross;
+            float mass = block_cross(r->z + at, r->zt + at, n, top, r->grad ? r->e_t + at : NULL,
+                                     &cross);
+            running_add(&t, top, mass, cross);
+            r->max_t[b] = mass == 0 ? -INFINITY : top;
         }
         float max = block_max(r->z + at, n), sum = block_exp(r->z + at, n, max, r->grad);
         running_add(&z, max, sum, 0);
@@ -108,10 +113,9 @@ static void first_pass(struct row *r)
     r->cross = t.cross / t.sum;
 }
 
-/* z = a * softmax(z) - b * softmax(zt), z holding exp(z - block maximum) */
+/* z = a * softmax(z) - b * softmax(zt) from the exps of both */
 static void second_pass(const struct row *r, float a, float b)
 {
-    float lse_t = (float)r->lse_t;
     for (size_t at = 0, i = 0; at < r->vocab; at += BLOCK, i++) {
         size_t n = r->vocab - at < BLOCK ? r->vocab - at : BLOCK;
         float *z = r->z + at;
@@ -123,10 +127,11 @@ static void second_pass(const struct row *r, float a, float b)
             }
             continue;
         }
-        const float *zt = r->zt + at;
+        const float *e_t = r->e_t + at;
+        vf g = v_set(b * (float)exp((double)r->max_t[i] - r->lse_t));
         for (size_t c = 0; c < n; c += V) {
             v_mask m = v_first(n - c);
-            v_store(m, z + c, f * v_load(m, z + c) - b * v_exp(v_load(m, zt + c) - lse_t));
+            v_store(m, z + c, f * v_load(m, z + c) - g * v_load(m, e_t + c));
         }
     }
 }
@@ -142,8 +147,9 @@ void CPU(loss)(struct kern *k, struct kern_view logits, struct kern_view teacher
     const float *ZT = host_f32(teacher);
     size_t parts = (size_t)cpu_team(k, 4 * rows * vocab);
     size_t blocks = (vocab + BLOCK - 1) / BLOCK, stride = (blocks + 31) / 16 * 16;
-    float *maxima = cpu_scratch(k, parts * stride * sizeof *maxima);
-    if (!maxima)
+    size_t own = 2 * stride + (ZT && grad ? (vocab + 31) / 16 * 16 : 0); /* a part's scratch */
+    float *scratch = cpu_scratch(k, parts * own * sizeof *scratch);
+    if (!scratch)
         return;
 #pragma omp parallel for num_threads((int)parts) schedule(static, 1)
     for (size_t part = 0; part < parts; part++) {
@@ -153,7 +159,9 @@ void CPU(loss)(struct kern *k, struct kern_view logits, struct kern_view teacher
                             .zt = ZT ? ZT + i * vocab : NULL,
                             .vocab = vocab,
                             .grad = grad,
-                            .max = maxima + part * stride};
+                            .max = scratch + part * own,
+                            .max_t = scratch + part * own + stride,
+                            .e_t = scratch + part * own + 2 * stride};
             LM[i] = KL[i] = 0;
             if (target[i] < 0) {
                 if (grad)
