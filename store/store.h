@@ -30,7 +30,7 @@
  *
  *   job     queued -> running -> done          stage    pending -> ready -> running -> done
  *           queued|running <-> held                     pending|ready -> reused
- *           any but done -> failed|cancelled            running -> ready (another attempt)
+ *           queued|held|running -> failed|cancelled     running -> ready (another attempt)
  *           failed|cancelled -> queued (retry)          any unfinished -> failed|cancelled
  *                                                       failed|cancelled|done|reused -> pending (retry)
  *   A stage is ready when all the stages before it are done or reused: the store does this move itself,

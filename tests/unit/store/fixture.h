@@ -81,7 +81,7 @@ static inline int64_t submit_as(struct fixture *f, const char *prefix, const cha
     struct store_new_stage stages[3] = {
         {STAGE_SEARCH, keys[0]}, {STAGE_FUSE, keys[1]}, {STAGE_TRAIN, keys[2]}};
     for (int i = 0; i < 3; i++)
-        snprintf(keys[i], sizeof keys[i], "%s-%d", prefix, i);
+        snprintf(keys[i], sizeof keys[i], "%.20s-%d", prefix, i);
     struct store_new_job j = {.name = prefix,
                               .spec = "{\"model\":\"/m\"}",
                               .method = "spectral",

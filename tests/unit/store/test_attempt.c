@@ -73,6 +73,25 @@ static void the_schema_itself_refuses_a_second_holder(void **state)
     open_store(f);
 }
 
+static void the_schema_itself_refuses_two_equal_stages_at_once(void **state)
+{
+    struct fixture *f = *state;
+    char path[96];
+    sqlite3 *db;
+    start(f, stage_id(f, submit(f, "same"), 0), NULL, 0, NULL);
+    submit(f, "same");
+    OK(store_commit(f->s, &e));
+    store_close(f->s);
+    f->s = NULL;
+    snprintf(path, sizeof path, "%s/state.db", f->dir);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_exec(db, "UPDATE stage SET state = 'running' WHERE ord = 0", NULL, NULL, NULL),
+        SQLITE_CONSTRAINT);
+    sqlite3_close(db);
+    open_store(f);
+}
+
 static void two_equal_stages_do_not_run_at_once(void **state)
 {
     struct fixture *f = *state;
@@ -241,6 +260,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(a_slot_is_not_given_twice_and_a_gang_gets_all_or_none),
         T(the_schema_itself_refuses_a_second_holder),
+        T(the_schema_itself_refuses_two_equal_stages_at_once),
         T(two_equal_stages_do_not_run_at_once),
         T(an_attempt_number_is_used_once),
         T(what_adoption_needs_survives_a_restart),

@@ -225,6 +225,45 @@ static void a_damaged_metrics_file_is_begun_anew(void **state)
     assert_int_equal(state_of(f, stage), STAGE_RUNNING);
 }
 
+static void note(void *arg, const char *problem)
+{
+    char *all = arg;
+    snprintf(all + strlen(all), 2000 - strlen(all), "%s\n", problem);
+}
+
+static void fsck_names_what_does_not_hold(void **state)
+{
+    struct fixture *f = *state;
+    char all[2000] = "";
+    struct dha_err err = {0};
+    int64_t node;
+    struct store_slot *slots;
+    size_t n;
+    OK(store_node_register(f->s, "local", "cpu", 1, NOW, &node, &e));
+    OK(store_slots(f->s, &slots, &n, &e));
+    int64_t stage = stage_id(f, submit(f, "a"), 0);
+    start(f, stage, &slots[0].id, 1, NULL);
+    free(slots);
+    submit(f, "b");
+    assert_sound(f);
+    damage(f, "UPDATE attempt SET state = 'ended';"
+              "UPDATE stage SET state = 'ready' WHERE job = 2 AND ord = 2;"
+              "UPDATE job SET state = 'done' WHERE id = 2;"
+              "DELETE FROM event WHERE seq = 2;"
+              "INSERT INTO checkpoint(stage, attempt, step, bytes, path, digest, state, created_us)"
+              " VALUES(4711, 1, 1, 1, '/x', 'd', 'complete', 1)");
+    assert_true(store_fsck(f->s, note, all, &err) >= 6);
+    static const char *const want[] = {"stage 1 is running without a live attempt",
+                                       "slot 1 is held by attempt 1, which has ended",
+                                       "stage 6 is ready, but a stage before it is not complete",
+                                       "job 2 is done, but its stage 4 is ready",
+                                       "events are missing",
+                                       "checkpoint row 1 refers to a row of stage"};
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
+        if (!strstr(all, want[i]))
+            fail_msg("fsck does not say \"%s\":\n%s", want[i], all);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -237,6 +276,7 @@ int main(void)
         T(the_store_opens_whatever_page_is_overwritten),
         T(a_damaged_page_of_events_costs_no_job),
         T(a_damaged_metrics_file_is_begun_anew),
+        T(fsck_names_what_does_not_hold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
