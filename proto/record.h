@@ -69,9 +69,10 @@ struct record {
             char code[24];
             int64_t tokens; /* training + calibration tokens this stage consumed, all attempts */
             double seconds;
-            int64_t peak_rss;                   /* bytes, max over ranks */
-            int64_t kv_parent, kv_converted;    /* KV cache bytes a token at the checkpoint's dtype; 0 = n/a */
-            char output[512];                   /* model directory or plan the stage leaves */
+            int64_t peak_rss; /* bytes, max over ranks */
+            int64_t kv_parent,
+                kv_converted; /* KV cache bytes a token at the checkpoint's dtype; 0 = n/a */
+            char output[512]; /* model directory or plan the stage leaves */
         } bye;
     };
 };

@@ -12,7 +12,7 @@
 #include "proto/json.h"
 
 enum stage_kind { STAGE_SEARCH, STAGE_FUSE, STAGE_TRAIN, STAGE_EVAL, STAGE_EXPORT, STAGE_KINDS };
-const char *stage_kind_name(enum stage_kind k);                /* "search" ... */
+const char *stage_kind_name(enum stage_kind k);                 /* "search" ... */
 int stage_kind_from_name(const char *name, enum stage_kind *k); /* 0 / -1 */
 
 enum method_grouping { GROUP_ADJACENT, GROUP_ONE, GROUP_LEARNED, GROUP_CLOSED_FORM };
@@ -26,9 +26,9 @@ struct method {
     enum method_grouping grouping;
     enum method_budget budget;
     enum method_merge merge;
-    bool uniform;      /* equal, contiguous groups in every layer: result is a plain GQA checkpoint */
-    bool refit;        /* spectral: ridge regression of W_O */
-    bool any_count;    /* head counts need not divide H */
+    bool uniform;   /* equal, contiguous groups in every layer: result is a plain GQA checkpoint */
+    bool refit;     /* spectral: ridge regression of W_O */
+    bool any_count; /* head counts need not divide H */
     bool scalar_omega; /* fusion operator: one number a head pair */
 };
 
@@ -53,7 +53,7 @@ struct job_spec {
     struct {
         double lr, lr_omega, lr_lambda, warmup, final_lr, clip, weight_decay;
     } optim;
-    char dtype[8];        /* f32 | bf16 */
+    char dtype[8]; /* f32 | bf16 */
     int64_t seed;
     int eval_windows;     /* "eval": {"windows": 256}; 0 = all of valid */
     int checkpoint_every; /* "checkpoint": {"every": steps}; 0 = chosen by the worker */
