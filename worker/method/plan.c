@@ -155,7 +155,8 @@ static int bad(struct dha_err *e, int entry, const char *what)
 static int need_small_int(const cJSON *o, const char *key, int lo, int hi, int *out,
                           struct dha_err *e)
 {
-    int64_t v;
+    int64_t v = 0;
+    *out = lo;
     if (json_need_int(o, key, &v, e))
         return -1;
     if (v < lo || v > hi)

@@ -1,0 +1,178 @@
+/* oracle_rp4m: the untrained losses of METHODS section 6 on shared/data/rp4m (4.2 M parameters, 8 heads, 4 layers), which
+ * were measured with an independent PyTorch implementation, reproduced within 0.005. They depend a little on
+ * which calibration tokens were drawn.
+ *   oracle_rp4m DIR     exit 0: all within the tolerance; 1: not; 77: DIR is not there (skipped)
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "worker/method/method.h"
+
+#define TOLERANCE 0.005
+#define WINDOWS   256
+#define SEQ       256
+#define BATCH     16
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double cpu(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int die(const char *doing, const struct dha_err *e)
+{
+    fprintf(stderr, "%s: %s: %s %s\n", doing, dha_code_name(e->code), e->msg, e->hint);
+    exit(1);
+}
+
+/* Mean loss over the first WINDOWS windows. */
+static double loss_of(struct model *m, const struct corpus *valid)
+{
+    static int32_t ids[BATCH * SEQ], targets[BATCH * SEQ];
+    struct dha_err e = {0};
+    struct run *r = NULL;
+    double lm = 0.0, kl = 0.0;
+    if (run_new(&r, m, BATCH, SEQ, RUN_INFER, &e))
+        die("run", &e);
+    for (int w = 0; w < WINDOWS; w += BATCH) {
+        for (int i = 0; i < BATCH; i++)
+            if (corpus_window(valid, w + i, SEQ, ids + i * SEQ, targets + i * SEQ, &e))
+                die("window", &e);
+        run_forward(r, ids);
+        if (run_loss(r, targets, NULL, 1.0f, 0.0f, 1.0f, NULL, &lm, &kl, &e))
+            die("loss", &e);
+    }
+    run_free(r);
+    return lm / (WINDOWS * SEQ);
+}
+
+static int check(const char *what, double loss, double want)
+{
+    bool good = fabs(loss - want) <= TOLERANCE;
+    printf("%-40s %.4f   METHODS %.4f   %+.4f %s\n", what, loss, want, loss - want,
+           good ? "" : "OUT OF TOLERANCE");
+    fflush(stdout);
+    return good ? 0 : 1;
+}
+
+static const struct corpus *valid_of(struct corpus **c, const char *dir, const char *name)
+{
+    char path[1024];
+    struct dha_err e = {0};
+    struct corpus_options o = {.format = "u16", .vocab = 2048, .bos = -1};
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    if (corpus_open(c, (char *[]){path}, 1, &o, &e))
+        die(path, &e);
+    return *c;
+}
+
+typedef int merge_fn(const struct method_env *, const int *, struct model **, struct dha_err *);
+
+static double merged_loss(struct method_env *env, merge_fn *merge, bool refit, const int *group_of,
+                          const struct corpus *valid)
+{
+    struct dha_err e = {0};
+    struct method method = *env->method;
+    struct method_env with = *env;
+    struct model *m;
+    double start = now(), busy = cpu();
+    method.refit = refit;
+    with.method = &method;
+    if (merge(&with, group_of, &m, &e))
+        die("merge", &e);
+    printf("  merge: %.1f s, %.1f s of CPU\n", now() - start, cpu() - busy);
+    double loss = loss_of(m, valid);
+    model_free(m);
+    return loss;
+}
+
+static void chosen(const struct plan *p, double budget, int *group_of)
+{
+    int pick[64];
+    double cost;
+    struct dha_err e = {0};
+    if (plan_choose(p, plan_total(budget, p->layers, p->heads), pick, &cost, &e))
+        die("budget", &e);
+    printf("  budget %.2f: heads", budget);
+    for (int i = 0; i < 2 * p->layers; i++) {
+        printf(" %d", p->entries[i].choices[pick[i]].n);
+        memcpy(group_of + i * p->heads, p->entries[i].choices[pick[i]].group_of,
+               (size_t)p->heads * sizeof *group_of);
+    }
+    printf("  predicted %+.4f\n", cost);
+}
+
+int main(int argc, char **argv)
+{
+    const char *dir = argc > 1 ? argv[1] : "../shared/data/rp4m";
+    char path[1024];
+    struct kern_err ke;
+    struct dha_err e = {0};
+    struct model *parent;
+    struct corpus *train, *valid;
+    struct comm alone;
+    struct method method;
+    struct plan plan;
+    int group_of[2 * 4 * 8], bad = 0;
+    snprintf(path, sizeof path, "%s/hf", dir);
+    if (access(path, R_OK)) {
+        printf("skipped: %s is not there\n", path);
+        return 77;
+    }
+    struct kern *k = kern_open("cpu", 0, &ke);
+    if (!k) {
+        fprintf(stderr, "%s\n", ke.msg);
+        return 1;
+    }
+    if (model_load(&parent, k, path, &e) || method_preset("spectral", &method))
+        die(path, &e);
+    valid_of(&train, dir, "train.u16");
+    valid_of(&valid, dir, "valid.u16");
+    comm_alone(&alone);
+    struct method_env env = {.parent = parent,
+                             .train = train,
+                             .comm = &alone,
+                             .method = &method,
+                             .seq = SEQ,
+                             .seed = argc > 2 ? atoll(argv[2]) : 1,
+                             .calib_tokens = 32768};
+    bad += check("parent", loss_of(parent, valid), 3.7352);
+    double start = now(), busy = cpu();
+    if (spectral_plan(&env, &plan, &e))
+        die("search", &e);
+    printf("  search: %.1f s, %.1f s of CPU\n", now() - start, cpu() - busy);
+    bad += check("parent after the search", loss_of(parent, valid), 3.7352);
+
+    chosen(&plan, 0.25, group_of);
+    bad += check("25 % spectral, without refit",
+                 merged_loss(&env, spectral_merge, false, group_of, valid), 3.8686);
+    bad += check("25 % spectral", merged_loss(&env, spectral_merge, true, group_of, valid), 3.827);
+    chosen(&plan, 0.5, group_of);
+    bad += check("50 % spectral", merged_loss(&env, spectral_merge, true, group_of, valid), 3.755);
+    for (int i = 0; i < 8; i++)
+        groups_adjacent(8, 2, group_of + i * 8);
+    bad += check("25 % spectral-gqa, without refit",
+                 merged_loss(&env, spectral_merge, false, group_of, valid), 3.9266);
+    bad += check("25 % spectral-gqa", merged_loss(&env, spectral_merge, true, group_of, valid),
+                 3.872);
+    bad += check("25 % gqa (mean pool)", merged_loss(&env, meanpool_merge, false, group_of, valid),
+                 5.1451);
+    plan_finish(&plan);
+    corpus_close(valid);
+    corpus_close(train);
+    model_free(parent);
+    kern_close(k);
+    return bad ? 1 : 0;
+}
