@@ -13,6 +13,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
 /* A shim that does not even write shim.json three times in a row will not the fourth time. */
@@ -195,6 +196,30 @@ static int build_spec(struct attempt *a, const struct store_job *job, const stru
     return 0;
 }
 
+/* A stage's key promises what its result was made from; files that changed while the job waited would make it
+ * a lie that other jobs then reuse. */
+static int check_key(struct attempt *a, const struct stage_spec *spec, const struct store_stages *l,
+                     struct dha_err *e)
+{
+    struct stagekey keys[STAGE_KINDS];
+    const char *promised = "";
+    int n = 0;
+    if (stagekey_job(&spec->spec, keys, &n, e) != 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < l->n; i++) {
+        promised = l->at[i].id == a->stage ? l->at[i].key : promised;
+    }
+    for (int i = 0; i < n; i++) {
+        if (keys[i].kind == spec->kind && strcmp(keys[i].key, promised) != 0) {
+            dha_fail(e, DHA_E_INPUT,
+                     "the model's or data files were changed after the job was submitted");
+            return dha_err_hint(e, "submit the job again: it then uses the files as they are");
+        }
+    }
+    return 0;
+}
+
 static int launch(struct attempt *a, struct dha_err *e)
 {
     struct store_job job = {0};
@@ -203,7 +228,7 @@ static int launch(struct attempt *a, struct dha_err *e)
     int rc = -1;
     if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
         store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
-        build_spec(a, &job, &l, &spec, e) != 0) {
+        build_spec(a, &job, &l, &spec, e) != 0 || check_key(a, &spec, &l, e) != 0) {
         goto out;
     }
     a->walltime_s = spec.spec.resources.walltime_s;
@@ -400,6 +425,18 @@ static void sweep(struct attempt *a)
     }
 }
 
+/* Did the shim say that nothing is left? */
+static bool shim_swept_all(const struct attempt *a)
+{
+    char path[4200];
+    struct dha_err e = {0};
+    path_in(a, "exit.json", path);
+    cJSON *doc = json_parse_file(path, 4096, &e);
+    bool all = doc && json_int(doc, "left", -1) == 0;
+    cJSON_Delete(doc);
+    return all;
+}
+
 void attempt_look(struct attempt *a)
 {
     if (a->phase == A_NEW || a->phase == A_CLOSED || uv_now(&a->d->loop) < a->not_before_ms) {
@@ -420,10 +457,14 @@ void attempt_look(struct attempt *a)
     if (a->phase == A_SWEEPING) {
         sweep(a);
     } else if (has_file(a, "exit.json")) {
+        if (shim_swept_all(a)) {
+            conclude(a);
+            return;
+        }
         if (a->pid == 0) {
             read_shim_json(a);
         }
-        sweep(a); /* the shim has swept; normally this finds nothing and concludes */
+        sweep(a);
     } else if (has_file(a, "shim.json")) {
         log_warn("job %lld: attempt %d lost its shim", (long long)a->job, a->number);
         if (a->pid == 0) {

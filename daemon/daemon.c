@@ -98,8 +98,21 @@ static int register_node(struct daemon *d, const struct daemon_options *o, struc
         snprintf(d->node, sizeof d->node, "localhost");
     }
     int slots = o->slots ? (int)o->slots : online_cores();
+    struct store_node *nodes = NULL;
+    size_t n = 0;
     int64_t id;
-    return store_node_register(d->store, d->node, "cpu", slots, now_us(), &id, e);
+    int rc = store_node_register(d->store, d->node, "cpu", slots, now_us(), &id, e);
+    if (rc == 0) {
+        rc = store_nodes(d->store, &nodes, &n, e);
+    }
+    /* This launcher knows one host. If it was called otherwise before, its slots must not count twice. */
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (strcmp(nodes[i].name, d->node) != 0) {
+            rc = store_node_register(d->store, nodes[i].name, "cpu", 0, now_us(), &id, e);
+        }
+    }
+    free(nodes);
+    return rc;
 }
 
 static void on_tick(uv_timer_t *t)

@@ -1,5 +1,9 @@
 """The API as a client sees it: jobs in, documents out, every error said."""
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import unittest
@@ -18,7 +22,7 @@ class Submission(harness.Case):
         self.assertEqual({s["state"] for s in j["stages"]}, {"done"})
         self.assertEqual(j["priority"], 3)
         self.assertEqual(j["spec"]["seed"], 1, "defaults are written into the stored spec")
-        self.assertEqual(j["owner_uid"], str(__import__("os").geteuid()))
+        self.assertEqual(j["owner_uid"], str(os.geteuid()))
 
     def test_the_result_is_what_the_records_said(self):
         d = self.dhad
@@ -275,6 +279,34 @@ class Daemon(harness.Case):
         self.assertEqual(v["pid"], self.dhad.process.pid)
         self.assertEqual(v["state_dir"], self.dhad.state)
         self.assertEqual(v["schema"], 1)
+
+    @unittest.skipIf(os.geteuid() != 0, "needs two users")
+    def test_other_users_are_refused(self):
+        d = self.dhad
+        job = d.submit("sleep=30")
+        os.chmod(d.dir, 0o755)
+        os.chmod(d.socket, 0o666)  # even if somebody opens the door
+        code = ("import os, sys; sys.path.insert(0, sys.argv[1]); import harness;"
+                "os.setgid(65534); os.setuid(65534); c = harness.UnixConnection(sys.argv[2]);"
+                "c.request(*sys.argv[3:]); r = c.getresponse(); print(r.status, r.read().decode())")
+        for method, path in (("GET", f"/v1/jobs/{job}"), ("POST", f"/v1/jobs/{job}/cancel"),
+                             ("POST", "/v1/shutdown")):
+            r = subprocess.run([sys.executable, "-c", code, harness.HERE, d.socket, method, path],
+                               capture_output=True, text=True, timeout=20)
+            self.assertTrue(r.stdout.startswith("403 "), r)
+            self.assertIn("forbidden", r.stdout)
+        self.assertFalse(d.job(job)["cancelling"])
+
+    def test_a_host_that_was_renamed_does_not_count_twice(self):
+        d = self.dhad
+        d.stop()
+        db = sqlite3.connect(os.path.join(d.state, "state.db"))
+        db.execute("UPDATE node SET name = 'called-otherwise'")
+        db.commit()
+        db.close()
+        d.start()
+        slots = [s for n in d.get("/v1/nodes").json["nodes"] for s in n["slots"]]
+        self.assertEqual(len(slots), 4)
 
     def test_metrics_are_prometheus_text(self):
         d = self.dhad

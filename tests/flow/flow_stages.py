@@ -43,6 +43,19 @@ class Reuse(harness.Case):
         j = d.until_state(d.submit("b"), "done")
         self.assertEqual(j["stages"][0]["state"], "done")
 
+    def test_a_file_that_changes_while_its_job_waits_fails_the_job(self):
+        d = self.dhad
+        a = d.submit("search.sleep=30", resources={"ranks": 4})
+        d.until_running(a, "search")
+        b = d.submit("b", seed=2)
+        with open(d.data, "ab") as f:
+            f.write(b"more")
+        d.post(f"/v1/jobs/{a}/cancel", {"now": True})
+        j = d.until_state(b, *harness.FINAL)
+        self.assertEqual((j["state"], j["error"]["code"]), ("failed", "bad_input"))
+        self.assertIn("submit the job again", j["error"]["hint"])
+        self.assertEqual(d.launches(b, "search"), [])
+
     def test_output_that_is_gone_is_made_again(self):
         d = self.dhad
         a = d.submit("a")

@@ -224,6 +224,14 @@ class Dhad:
         return [p for p in processes_with(self.tag)
                 if any(e.startswith(b"DHA_ATTEMPT=") for e in environ_of(p))]
 
+    def end(self):
+        """The daemon, if it still runs, goes in good order: status 0 and no complaint of a sanitizer."""
+        if self.process and self.process.poll() is None:
+            code = self.stop()
+            assert code == 0, (code, self.console())
+        text = self.console()
+        assert "Sanitizer" not in text and "runtime error" not in text, text
+
     def clean(self):
         for _ in range(100):
             left = processes_with(self.tag)
@@ -251,6 +259,7 @@ class Case(unittest.TestCase):
         self.dhad = Dhad(self.launcher, self.slots, self.program, self.args)
         self.addCleanup(self.dhad.clean)
         self.dhad.start()
+        self.addCleanup(self.dhad.end)  # runs before clean
 
     def assert_error(self, reply, status, code):
         self.assertEqual(reply.status, status, reply)

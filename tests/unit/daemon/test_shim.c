@@ -147,7 +147,8 @@ static void of_many_started_at_once_one_runs(void **state)
     }
     for (int i = 0; i < 8; i++) {
         int rc = wait_rc(pids[i]);
-        assert_true(rc == 0 || rc == 3);
+        /* The one that ran sweeps the attempt's tag, which a late one carries, too. */
+        assert_true(rc == 0 || rc == 3 || rc == -SIGKILL);
         ran += rc == 0;
     }
     assert_int_equal(ran, 1);
