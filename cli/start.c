@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -33,6 +34,28 @@ bool daemon_listens(const char *socket_path)
     return ok;
 }
 
+/* One starter at a time: the others wait here and then find what the first one started. The lock goes when its
+ * descriptor is closed, also by our death; dhad does not inherit it. */
+static int lock_start(const char *state, struct dha_err *e)
+{
+    char path[LOCATE_MAX + 16];
+    int fd;
+
+    snprintf(path, sizeof path, "%s/.start.lock", state);
+    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        return dha_fail_errno(e, errno, "opening %s", path);
+    }
+    while (flock(fd, LOCK_EX)) {
+        if (errno != EINTR) {
+            dha_fail_errno(e, errno, "locking %s", path);
+            close(fd);
+            return -1;
+        }
+    }
+    return fd;
+}
+
 int daemon_start(const char *state, const char *socket_path, struct dha_err *e)
 {
     const struct timespec pause = {.tv_nsec = START_POLL_MS * 1000000L};
@@ -40,6 +63,7 @@ int daemon_start(const char *state, const char *socket_path, struct dha_err *e)
     char dir[LOCATE_MAX];
     char *slash;
     int status;
+    int lock;
 
     if (locate_program("dhad", program, sizeof program, e)) {
         return -1;
@@ -55,20 +79,28 @@ int daemon_start(const char *state, const char *socket_path, struct dha_err *e)
     if (locate_mkdirs(state, 0700, e)) {
         return -1;
     }
+    lock = lock_start(state, e);
+    if (lock < 0) {
+        return -1;
+    }
+    if (daemon_listens(socket_path)) {
+        close(lock);
+        return 0;
+    }
     const char *const argv[] = {program,     "--state",  state, "--socket",
                                 socket_path, "--detach", NULL};
     if (child_run(argv, CHILD_STDOUT_TO_STDERR, NULL, &status, e)) {
+        close(lock);
         return -1;
     }
-    for (int waited = 0; waited < START_WAIT_MS; waited += START_POLL_MS) {
+    for (int waited = 0; !status && waited < START_WAIT_MS; waited += START_POLL_MS) {
         if (daemon_listens(socket_path)) {
+            close(lock);
             return 0;
-        }
-        if (status) {
-            break;
         }
         nanosleep(&pause, NULL);
     }
+    close(lock);
     if (status) {
         enum dha_code code = dha_code_from_exit(status);
         dha_fail(e, code == DHA_E_COUNT || code == DHA_E_OK ? DHA_E_UNREACHABLE : code,

@@ -4,8 +4,8 @@
 
 #include "cli/cli.h"
 
-/* Runs `dhad --state STATE --socket SOCKET --detach` and waits until something listens on the socket (15 s). Two
- * commands that start at once are no trouble: dhad's own lock lets one in, both then find it. */
+/* Runs `dhad --state STATE --socket SOCKET --detach` and waits until something listens on the socket (15 s). Of
+ * several commands that start at once one starts it and the others find it. */
 int daemon_start(const char *state, const char *socket, struct dha_err *e);
 /* True while something accepts connections on the socket. */
 bool daemon_listens(const char *socket);

@@ -83,6 +83,8 @@ void view_stage_steps(FILE *out, const cJSON *stage)
 
     if (steps > 0) {
         fprintf(out, "%.0f/%.0f steps", json_num(p, "step", 0), steps);
+    } else if (stage_over(stage)) {
+        return; /* how far a phase without steps got is of no interest any more */
     } else if (*phase && total > 0) {
         fprintf(out, "%s %.0f/%.0f", phase, json_num(p, "done", 0), total);
     } else {

@@ -1,0 +1,147 @@
+"""Help, usage errors and exit statuses: what dha says before and without any job."""
+import json
+import os
+import re
+import subprocess
+
+import cli_harness
+import harness
+
+
+class Help(cli_harness.Case):
+    def commands(self):
+        text = self.ok("--help").out
+        return re.findall(r"^  (\w+) +\S", text, re.M)
+
+    def test_every_command_of_the_contract_is_there(self):
+        self.assertLessEqual(
+            {"demo", "convert", "inspect", "submit", "list", "show", "watch", "explain", "logs",
+             "metrics", "cancel", "hold", "release", "retry", "prio", "sweep", "nodes", "export",
+             "compare", "events", "up", "down"}, set(self.commands()))
+
+    def test_the_help_of_every_command_has_an_example_that_it_would_accept(self):
+        for name in self.commands():
+            with self.subTest(name):
+                text = self.ok(name, "--help").out
+                self.assertTrue(text.startswith(f"usage: dha {name}"), text)
+                example = text.split("example:\n")[1]
+                self.assertIn(f"dha {name}", example)
+                self.assertEqual(self.ok("help", name).out, text)
+                # Every long option of the example is an option of the command.
+                for line in example.replace("\\\n", " ").splitlines():
+                    if f"dha {name}" in line:
+                        mine = line.split(f"dha {name}")[1].split("&&")[0].split("|")[0]
+                        for option in re.findall(r"--[a-z-]+", mine):
+                            self.assertIn(option, text, line)
+
+    def test_help_needs_no_daemon(self):
+        self.dhad.stop()
+        self.ok("submit", "--help")
+        self.assertRegex(self.ok("--version").out, r"^dha \d+\.\d+")
+
+    def test_completion_is_valid_bash_and_completes(self):
+        path = os.path.join(self.dhad.dir, "completion")
+        with open(path, "w") as f:
+            f.write(self.ok("completion", "bash").out)
+        subprocess.run(["bash", "-n", path], check=True)
+        script = (f". {path}; COMP_WORDS=(dha sub); COMP_CWORD=1; _dha; echo ${{COMPREPLY[@]}};"
+                  f"COMP_WORDS=(dha submit --dr); COMP_CWORD=2; _dha; echo ${{COMPREPLY[@]}}")
+        out = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True).stdout
+        self.assertEqual(out, "submit\n--dry-run\n")
+
+    def test_the_manual_page_names_every_command(self):
+        page = self.ok("man").out
+        self.assertTrue(page.startswith(".TH DHA 1"))
+        for name in self.commands():
+            self.assertIn(f".SS dha {name}", page)
+
+
+class Usage(cli_harness.Case):
+    def test_no_command_is_a_usage_error_with_the_list(self):
+        r = self.dha()
+        self.assertEqual(r.rc, 2)
+        self.assertEqual(r.out, "")
+        self.assertIn("usage: dha", r.err)
+
+    def test_slips_are_answered_with_what_was_meant(self):
+        self.assertIn("dha submit", self.fails(2, "submti").err)
+        self.assertIn("--wait", self.fails(2, "submit", "--wiat", "x").err)
+
+    def test_missing_and_superfluous_arguments(self):
+        self.fails(2, "show")
+        self.fails(2, "show", "1", "2")
+        self.fails(2, "export", "1")
+        self.fails(2, "prio", "1", "high")
+        self.fails(2, "nodes", "paint", "here")
+        self.fails(2, "nodes", "drain")
+        self.fails(2, "sweep", "create", "spec.json")
+        self.fails(2, "logs", "1", "--stream", "nothing")
+        self.fails(2, "compare", "a", "b")
+        self.fails(2, "convert", "m", "--data", "d", "--out", "o")
+        self.fails(2, "completion", "fish")
+
+    def test_the_socket_may_be_named_before_or_after_the_command(self):
+        env = cli_harness.environment(HOME=self.dhad.dir)
+        self.ok("--socket", self.dhad.socket, "nodes", env=env)
+        self.ok("nodes", "--socket", self.dhad.socket, env=env)
+
+
+class NoDaemon(cli_harness.Case):
+    def test_a_named_socket_that_is_dead_is_said_and_nothing_is_started(self):
+        nowhere = os.path.join(self.dhad.dir, "nowhere")
+        r = self.fails(69, "list", env={**self.env, "DHA_SOCKET": nowhere})
+        self.assertIn(nowhere, r.err)
+        self.assertIn(f"dha up --socket {nowhere}", r.err)
+        self.assertEqual(r.out, "")
+        self.assertFalse(os.path.exists(nowhere))
+        self.assertFalse(os.path.exists(os.path.join(self.dhad.dir, ".dha")))
+
+    def test_a_socket_path_that_does_not_fit_is_said(self):
+        r = self.fails(2, "list", env={**self.env, "DHA_SOCKET": "/tmp/" + "x" * 120})
+        self.assertIn("125 bytes", r.err)
+
+    def test_what_is_no_daemon_is_not_believed(self):
+        import socket
+        import threading
+        path = os.path.join(self.dhad.dir, "liar")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(path)
+            s.listen()
+
+            def lie():
+                while True:
+                    try:
+                        c, _ = s.accept()
+                    except OSError:
+                        return
+                    c.recv(4096)
+                    c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{\"a\":1}{}")
+                    c.close()
+            threading.Thread(target=lie, daemon=True).start()
+            self.fails(76, "list", env={**self.env, "DHA_SOCKET": path})
+            s.shutdown(socket.SHUT_RDWR)
+
+
+class Nodes(cli_harness.Case):
+    def test_a_node_is_drained_and_resumed(self):
+        node = self.ok("nodes", "--json").json["nodes"][0]["name"]
+        self.assertIn(node, self.ok("nodes").out)
+        self.ok("nodes", "drain", node, "--reason", "fan broken")
+        self.assertIn("fan broken", self.ok("nodes").out)
+        self.ok("nodes", "resume", node)
+        self.assertNotIn("fan broken", self.ok("nodes").out)
+        self.fails(66, "nodes", "drain", "no such node")
+
+    def test_up_says_where_a_running_daemon_is(self):
+        self.assertIn(self.dhad.state, self.ok("up").out)
+        self.assertEqual(self.ok("up", "--json").json["state_dir"], self.dhad.state)
+
+    def test_down_stops_the_daemon_and_can_be_repeated(self):
+        self.ok("down")
+        self.assertEqual(self.dhad.wait_dead(), 0)
+        r = self.ok("down")
+        self.assertIn("no daemon", r.err)
+
+
+if __name__ == "__main__":
+    harness.main()
