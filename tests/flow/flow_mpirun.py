@@ -1,8 +1,11 @@
 """The local launcher with the real mpirun: first with the fake worker as its ranks, then with dha-worker."""
 import glob
+import json
 import os
+import random
 import shutil
 import signal
+import struct
 import sys
 import time
 import unittest
@@ -82,6 +85,90 @@ class MpirunWithFakeRanks(harness.Case):
         err = d.get(f"/v1/jobs/{job}/logs?attempt=1").raw.decode()
         self.assertIn(d.data, err)
         d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+
+WORKER = os.path.join(harness.BIN, "dha-worker")
+MODEL = os.path.join(harness.HERE, "..", "..", "deploy", "demo", "hf")
+
+
+@unittest.skipUnless(os.path.exists(WORKER) and os.path.isdir(MODEL), "dha-worker is not built")
+class WithTheWorker(harness.Case):
+    """The real worker on the demo's checkpoint, with tokens drawn at random: what it learns is no matter here."""
+    launcher, args = "local", ("--worker", WORKER)
+
+    def spec(self, name="job", tokens=8192, **changes):
+        d = self.dhad
+        with open(os.path.join(MODEL, "config.json")) as f:
+            vocab = json.load(f)["vocab_size"]
+        path = os.path.join(d.dir, "random.u16")
+        if not os.path.exists(path):
+            rng = random.Random(1)
+            with open(path, "wb") as f:
+                f.write(struct.pack("<20000H", *(rng.randrange(3, vocab) for _ in range(20000))))
+        return {"name": name, "model": os.path.realpath(MODEL), "method": "gqa", "budget": 0.25,
+                "data": {"train": [path], "seq_len": 32}, "tokens": {"train": tokens},
+                "batch_tokens": 256, "eval": {"windows": 4}, "checkpoint": {"every": 4},
+                "resources": {"ranks": 2}, **changes}
+
+    def submit(self, *args, **changes):
+        r = self.dhad.post("/v1/jobs", {"spec": self.spec(*args, **changes)})
+        self.assertEqual(r.status, 201, r)
+        return r.json["job"]["id"]
+
+    def test_converts_a_checkpoint(self):
+        d = self.dhad
+        job = self.submit()
+        j = d.until_state(job, *harness.FINAL, seconds=120)
+        self.assertEqual(j["state"], "done", j)
+        r = j["result"]
+        self.assertEqual(r["head_budget"], 0.25)
+        self.assertTrue(all(r["loss"][k] > 0 for k in ("parent", "converted", "final")))
+        self.assertEqual(int(r["kv_bytes_per_token"]["parent"]),
+                         4 * int(r["kv_bytes_per_token"]["converted"]))
+        self.assertTrue(os.path.exists(os.path.join(r["checkpoint"], "config.json")))
+        steps = [p["step"] for p in
+                 d.get(f"/v1/jobs/{job}/metrics?stage=train&name=loss").json["points"]]
+        self.assertEqual(steps[-1], 32)
+        self.assertEqual(len(steps), len(set(steps)))
+        self.assertEqual(d.stray(), [])
+
+    def test_goes_on_through_kill_9_of_the_daemon(self):
+        d = self.dhad
+        job = self.submit(tokens=32768)
+        d.until_running(job, "train", seconds=120)
+        shim = d.shim(job, "train")
+        d.kill()
+        time.sleep(1)
+        d.start()
+        self.assertEqual(d.shim(job, "train"), shim)
+        j = d.until_state(job, *harness.FINAL, seconds=120)
+        self.assertEqual((j["state"], [s["attempts"] for s in j["stages"]]), ("done", [1] * 4), j)
+
+    def test_hold_checkpoints_and_release_resumes_at_that_step(self):
+        d = self.dhad
+        job = self.submit(tokens=32768)
+        d.until_running(job, "train", seconds=120)
+        d.post(f"/v1/jobs/{job}/hold")
+        d.until(lambda: d.stage(job, "train")["state"] == "ready", seconds=60)
+        step = max(c["step"] for c in d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+                   if c["stage"] == "train")
+        d.post(f"/v1/jobs/{job}/release")
+        j = d.until_state(job, *harness.FINAL, seconds=120)
+        self.assertEqual((j["state"], j["stages"][1]["attempts"]), ("done", 2), j)
+        hello = [e["data"] for e in d.events() if e["type"] == "attempt.hello"
+                 and e["stage"] == j["stages"][1]["id"]]
+        self.assertEqual(hello[1]["resumed_from"], step)
+
+    def test_a_model_that_cannot_be_used_fails_once_and_says_what(self):
+        d = self.dhad
+        model = os.path.join(d.dir, "bad")
+        shutil.copytree(MODEL, model)
+        with open(os.path.join(model, "model.safetensors"), "r+b") as f:
+            f.truncate(1000)
+        job = self.submit(model=model)
+        j = d.until_state(job, *harness.FINAL, seconds=60)
+        self.assertEqual((j["state"], j["error"]["code"]), ("failed", "bad_input"), j["error"])
+        self.assertIn("model.safetensors", j["error"]["message"])
+        self.assertEqual(j["stages"][0]["attempts"], 1)
 
 
 if __name__ == "__main__":
