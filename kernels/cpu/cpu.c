@@ -75,18 +75,12 @@ int cpu_open(struct kern *k, int threads)
     }
     c->threads = parent ? parent->threads : threads > 0 ? threads : omp_get_max_threads();
     k->impl = c;
-    if (gemm_open(k) != 0) {
-        free(c);
-        k->impl = NULL;
-        return -1;
-    }
     return 0;
 }
 
 void cpu_close(struct kern *k)
 {
     struct cpu *c = k->impl;
-    gemm_close(c->gemm);
     free(c->scratch);
     free(c);
     k->impl = NULL;

@@ -1,16 +1,15 @@
 /* cpu.h: the fast backend for hosts without a GPU.
  *
- * Matrix products are oneDNN's (gemm.c). Everything else is ours: the files of isa/ are compiled
- * once for each instruction set (generic, avx2, avx512) into one table each; cpu_open() puts the
- * best one the machine has into the queue.
+ * Matrix products are oneDNN's (gemm.c), but for one that is ours (isa/gemm_tn.c). Everything else
+ * is ours: the files of isa/ are compiled once for each instruction set (generic, avx2, avx512) into
+ * one table each; cpu_open() puts the best one the machine has into the queue.
  *
  *   DHA_CPU_ISA=generic|avx2|avx512   takes that one instead; one that the machine or the build does
  *                                     not have is an error. (oneDNN has ONEDNN_MAX_CPU_ISA.)
  *
- * A queue owns its threads' number, its scratch memory and its cache of GEMM primitives; forks have
- * their own, so two queues may work in two threads. Every parallel loop names the number of threads
- * that kern_open was given. gemm sets OpenMP's number of threads for the calling thread, because
- * oneDNN takes it from there.
+ * A queue owns its number of threads and its scratch memory; forks have their own, so two queues may
+ * work in two threads. Every parallel loop names the number of threads that kern_open was given. gemm
+ * sets OpenMP's number of threads for the calling thread, because oneDNN takes it from there.
  *
  * Deterministic: work is cut into parts by the shape and the number of threads alone, a part is
  * computed by one thread in a fixed order, and partial sums are added in the order of the parts.
@@ -20,13 +19,10 @@
 
 #include "../kern.h"
 
-struct gemm_cache;
-
 struct cpu {
     int threads;
     void *scratch; /* cpu_scratch() */
     size_t scratch_bytes;
-    struct gemm_cache *gemm;
 };
 
 /* The table that kern_open finds: open() replaces it by the one for this machine. */
@@ -42,9 +38,7 @@ void cpu_describe(struct kern *k, char *buf, size_t len);
  * NULL: no memory, the queue has failed. */
 void *cpu_scratch(struct kern *k, size_t bytes);
 
-/* gemm.c */
-int gemm_open(struct kern *k);
-void gemm_close(struct gemm_cache *g);
+/* gemm.c: the entry of the table for a product that isa/gemm_tn.c does not take */
 void cpu_gemm(struct kern *k, bool ta, bool tb, size_t m, size_t n, size_t kk, float alpha,
               struct kern_view a, size_t lda, struct kern_view b, size_t ldb, float beta,
               struct kern_view c, size_t ldc);

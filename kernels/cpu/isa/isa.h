@@ -33,6 +33,9 @@ static inline int cpu_team(const struct kern *k, size_t work)
     return (int)(worth < have ? worth : have);
 }
 
+void CPU(gemm)(struct kern *k, bool ta, bool tb, size_t m, size_t n, size_t kk, float alpha,
+               struct kern_view a, size_t lda, struct kern_view b, size_t ldb, float beta,
+               struct kern_view c, size_t ldc);
 void CPU(axpy)(struct kern *k, struct kern_view y, float a, struct kern_view x, size_t n);
 void CPU(scale)(struct kern *k, struct kern_view y, float a, size_t n);
 void CPU(bias_add)(struct kern *k, struct kern_view y, size_t ld, struct kern_view b, size_t rows,

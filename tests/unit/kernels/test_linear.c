@@ -11,15 +11,26 @@ struct shape {
 static void check_gemm(struct duo *d)
 {
     static const struct shape shapes[] = {
-        {1, 1, 1, 0},     {3, 5, 7, 2},    {17, 33, 65, 0},   {64, 48, 31, 5},
-        {2, 129, 9, 1},   {130, 2, 77, 3}, {1030, 19, 23, 4}, /* the matmul primitive's road */
-        {1025, 3, 40, 0},
+        {1, 1, 1, 0},
+        {3, 5, 7, 2},
+        {17, 33, 65, 0},
+        {64, 48, 31, 5},
+        {2, 129, 9, 1},
+        {130, 2, 77, 3},
+        {1030, 19, 23, 4},
+        /* large enough for our own product with A transposed: every kind of edge */
+        {1024, 16, 16, 0},
+        {1025, 780, 17, 3},
+        {1100, 17, 290, 1},
+        {2049, 48, 33, 0},
     };
     static const float factors[][2] = {{1, 0}, {1, 1}, {0.5F, 0}, {-2, 0.25F}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int t = 0; t < 4; t++)
             for (size_t f = 0; f < 4; f++) {
                 const struct shape *p = &shapes[s];
+                if (p->m > 1000 && (f > 1 || t != 1))
+                    continue; /* the same road as a small one, and slow for the reference */
                 bool ta = (t & 1) != 0, tb = (t & 2) != 0;
                 size_t lda = (ta ? p->m : p->kk) + p->pad, ldb = (tb ? p->kk : p->n) + p->pad,
                        ldc = p->n + p->pad;
@@ -38,8 +49,8 @@ static void check_gemm(struct duo *d)
 
 static void check_gemm_ignores_old_c(struct duo *d)
 {
-    for (size_t m = 8; m <= 1032; m += 1024) { /* sgemm, then the primitive */
-        size_t n = 9, kk = 10;
+    for (size_t m = 8; m <= 1032; m += 1024) { /* oneDNN's product, then ours */
+        size_t n = 50, kk = 30;
         float *nan = malloc(m * n * sizeof *nan);
         for (size_t i = 0; i < m * n; i++)
             nan[i] = NAN;
@@ -69,22 +80,6 @@ static void check_empty_gemm(struct duo *d)
         k->ops->gemm(k, false, false, 3, 4, 0, 1, c.v[i], 1, c.v[i], 4, 0.5F, c.v[i], 4);
     }
     arr_same(d, &c, 0, 0, "gemm of an empty sum");
-    arr_free(d, &c);
-}
-
-static void check_many_primitives(struct duo *d)
-{
-    /* more shapes than the first size of the cache, each used twice */
-    struct arr a = arr_random(d, 1100 * 8, 1, 1, 0), b = arr_random(d, 8 * 8, 2, 1, 0);
-    struct arr c = arr_random(d, 1100 * 8, 3, 1, 0);
-    for (int round = 0; round < 2; round++)
-        for (size_t m = 1024; m < 1100; m++)
-            for (int i = 0; i < BACKENDS; i++)
-                d->k[i]->ops->gemm(d->k[i], true, false, m, 3, 7, 1, a.v[i], m, b.v[i], 8, 0,
-                                   c.v[i], 8);
-    arr_same(d, &c, 3 * ROUNDING * 8, 0, "gemm from a grown cache");
-    arr_free(d, &a);
-    arr_free(d, &b);
     arr_free(d, &c);
 }
 
@@ -137,11 +132,6 @@ static void gemm_of_nothing_scales_c(void **state)
     (void)state;
     with_every_cpu(check_empty_gemm);
 }
-static void gemm_cache_grows_and_stays_right(void **state)
-{
-    (void)state;
-    with_every_cpu(check_many_primitives);
-}
 static void axpy_and_scale_agree_with_reference(void **state)
 {
     (void)state;
@@ -159,7 +149,6 @@ int main(void)
         cmocka_unit_test(gemm_agrees_with_reference),
         cmocka_unit_test(gemm_with_beta_zero_does_not_read_c),
         cmocka_unit_test(gemm_of_nothing_scales_c),
-        cmocka_unit_test(gemm_cache_grows_and_stays_right),
         cmocka_unit_test(axpy_and_scale_agree_with_reference),
         cmocka_unit_test(biases_agree_with_reference),
     };
