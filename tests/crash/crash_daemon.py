@@ -202,6 +202,69 @@ class Damage(harness.Case):
         d.until_state(job, "done")
 
 
+class DiskFull(unittest.TestCase):
+    """The state directory on a file system of its own, which is filled up."""
+
+    def setUp(self):
+        self.dhad = d = harness.Dhad()
+        self.addCleanup(d.clean)
+        mount = os.path.join(d.dir, "mnt")
+        os.mkdir(mount)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", mount],
+                          capture_output=True).returncode != 0:
+            self.skipTest("may not mount a tmpfs")
+        self.addCleanup(subprocess.run, ["umount", "-l", mount])
+        d.state = os.path.join(mount, "state")
+        self.ballast = os.path.join(mount, "ballast")
+        d.start()
+        self.addCleanup(d.end)
+
+    def fill(self):
+        with open(self.ballast, "wb", buffering=0) as f:
+            try:
+                while f.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+
+    def test_a_submission_is_refused_and_taken_again_when_there_is_room(self):
+        d = self.dhad
+        first = d.submit("sleep=60")
+        d.until_running(first, "search")
+        self.fill()
+        taken, refused = [], None
+        for i in range(200):  # the log of the database has some room of its own
+            r = d.post("/v1/jobs", {"spec": d.spec(f"j{i}", seed=i + 2)})
+            if r.status != 201:
+                refused = r
+                break
+            taken.append(r.json["job"]["id"])
+        self.assertIsNotNone(refused, "the disk is full")
+        self.assertEqual((refused.status, refused.json["error"]["code"]), (507, "no_space"))
+        os.remove(self.ballast)
+        after = d.until(lambda: (r := d.post("/v1/jobs", {"spec": d.spec("after", seed=999)})
+                                 ).status == 201 and r.json["job"]["id"])
+        there = {j["id"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}
+        self.assertEqual(there, {first, after, *taken}, "no more and no less than was promised")
+        self.assertEqual(d.stage(first, "search")["attempts"], 1)
+        self.assertEqual(len(d.launches(first, "search")), 1, "what ran was left alone")
+        d.kill()
+        d.start()
+        there = {j["id"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}
+        self.assertEqual(there, {first, after, *taken})
+
+    def test_a_stage_that_ends_on_a_full_disk_is_not_lost(self):
+        d = self.dhad
+        job = d.submit("search.sleep=1.5")
+        d.until_running(job, "search")
+        self.fill()
+        time.sleep(4)
+        self.assertEqual(d.get("/livez").status, 200)
+        os.remove(self.ballast)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+
+
 class StateDirectory(harness.Case):
     def refused(self, *args, socket=None):
         d = self.dhad
