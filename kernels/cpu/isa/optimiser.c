@@ -1,4 +1,7 @@
-/* optimiser.c: AdamW in one pass over memory; sum of squares. */
+/* optimiser.c: AdamW in one pass over memory; sum of squares.
+ *
+ * The moments of a parameter without gradient (the embedding of a token that does not occur) shrink
+ * by beta each step until they are denormal, and would stay there: they are flushed to 0. */
 #include "isa.h"
 #include "vec.h"
 
@@ -17,6 +20,7 @@ void CPU(adamw)(struct kern *k, struct kern_view p, struct kern_view g, struct k
 #pragma omp parallel for num_threads((int)parts) schedule(static, 1)
     for (size_t part = 0; part < parts; part++) {
         struct span s = cpu_span(n, parts, part);
+        unsigned before = v_no_denormals();
         for (size_t i = s.first; i < s.end; i += V) {
             v_mask f = v_first(s.end - i);
             vf grad = v_load(f, G + i) * gs;
@@ -27,6 +31,7 @@ void CPU(adamw)(struct kern *k, struct kern_view p, struct kern_view g, struct k
             v_store(f, VV + i, second);
             v_store(f, P + i, v_load(f, P + i) * keep - step);
         }
+        v_denormals(before);
     }
 }
 
