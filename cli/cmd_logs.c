@@ -40,7 +40,9 @@ static int drain(struct client *c, struct source *s, struct dha_err *e)
         if (client_get_bytes(c, path, &b, e)) {
             return -1;
         }
-        fwrite(b.data, 1, b.len, stdout);
+        if (b.len) {
+            fwrite(b.data, 1, b.len, stdout);
+        }
         free(b.data);
         s->offset = b.next;
         s->end = b.end;
