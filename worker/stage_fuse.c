@@ -189,6 +189,9 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
         rc = s->method.merge == MERGE_FUSION     ? by_fusion_operator(st, &env, group_of, out, e)
              : s->method.merge == MERGE_SPECTRAL ? spectral_merge(&env, group_of, out, e)
                                                  : meanpool_merge(&env, group_of, out, e);
+    /* without a search stage the merge's calibration is what read those tokens */
+    if (s->method.merge == MERGE_SPECTRAL && !st->s->inputs[STAGE_SEARCH])
+        st->bye.bye.tokens = s->tokens_search;
     free(group_of);
     return rc;
 }
