@@ -1,0 +1,99 @@
+/* The same conversion by a gang and by one rank alone: run under mpirun with any number of ranks. */
+#include "tests/unit/method/small_model.h"
+
+enum { LAYERS = 2, HEADS = 4 };
+
+static struct comm gang;
+
+static struct model *merged(struct small *s, struct comm *c, const int *group_of)
+{
+    struct model *m;
+    struct dha_err e = {0};
+    s->env.comm = c;
+    if (spectral_merge(&s->env, group_of, &m, &e))
+        fail_msg("%s", e.msg);
+    return m;
+}
+
+static void a_gang_finds_what_one_rank_finds(void **state)
+{
+    (void)state;
+    struct small s;
+    struct plan one, all;
+    struct dha_err e = {0};
+    int groups[2 * LAYERS * HEADS];
+    small_open(&s, HEADS, HEADS, LAYERS, true);
+    if (spectral_plan(&s.env, &one, &e))
+        fail_msg("%s", e.msg);
+    s.env.comm = &gang;
+    if (spectral_plan(&s.env, &all, &e))
+        fail_msg("%s", e.msg);
+    for (int i = 0; i < 2 * LAYERS; i++) {
+        assert_int_equal(one.entries[i].n_choices, all.entries[i].n_choices);
+        for (int c = 0; c < one.entries[i].n_choices; c++) {
+            const struct choice *a = &one.entries[i].choices[c], *b = &all.entries[i].choices[c];
+            assert_memory_equal(a->group_of, b->group_of, HEADS * sizeof *a->group_of);
+            assert_close(a->cost, b->cost, 1e-5);
+        }
+        memcpy(groups + i * HEADS, one.entries[i].choices[1].group_of, HEADS * sizeof *groups);
+    }
+    struct model *alone = merged(&s, &s.comm, groups), *shared = merged(&s, &gang, groups);
+    assert_same_logits(alone, shared, 1e-3);
+
+    /* Every rank holds the same bits. */
+    size_t n = shared->n_params;
+    float *mine = malloc(n * sizeof *mine), *root = malloc(n * sizeof *root);
+    assert_true(mine && root);
+    shared->k->ops->download(shared->k, mine, kern_at(shared->params, 0), n);
+    memcpy(root, mine, n * sizeof *mine);
+    comm_bcast(&gang, root, n * sizeof *root, 0);
+    assert_memory_equal(mine, root, n * sizeof *mine);
+    free(root);
+    free(mine);
+    model_free(shared);
+    model_free(alone);
+    plan_finish(&all);
+    plan_finish(&one);
+    small_close(&s);
+}
+
+/* A rank that fails alone (here: a head of its own model is not finite) takes no other into a hang: all report. */
+static void all_ranks_fail_together(void **state)
+{
+    (void)state;
+    struct small s;
+    struct plan p;
+    struct dha_err e = {0};
+    small_open(&s, HEADS, HEADS, LAYERS, false);
+    if (gang.rank == gang.size - 1) {
+        const struct param *v = model_param(s.m, 1, P_V);
+        float *x = malloc(v->n * sizeof *x);
+        assert_non_null(x);
+        model_get(s.m, v, x);
+        x[0] = NAN;
+        model_set(s.m, v, x);
+        free(x);
+    }
+    s.env.comm = &gang;
+    assert_int_equal(spectral_plan(&s.env, &p, &e), -1);
+    assert_int_equal(e.code, DHA_E_INPUT);
+    small_close(&s);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_gang_finds_what_one_rank_finds),
+        cmocka_unit_test(all_ranks_fail_together),
+    };
+    struct dha_err e = {0};
+    if (comm_init(&gang, &argc, &argv, &e)) {
+        fprintf(stderr, "%s\n", e.msg);
+        return 1;
+    }
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (failed) /* the others may wait in a collective */
+        comm_abort(&gang, 1);
+    comm_finish(&gang);
+    return 0;
+}
