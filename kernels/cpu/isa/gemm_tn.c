@@ -12,11 +12,12 @@
  *     288 x 1024 x 768             172    162    170             98     98     96
  *     288 x 1024 x 288             180    170    173            112    111    100
  *
- * (matmul: oneDNN's matmul primitive, made once and kept; sgemm is faster than it everywhere else.) The blocking is the usual one: KC rows of B, NC columns
- * wide, are packed in panels that stay in the second-level cache; a thread packs MC columns of A and
- * runs over the panels with a tile of MR x NB sums in registers. The tile of C is prefetched before
- * the sum over k and touched after it. A tile has one owner and k one order: the bits do not depend on
- * the number of threads.
+ * (matmul: oneDNN's matmul primitive, made once and kept; sgemm is faster than it everywhere else.)
+ *
+ * The blocking is the usual one: KC rows of B, NC columns wide, are packed in panels that stay in the
+ * second-level cache; a thread packs MC columns of A and runs over the panels with a tile of MR x NB
+ * sums in registers. The tile of C is prefetched before the sum over k and touched after it. A tile
+ * has one owner and k one order: the bits do not depend on the number of threads.
  */
 #include "isa.h"
 #include "tile.h"

@@ -24,13 +24,12 @@ static inline struct span cpu_span(size_t n, size_t parts, size_t i)
     return (struct span){n * i / parts, n * (i + 1) / parts};
 }
 
-/* The number of threads worth starting for `work` floats touched: a parallel region costs some
- * microseconds, in which a thread touches about 16K floats. */
+/* The number of threads for an operation that touches `work` floats: one if it is small, for a
+ * parallel region costs some microseconds, in which a thread touches about 16K floats; else all.
+ * Nothing in between: libgomp ends threads when a team shrinks and makes them anew when it grows. */
 static inline int cpu_team(const struct kern *k, size_t work)
 {
-    size_t worth = 1 + work / 16384;
-    size_t have = (size_t)cpu_threads(k);
-    return (int)(worth < have ? worth : have);
+    return work < 32768 ? 1 : cpu_threads(k);
 }
 
 void CPU(gemm)(struct kern *k, bool ta, bool tb, size_t m, size_t n, size_t kk, float alpha,
