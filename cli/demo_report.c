@@ -207,14 +207,39 @@ void demo_maps(FILE *out, const struct fmt *f, cJSON *const *jobs, int n)
     }
 }
 
+/* The job that every stage was taken over from, or NULL where there is no such one. */
+static const char *wholly_from(const cJSON *job)
+{
+    const char *from = NULL;
+    const cJSON *s;
+
+    cJSON_ArrayForEach(s, json_get(job, "stages"))
+    {
+        const char *here = json_str(json_get(s, "reused_from"), "job", NULL);
+        if (strcmp(json_str(s, "state", ""), "reused") || !here || (from && strcmp(from, here))) {
+            return NULL;
+        }
+        from = here;
+    }
+    return from;
+}
+
 bool demo_reuse(FILE *out, cJSON *const *jobs, int n)
 {
     bool any = false;
 
     for (int i = 0; i < n; i++) {
+        const char *whole_job = wholly_from(jobs[i]);
         char *text = NULL;
         size_t len;
-        FILE *mem = open_memstream(&text, &len);
+        FILE *mem;
+        if (whole_job) {
+            fprintf(out, "  job %s (%s) reused every stage of job %s\n",
+                    json_str(jobs[i], "id", "?"), method_name(jobs[i]), whole_job);
+            any = true;
+            continue;
+        }
+        mem = open_memstream(&text, &len);
         if (!mem) {
             return any;
         }

@@ -30,7 +30,7 @@ int take_model(const char *model, const char *out, const char *format, const cha
     argv[n++] = "--out";
     argv[n++] = out;
     argv[n++] = "--format";
-    argv[n++] = format ? format : "dha";
+    argv[n++] = format ? format : "auto";
     if (dtype) {
         argv[n++] = "--dtype";
         argv[n++] = dtype;

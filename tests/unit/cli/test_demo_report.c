@@ -109,6 +109,10 @@ static void maps_and_reuse_are_drawn_from_the_documents(void **state)
     capture_begin(&c);
     assert_true(demo_reuse(c.out, jobs, 3));
     capture_is(&c, "  job 2 (dha) reused search (job 9)\n");
+    cJSON_DeleteItemFromArray(cJSON_GetObjectItem(jobs[1], "stages"), 1);
+    capture_begin(&c);
+    assert_true(demo_reuse(c.out, jobs, 3));
+    capture_is(&c, "  job 2 (dha) reused every stage of job 9\n");
     capture_begin(&c);
     assert_false(demo_reuse(c.out, jobs, 1));
     capture_is(&c, "");
