@@ -6,7 +6,8 @@
  * ffn 768, vocab 32000, seq 256, batch 4, f32. Each line is one operation with its shape: the best of
  * some repetitions in ms, how often the step has it, the sum, and GFLOP/s (products) or GB/s (the
  * rest: every tensor read or written once). The end says what is not GEMM.
- * Buffers are reused from one repetition to the next, as in a step, but they are hotter in the cache
+ * With one thread the thread's CPU time is measured, which other work on the machine disturbs less;
+ * with more, wall time. Buffers are reused from one repetition to the next, as in a step, but they are hotter in the cache
  * than a step's: figures of small operations are optimistic.
  */
 #include "kernels/kern.h"
@@ -39,10 +40,12 @@ struct bench {
     double gemm_s, gemm_flop, other_s;
 };
 
+static clockid_t bench_clock = CLOCK_MONOTONIC;
+
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(bench_clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -99,11 +102,9 @@ struct gemm {
 static void run_gemm(struct bench *b, const void *arg)
 {
     const struct gemm *g = arg;
-    bool big_a = g->m * g->kk > (size_t)VOCAB * DIM, big_b = false;
-    struct kern_buf *A = big_a || (g->ta && g->m == VOCAB) || (!g->ta && g->kk == VOCAB) ? b->logits
-                                                                                         : b->x;
-    struct kern_buf *C = !g->ta && g->n == VOCAB ? b->logits : b->z;
-    (void)big_b;
+    bool from_logits = g->ta ? g->m == VOCAB : g->kk == VOCAB;
+    bool to_logits = !g->ta && g->n == VOCAB;
+    struct kern_buf *A = from_logits ? b->logits : b->x, *C = to_logits ? b->logits : b->z;
     b->k->ops->gemm(b->k, g->ta, g->tb, g->m, g->n, g->kk, 1, at(A), g->ta ? g->m : g->kk, at(b->w),
                     g->tb ? g->kk : g->n, g->beta, at(C), g->n);
 }
@@ -308,6 +309,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_kernels: %s\n", err.msg);
         return 1;
     }
+    if (argc > 2 && atoi(argv[2]) == 1)
+        bench_clock = CLOCK_THREAD_CPUTIME_ID;
     char what[128];
     b.k->ops->describe(b.k, what, sizeof what);
     printf("%s: %s\n", b.k->ops->name, what);
