@@ -1,4 +1,4 @@
-/* attempt.c: from launched or found to watched to gone; see attempt.h. */
+/* attempt.c: from launched or found to watched to gone, and all of them together; see attempt.h. */
 #include "daemon/attempt.h"
 
 #include <errno.h>
@@ -16,10 +16,9 @@
 #include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
-/* A shim that does not even write shim.json three times in a row will not the fourth time. */
-enum { SPAWNS_MAX = 3, SWEEP_MS = 30000, TROUBLE_MS = 2000 };
+enum { SWEEP_MS = 30000, TROUBLE_MS = 2000, READOPT_MS = 1000 };
 
-static struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
+struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
 {
     struct attempt *a = calloc(1, sizeof *a);
     if (!a || !(a->dir = strdup(row->dir ? row->dir : ""))) {
@@ -80,203 +79,6 @@ bool attempts_of_job(struct daemon *d, int64_t job)
     return false;
 }
 
-/* ---- start ---- */
-
-static int new_uuid(char out[STORE_UUID_SIZE], struct dha_err *e)
-{
-    int fd = open("/proc/sys/kernel/random/uuid", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, out, STORE_UUID_SIZE - 1);
-    if (fd >= 0) {
-        close(fd);
-    }
-    if (n < 36) {
-        return dha_fail(e, DHA_E_IO, "cannot read a random uuid");
-    }
-    out[36] = '\0';
-    return 0;
-}
-
-static int stage_dirs(struct daemon *d, int64_t job, enum stage_kind kind, int number, char **dir,
-                      char **out, struct dha_err *e)
-{
-    *dir = *out = NULL;
-    if (asprintf(dir, "%s/jobs/%lld/%s/a%d", d->state_dir, (long long)job, stage_kind_name(kind),
-                 number) < 0 ||
-        asprintf(out, "%s/jobs/%lld/%s/out", d->state_dir, (long long)job, stage_kind_name(kind)) <
-            0) {
-        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-    }
-    return 0;
-}
-
-static int job_is_running(struct daemon *d, int64_t job, struct dha_err *e)
-{
-    bool changed;
-    struct store_job_move m = {
-        .job = job, .from = JOB_QUEUED, .to = JOB_RUNNING, .now_us = now_us()};
-    return store_job_transition(d->store, &m, &changed, e);
-}
-
-int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t n_slots,
-                  bool *started, struct dha_err *e)
-{
-    char uuid[STORE_UUID_SIZE], *dir = NULL, *out = NULL;
-    struct store_stage st = {0};
-    struct store_attempt row = {0};
-    int64_t id = 0;
-    int number = 0, rc = -1;
-    *started = false;
-    if (new_uuid(uuid, e) != 0) {
-        return -1;
-    }
-    struct store_new_attempt n = {
-        .stage = stage, .uuid = uuid, .slots = slots, .n_slots = n_slots, .now_us = now_us()};
-    if (store_attempt_new(d->store, &n, &id, &number, e) != 0) {
-        return -1;
-    }
-    if (id == 0) {
-        return 0; /* somebody was faster; the next pass sees it */
-    }
-    if (store_stage_get(d->store, stage, &st, e) != 0 ||
-        stage_dirs(d, st.job, st.kind, number, &dir, &out, e) != 0 ||
-        store_attempt_set_dir(d->store, id, dir, e) != 0 ||
-        store_stage_set_out_dir(d->store, stage, out, e) != 0 ||
-        job_is_running(d, st.job, e) != 0 || store_attempt_get(d->store, id, &row, e) != 0) {
-        goto out;
-    }
-    struct attempt *a = attempt_add(d, &row);
-    if (!a) {
-        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-        goto out;
-    }
-    a->phase = A_NEW;
-    a->launch_next = d->to_launch;
-    d->to_launch = a;
-    *started = true;
-    rc = 0;
-out:
-    store_attempt_finish(&row);
-    store_stage_finish(&st);
-    free(out);
-    free(dir);
-    return rc;
-}
-
-/* The stage's spec, put together from the store. */
-static int build_spec(struct attempt *a, const struct store_job *job, const struct store_stages *l,
-                      struct stage_spec *spec, struct dha_err *e)
-{
-    struct daemon *d = a->d;
-    *spec = (struct stage_spec){.job = a->job, .stage = a->stage, .attempt = a->number};
-    snprintf(spec->uuid, sizeof spec->uuid, "%s", a->uuid);
-    struct spec_errors errs;
-    cJSON *doc = json_parse(job->spec, strlen(job->spec), NULL, e);
-    if (!doc) {
-        return dha_err_context(e, "stored spec of job %lld", (long long)a->job);
-    }
-    int rc = spec_parse(doc, NULL, &spec->spec, &errs);
-    cJSON_Delete(doc);
-    if (rc != 0) {
-        return dha_fail(e, DHA_E_INTERNAL, "the stored spec of job %lld is not valid: %s %s",
-                        (long long)a->job, errs.at[0].path, errs.at[0].msg);
-    }
-    for (size_t i = 0; i < l->n; i++) {
-        if (l->at[i].id == a->stage) {
-            spec->kind = l->at[i].kind;
-            spec->out = l->at[i].out_dir ? strdup(l->at[i].out_dir) : NULL;
-            break;
-        }
-        spec->inputs[l->at[i].kind] = l->at[i].out_dir ? strdup(l->at[i].out_dir) : NULL;
-    }
-    spec->dir = strdup(a->dir);
-    spec->cache = strdup(d->cache_dir);
-    if (!spec->out || !spec->dir || !spec->cache) {
-        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-    }
-    return 0;
-}
-
-/* A stage's key promises what its result was made from; files that changed while the job waited would make it
- * a lie that other jobs then reuse. */
-static int check_key(struct attempt *a, const struct stage_spec *spec, const struct store_stages *l,
-                     struct dha_err *e)
-{
-    struct stagekey keys[STAGE_KINDS];
-    const char *promised = "";
-    int n = 0;
-    if (stagekey_job(&spec->spec, keys, &n, e) != 0) {
-        return -1;
-    }
-    for (size_t i = 0; i < l->n; i++) {
-        promised = l->at[i].id == a->stage ? l->at[i].key : promised;
-    }
-    for (int i = 0; i < n; i++) {
-        if (keys[i].kind == spec->kind && strcmp(keys[i].key, promised) != 0) {
-            dha_fail(e, DHA_E_INPUT,
-                     "the model's or data files were changed after the job was submitted");
-            return dha_err_hint(e, "submit the job again: it then uses the files as they are");
-        }
-    }
-    return 0;
-}
-
-static int launch(struct attempt *a, struct dha_err *e)
-{
-    struct store_job job = {0};
-    struct store_stages l = {0};
-    struct stage_spec spec = {0};
-    int rc = -1;
-    if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
-        store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
-        build_spec(a, &job, &l, &spec, e) != 0 || check_key(a, &spec, &l, e) != 0) {
-        goto out;
-    }
-    a->walltime_s = spec.spec.resources.walltime_s;
-    struct launch_attempt la = {
-        .spec = &spec, .ranks = spec.spec.resources.ranks, .threads = spec.spec.resources.threads};
-    FAILPOINT(launch_before_spawn);
-    rc = launch_attempt(&a->d->loop, &a->d->launch, &la, &a->child, e);
-    if (rc == 0) {
-        FAILPOINT(launch_after_spawn);
-        a->d->stat.launches++;
-        log_info("job %lld: %s attempt %d started (shim %d)", (long long)a->job,
-                 stage_kind_name(spec.kind), a->number, (int)a->child);
-    }
-out:
-    stage_spec_finish(&spec);
-    store_stages_finish(&l);
-    store_job_finish(&job);
-    return rc;
-}
-
-static void try_launch(struct attempt *a)
-{
-    a->phase = A_STARTING;
-    if (a->spawns >= SPAWNS_MAX) {
-        a->launch_failed = true;
-        dha_fail(&a->launch_error, DHA_E_LOST, "the shim did not start %d times", SPAWNS_MAX);
-        dha_err_hint(&a->launch_error, "see launcher.log in %s", a->dir);
-        return;
-    }
-    a->spawns++;
-    if (launch(a, &a->launch_error) != 0) {
-        a->launch_failed = true;
-        log_fail("launch", &a->launch_error);
-    }
-}
-
-void attempts_launch(struct daemon *d)
-{
-    struct attempt *a = d->to_launch;
-    d->to_launch = NULL;
-    while (a) {
-        struct attempt *next = a->launch_next;
-        a->launch_next = NULL;
-        try_launch(a);
-        a = next;
-    }
-}
-
 /* ---- look ---- */
 
 enum lock_state { LOCK_ABSENT, LOCK_FREE, LOCK_HELD };
@@ -324,6 +126,7 @@ static int read_shim_json(struct attempt *a)
         a->pid = (pid_t)pid;
         a->pid_start = (unsigned long long)start;
         snprintf(a->boot_id, sizeof a->boot_id, "%s", boot);
+        snprintf(a->tmp, sizeof a->tmp, "%s", json_str(doc, "tmp", ""));
         rc = 0;
     }
     cJSON_Delete(doc);
@@ -418,6 +221,7 @@ static void sweep(struct attempt *a)
     bool used_again = !proc_is(a->pid, a->pid_start, a->boot_id) && kill(a->pid, 0) == 0;
     size_t left = procs_kill(used_again ? 0 : a->pid, a->uuid, getpid());
     if (left == 0) {
+        tmpdir_remove(a->tmp); /* the shim could not; "" is refused */
         conclude(a);
     } else if (now >= a->sweep_end_ms) {
         drain_for(a, left);
@@ -474,7 +278,7 @@ void attempt_look(struct attempt *a)
     } else if (a->stop == STOP_KILLING || (a->stop != STOP_NONE && a->spawns == 0)) {
         conclude(a); /* told to stop before it ever ran */
     } else if (!child_lives(a)) {
-        try_launch(a);
+        attempt_launch(a);
     }
 }
 
@@ -538,6 +342,7 @@ static int recall_cancels(struct daemon *d, struct dha_err *e)
 int attempts_adopt(struct daemon *d, struct dha_err *e)
 {
     struct store_attempts l;
+    d->blind = true;
     if (store_attempts_live(d->store, &l, e) != 0) {
         return dha_err_context(e, "finding the attempts that run");
     }
@@ -553,7 +358,11 @@ int attempts_adopt(struct daemon *d, struct dha_err *e)
                  (long long)a->stage);
     }
     store_attempts_finish(&l);
-    return rc == 0 ? recall_cancels(d, e) : rc;
+    if (rc != 0) {
+        return -1;
+    }
+    d->blind = false;
+    return recall_cancels(d, e);
 }
 
 void attempts_tick(struct daemon *d)
@@ -588,7 +397,7 @@ static void on_readopt(uv_timer_t *t)
 {
     struct daemon *d = t->data;
     struct dha_err e = {0};
-    if (attempts_adopt(d, &e) != 0) {
+    if ((d->blind ? attempts_adopt(d, &e) : recall_cancels(d, &e)) != 0) {
         log_fail("adopting again", &e);
         attempts_forget(d);
     }
@@ -596,8 +405,11 @@ static void on_readopt(uv_timer_t *t)
 
 void attempts_forget(struct daemon *d)
 {
-    /* What this daemon believes may be ahead of the disk now: start over from the disk. */
+    struct dha_err e = {0};
     attempts_close(d);
-    uv_timer_start(&d->readopt, on_readopt, 1000, 0);
+    if (attempts_adopt(d, &e) != 0) {
+        log_fail("adopting again", &e);
+        uv_timer_start(&d->readopt, on_readopt, READOPT_MS, 0);
+    }
     d->want_pass = true;
 }

@@ -14,6 +14,7 @@
 #include "daemon/daemon.h"
 #include "daemon/ingest.h"
 #include "daemon/procs.h"
+#include "daemon/tmpdir.h"
 
 enum attempt_phase {
     A_NEW,      /* its row may not be committed yet */
@@ -46,6 +47,7 @@ struct attempt {
     pid_t pid;
     unsigned long long pid_start;
     char boot_id[PROC_BOOT_ID_SIZE];
+    char tmp[TMPDIR_SIZE];
     int pidfd;
     uv_poll_t poll;
     bool polling;
@@ -60,8 +62,11 @@ struct attempt {
     struct dha_err launch_error;
 };
 
-/* attempt.c */
+/* attempt.c: into the list of live ones; NULL when out of memory. */
+struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row);
 void attempt_look(struct attempt *a);
+/* attempt_start.c: starts a shim (again); a failure is kept in the attempt and ends it. */
+void attempt_launch(struct attempt *a);
 /* attempt_end.c: the attempt is over and nothing of it runs: its end into the store. 0, or -1 to try
  * again later. */
 int attempt_conclude(struct attempt *a, struct dha_err *e);

@@ -14,7 +14,7 @@
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
  *   sched.c (pure) plan.c      which stage starts where
  *   launch.c shim/             an attempt becomes processes
- *   attempt.c                  a live attempt: watch, adopt, sweep, end
+ *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
  */
@@ -69,6 +69,8 @@ struct daemon {
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     uint64_t last_pass_ms, last_pass_cost_ms;
+    bool
+        blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
     bool stopping;
     int in_turn; /* guards against re-entry of turn_end() */
     struct {
@@ -111,11 +113,12 @@ int stages_cancel(struct daemon *d, int64_t job, const char *reason, bool now, s
 /* Brings a job with a cancel intent and no live attempt to `cancelled`. */
 int stages_cancelled(struct daemon *d, int64_t job, struct dha_err *e);
 
-/* attempt.c */
+/* attempt_start.c, attempt.c, attempt_stop.c */
 /* A new attempt of the open turn; launched after the commit. */
 int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t n_slots,
                   bool *started, struct dha_err *e);
-/* Every attempt that the store calls live. */
+/* Every attempt that the store calls live, and the intents to cancel. On failure d->blind tells which of the
+ * two could not be read. */
 int attempts_adopt(struct daemon *d, struct dha_err *e);
 void attempts_launch(struct daemon *d); /* after commit */
 void attempts_forget(struct daemon *d); /* the turn that made them was lost */

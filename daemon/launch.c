@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
-#include <stdint.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,6 +150,12 @@ static int write_spec(const struct launch_attempt *a, struct dha_err *e)
     return rc;
 }
 
+struct reaper {
+    uv_process_t process; /* first: the handle is the reaper */
+    const struct launch_config *config;
+};
+_Static_assert(offsetof(struct reaper, process) == 0, "freed through its handle");
+
 static void on_closed(uv_handle_t *h)
 {
     free(h);
@@ -160,7 +166,7 @@ static void on_exit_reap(uv_process_t *p, int64_t status, int sig)
 {
     (void)status;
     (void)sig;
-    const struct launch_config *c = p->data;
+    const struct launch_config *c = ((struct reaper *)p)->config;
     c->ended(c->ctx, p->pid);
     uv_close((uv_handle_t *)p, on_closed);
 }
@@ -174,17 +180,18 @@ static int spawn_shim(uv_loop_t *loop, const struct launch_config *c,
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     int rc = -1;
-    uv_process_t *p = NULL;
+    struct reaper *r = NULL;
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) {
         dha_fail_errno(e, errno, "cannot open %s", path);
         goto out;
     }
-    p = calloc(1, sizeof *p);
-    if (!p) {
+    r = calloc(1, sizeof *r);
+    if (!r) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
+    r->config = c;
     uv_stdio_container_t io[3] = {{.flags = UV_IGNORE},
                                   {.flags = UV_INHERIT_FD, .data.fd = fd},
                                   {.flags = UV_INHERIT_FD, .data.fd = fd}};
@@ -196,15 +203,14 @@ static int spawn_shim(uv_loop_t *loop, const struct launch_config *c,
                                 .flags = UV_PROCESS_DETACHED,
                                 .stdio_count = 3,
                                 .stdio = io};
-    p->data = (void *)(uintptr_t)c;
-    int err = uv_spawn(loop, p, &opt);
+    int err = uv_spawn(loop, &r->process, &opt);
     if (err != 0) {
         dha_fail(e, DHA_E_IO, "cannot start %s: %s", c->shim, uv_strerror(err));
-        uv_close((uv_handle_t *)p, on_closed);
+        uv_close((uv_handle_t *)&r->process, on_closed);
         goto out;
     }
-    uv_unref((uv_handle_t *)p);
-    *pid = p->pid;
+    uv_unref((uv_handle_t *)&r->process);
+    *pid = r->process.pid;
     rc = 0;
 out:
     if (fd >= 0) {

@@ -142,8 +142,9 @@ static bool append_body(struct server_request *rq, const char *data, size_t n)
 static enum MHD_Result send_reply(struct server_request *rq)
 {
     struct server_reply *rp = &rq->reply;
+    static char empty[1];
     struct MHD_Response *resp = MHD_create_response_from_buffer(
-        rp->len, rp->body ? rp->body : (void *)(uintptr_t) "",
+        rp->body ? rp->len : 0, rp->body ? rp->body : empty,
         rp->body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
     if (!resp) {
         return MHD_NO;

@@ -141,6 +141,12 @@ int stages_advance(struct daemon *d, int64_t job, struct dha_err *e)
 
 /* ---- hold, release, retry ---- */
 
+/* After a lost transaction it may for a moment not be known what runs. */
+static int knows_what_runs(struct daemon *d, struct dha_err *e)
+{
+    return d->blind ? dha_fail(e, DHA_E_TRANSIENT, "the state is being read again; try again") : 0;
+}
+
 static int conflict(const struct store_job *j, const char *what, struct dha_err *e)
 {
     return dha_fail(e, DHA_E_CONFLICT, "job %lld is %s: it cannot be %s", (long long)j->id,
@@ -150,7 +156,7 @@ static int conflict(const struct store_job *j, const char *what, struct dha_err 
 int stages_hold(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
-    if (store_job_get(d->store, job, &j, e) != 0) {
+    if (knows_what_runs(d, e) != 0 || store_job_get(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = 0;
@@ -169,7 +175,7 @@ int stages_hold(struct daemon *d, int64_t job, struct dha_err *e)
 int stages_release(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
-    if (store_job_get(d->store, job, &j, e) != 0) {
+    if (knows_what_runs(d, e) != 0 || store_job_get(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = 0;
@@ -227,7 +233,7 @@ int stages_cancel(struct daemon *d, int64_t job, const char *reason, bool now, s
 {
     struct store_job j;
     bool changed;
-    if (store_job_get(d->store, job, &j, e) != 0) {
+    if (knows_what_runs(d, e) != 0 || store_job_get(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = 0;

@@ -17,8 +17,8 @@
  * Exit status: 0 ran (whatever the command returned), 3 was already started, 1 could not start.
  */
 #include "daemon/procs.h"
+#include "daemon/tmpdir.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -79,26 +79,6 @@ static int publish(int dir, const char *name, const char *text)
         return -1;
     }
     return fsync(dir);
-}
-
-static int remove_tree(int parent, const char *name)
-{
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0) {
-        return unlinkat(parent, name, 0);
-    }
-    DIR *d = fdopendir(fd);
-    if (!d) {
-        close(fd);
-        return -1;
-    }
-    for (struct dirent *e; (e = readdir(d));) {
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) {
-            remove_tree(fd, e->d_name);
-        }
-    }
-    closedir(d);
-    return unlinkat(parent, name, AT_REMOVEDIR);
 }
 
 static char *with_tmp(const char *arg, const char *tmp)
@@ -180,7 +160,7 @@ static size_t sweep(const char *uuid, size_t *left)
     return first;
 }
 
-static int write_shim_json(int dir)
+static int write_shim_json(int dir, const char *tmp)
 {
     struct proc_stat st;
     char boot[PROC_BOOT_ID_SIZE], text[256];
@@ -188,8 +168,9 @@ static int write_shim_json(int dir)
         return -1;
     }
     proc_boot_id(boot);
-    snprintf(text, sizeof text, "{\"pid\":%d,\"start\":\"%llu\",\"boot_id\":\"%s\"}\n",
-             (int)getpid(), st.start, boot);
+    snprintf(text, sizeof text,
+             "{\"pid\":%d,\"start\":\"%llu\",\"boot_id\":\"%s\",\"tmp\":\"%s\"}\n", (int)getpid(),
+             st.start, boot, tmp);
     return publish(dir, "shim.json", text);
 }
 
@@ -252,8 +233,8 @@ int main(int argc, char **argv)
         say("cannot become a subreaper: %s", strerror(errno));
         return CANNOT;
     }
-    char tmp[] = "/tmp/dha-XXXXXX";
-    if (!mkdtemp(tmp)) {
+    char tmp[TMPDIR_SIZE];
+    if (tmpdir_make(tmp) != 0) {
         say("cannot make a temporary directory in /tmp: %s", strerror(errno));
         return CANNOT;
     }
@@ -270,7 +251,7 @@ int main(int argc, char **argv)
         goto out;
     }
     /* From here on the attempt counts as started. */
-    if (write_shim_json(dir) != 0) {
+    if (write_shim_json(dir, tmp) != 0) {
         say("cannot write shim.json: %s", strerror(errno));
         goto out;
     }
@@ -289,13 +270,13 @@ int main(int argc, char **argv)
         say("killed %zu process(es) the command left behind; %zu would not die", swept, left);
     }
     rc = RAN;
-    remove_tree(AT_FDCWD, tmp);
+    tmpdir_remove(tmp);
     if (write_exit_json(dir, status, swept, left) != 0) {
         say("cannot write exit.json: %s", strerror(errno));
     }
     goto free_command;
 out:
-    remove_tree(AT_FDCWD, tmp);
+    tmpdir_remove(tmp);
 free_command:
     for (int i = 0; command && i < n; i++) {
         free(command[i]);

@@ -98,9 +98,13 @@ class ShimKilled(harness.Case):
         job = d.submit("train.sleep=3 train.litter=1")
         d.until_running(job, "train")
         before = d.of_attempt(job, "train")
+        with open(os.path.join(d.stage_dir(job, "train"), "a1", "shim.json")) as f:
+            tmp = json.load(f)["tmp"]
+        self.assertTrue(os.path.isdir(tmp))
         os.kill(d.shim(job, "train"), signal.SIGKILL)
         d.until(lambda: d.stage(job, "train")["attempts"] == 2)
         self.assertEqual([p for p in before if p in d.of_attempt(job, "train")], [])
+        self.assertFalse(os.path.exists(tmp), "its temporary directory, too")
         j = d.until_state(job, "done")
         self.assertEqual(j["stages"][2]["attempts"], 2)
         ends = [e["data"] for e in d.events() if e["type"] == "attempt.end"]

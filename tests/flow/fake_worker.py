@@ -84,6 +84,8 @@ with open(os.path.join(out, "launches"), "a") as f:
     f.write(f"{spec['uuid']} {os.getpid()}\n")
 
 print(f"fake {kind} attempt {attempt}", file=sys.stderr, flush=True)
+if "OMPI_MCA_orte_tmpdir_base" in os.environ:
+    print("tmp " + os.environ["OMPI_MCA_orte_tmpdir_base"], file=sys.stderr, flush=True)
 steps = max(1, int(float(active("sleep") or 0) / 0.05))
 record("hello", stage=kind, backend="fake", version="0", host="here", attempt=attempt,
        ranks=int(os.environ["DHA_RANKS"]), threads=int(os.environ["OMP_NUM_THREADS"]),

@@ -1,5 +1,4 @@
 """The local launcher with the real mpirun: first with the fake worker as its ranks, then with dha-worker."""
-import glob
 import json
 import os
 import random
@@ -22,12 +21,13 @@ class MpirunWithFakeRanks(harness.Case):
 
     def test_a_job_of_two_ranks_is_done_and_leaves_nothing_in_tmp(self):
         d = self.dhad
-        before = set(glob.glob("/tmp/dha-??????"))
         job = d.submit("train.sleep=0.5")
         j = d.until_state(job, *harness.FINAL, seconds=60)
         self.assertEqual(j["state"], "done", j)
         self.assertEqual([s["attempts"] for s in j["stages"]], [1] * 5)
-        d.until(lambda: not set(glob.glob("/tmp/dha-??????")) - before)
+        log = d.get(f"/v1/jobs/{job}/logs").raw.decode()
+        self.assertRegex(log, r"\ntmp /tmp/dha-\w{6}\n")
+        self.assertFalse(os.path.exists(log.split("\ntmp ")[1].split("\n")[0]))
         self.assertEqual(d.stray(), [])
 
     def test_cancel_reaches_the_ranks_as_checkpoint_and_stop(self):
