@@ -32,6 +32,7 @@ static inline int cpu_team(const struct kern *k, size_t work)
     return work < 32768 ? 1 : cpu_threads(k);
 }
 
+void CPU(zero)(struct kern *k, struct kern_view dst, size_t n);
 void CPU(gemm)(struct kern *k, bool ta, bool tb, size_t m, size_t n, size_t kk, float alpha,
                struct kern_view a, size_t lda, struct kern_view b, size_t ldb, float beta,
                struct kern_view c, size_t ldc);

@@ -1,6 +1,25 @@
-/* linear.c: vector sums and biases. */
+/* linear.c: zeroing, vector sums and biases. */
 #include "isa.h"
 #include "vec.h"
+
+#include <string.h>
+
+void CPU(zero)(struct kern *k, struct kern_view dst, size_t n)
+{
+    if (!kern_ok(k))
+        return;
+    if (cpu_team(k, n) == 1 || dst.buf->type == KERN_BF16) {
+        host_zero(k, dst, n);
+        return;
+    }
+    float *to = host_f32(dst); /* or i32, whose zero is the same */
+    size_t parts = (size_t)cpu_threads(k);
+#pragma omp parallel for num_threads((int)parts) schedule(static, 1)
+    for (size_t part = 0; part < parts; part++) {
+        struct span s = cpu_span(n, parts, part);
+        memset(to + s.first, 0, (s.end - s.first) * sizeof *to);
+    }
+}
 
 void CPU(axpy)(struct kern *k, struct kern_view y, float a, struct kern_view x, size_t n)
 {

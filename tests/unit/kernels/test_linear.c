@@ -94,6 +94,9 @@ static void check_vectors(struct duo *d)
         }
         arr_same(d, &y, 4 * ROUNDING, 0, "axpy");
         arr_same(d, &x, 0, 0, "scale"); /* one rounding on both */
+        for (int i = 0; i < BACKENDS; i++)
+            d->k[i]->ops->zero(d->k[i], kern_plus(x.v[i], sizes[s] / 3), sizes[s] / 2);
+        arr_same(d, &x, 0, 0, "zero");
         arr_free(d, &x);
         arr_free(d, &y);
     }
