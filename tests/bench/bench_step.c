@@ -164,9 +164,15 @@ static double step_flops(const struct model *m)
     return 6.0 * ROWS * (weights + attention);
 }
 
-static void report(struct bench *b, double *took, int n)
+static double peak_mib(void)
 {
     struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return (double)u.ru_maxrss / 1024;
+}
+
+static void report(struct bench *b, double *took, int n, double base)
+{
     char what[128];
     double total = 0, mib = 1.0 / (1 << 20);
     b->k->ops->describe(b->k, what, sizeof what);
@@ -181,13 +187,12 @@ static void report(struct bench *b, double *took, int n)
     for (int p = 0; p < PARTS; p++)
         if (b->seconds[p] > 0.0005 * total)
             printf(" %s %.1f%%", part_name[p], 100 * b->seconds[p] / total);
-    getrusage(RUSAGE_SELF, &u);
     double state = 16.0 * (double)b->m->n_params;
     double runs = (double)run_bytes(b->m, BATCH, SEQ, RUN_TRAIN);
-    printf("\n  peak memory %.0f MiB; accounted: parameters x 16 bytes %.0f MiB + activations %.0f "
-           "MiB = "
-           "%.0f MiB\n",
-           (double)u.ru_maxrss / 1024, state * mib, runs * mib, (state + runs) * mib);
+    printf("\n  peak memory %.0f MiB, of which %.0f before the model (program and libraries); "
+           "accounted: parameters "
+           "x 16 bytes %.0f MiB + activations %.0f MiB = %.0f MiB\n",
+           peak_mib(), base, state * mib, runs * mib, (state + runs) * mib);
 }
 
 int main(int argc, char **argv)
@@ -211,6 +216,7 @@ int main(int argc, char **argv)
         default: return 2;
         }
     }
+    double base = peak_mib();
     set_up(&b, backend, threads, fusion);
     for (int i = 1; i <= 3; i++) /* primitives made, pages touched */
         step(&b, i);
@@ -221,7 +227,7 @@ int main(int argc, char **argv)
         step(&b, n + 4);
         took[n++] = now() - t;
     }
-    report(&b, took, n);
+    report(&b, took, n, base);
     run_free(b.r);
     struct kern_buf *bufs[] = {b.grads, b.mom, b.var, b.omega_mom, b.omega_var};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
