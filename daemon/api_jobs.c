@@ -33,11 +33,7 @@ int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
     struct spec_errors errs = {0};
     if (spec_parse(doc, NULL, spec, &errs) == 0) {
         if (stagekey_check_files(spec, &errs) == 0) {
-            if (plan_fits(c->d, spec, &c->e) == 0) {
-                return 0;
-            }
-            spec_finish(spec);
-            return -1;
+            return 0;
         }
         spec_finish(spec);
     }
@@ -129,13 +125,16 @@ static cJSON *plan_doc(struct api_call *c, const struct job_spec *spec)
 
 static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec)
 {
+    struct dha_err why = {0};
+    bool fits = plan_fits(c->d, spec, &why) == 0;
     cJSON *stages = plan_doc(c, spec);
     if (!stages || api_answer(c, "stages", stages) != API_OK) {
         return API_FAIL;
     }
     if (json_put(c->doc, "spec", spec_to_json(spec)) != 0 ||
         json_put_int(c->doc, "slots", plan_slots_needed(spec)) != 0 ||
-        json_put_bool(c->doc, "fits", true) != 0) { /* api_check_spec() has refused what does not */
+        json_put_bool(c->doc, "fits", fits) != 0 ||
+        doc_put_text(c->doc, "reason", fits ? NULL : why.msg) != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         return API_FAIL;
     }
@@ -173,7 +172,8 @@ enum api_outcome api_job_submit(struct api_call *c)
     bool existed = false;
     if (cJSON_IsTrue(dry)) {
         out = dry_run(c, &spec);
-    } else if (api_submit_spec(c, &spec, 0, key, &id, &existed) == 0) {
+    } else if (plan_fits(c->d, &spec, &c->e) == 0 &&
+               api_submit_spec(c, &spec, 0, key, &id, &existed) == 0) {
         c->status = existed ? 200 : 201;
         out = api_answer(c, "job", doc_job(c->d, id, &c->e));
     }

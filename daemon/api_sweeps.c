@@ -86,10 +86,13 @@ static int parse_points(struct api_call *c, const cJSON *base, const char *name,
             cJSON *doc = point_spec(c, base, &p, name);
             int rc = doc ? api_check_spec(c, doc, &specs[*n]) : -1;
             cJSON_Delete(doc);
+            *n += rc == 0;
+            if (rc == 0) {
+                rc = plan_fits(c->d, &specs[*n - 1], &c->e);
+            }
             if (rc != 0) {
                 return dha_err_context(&c->e, "point %d of %d", m * n_b + b + 1, n_m * n_b);
             }
-            ++*n;
         }
     }
     return 0;

@@ -66,6 +66,11 @@ class Submission(harness.Case):
         r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 5})})
         self.assert_error(r, 422, "no_slot")
         self.assertIn("--slots 5", r.json["error"]["hint"])
+        r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 5}), "dry_run": True})
+        self.assertEqual((r.status, r.json["fits"]), (200, False))
+        self.assertIn("5 slots", r.json["reason"])
+        r = d.post("/v1/sweeps", {"spec": d.spec(resources={"ranks": 5}), "budgets": [0.5]})
+        self.assert_error(r, 422, "no_slot")
 
     def test_a_dry_run_plans_and_stores_nothing(self):
         d = self.dhad
@@ -94,6 +99,47 @@ class Submission(harness.Case):
         self.assertEqual(a.json["job"]["id"], b.json["job"]["id"])
         self.assert_error(c, 409, "conflict")
         self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), 1)
+
+    def test_many_clients_at_once_get_a_job_each(self):
+        d = self.dhad
+        d.submit("sleep=60", resources={"ranks": 4})
+        got, lock = [], threading.Lock()
+
+        def client(n):
+            c = harness.UnixConnection(d.socket)
+            for i in range(20):  # on one connection each
+                c.request("POST", "/v1/jobs", json.dumps({"spec": d.spec(f"{n}-{i}", seed=20 * n + i)}))
+                r = c.getresponse()
+                text = json.loads(r.read())
+                with lock:
+                    got.append((r.status, text["job"]["id"], text["job"]["name"]))
+            c.close()
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(12)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual({g[0] for g in got}, {201})
+        self.assertEqual(len({g[1] for g in got}), 240)
+        listed = {j["id"]: j["name"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}
+        self.assertEqual({i: listed[i] for _, i, _ in got}, {i: name for _, i, name in got})
+
+    def test_a_client_that_leaves_without_its_answer_does_no_harm(self):
+        d = self.dhad
+        for i in range(20):
+            c = harness.UnixConnection(d.socket)
+            c.request("POST", "/v1/jobs", json.dumps({"spec": d.spec(f"j{i}", seed=i)}))
+            c.close()
+            c = harness.UnixConnection(d.socket)
+            c.request("GET", "/v1/events?after=1000000&wait=1")
+            c.close()
+        time.sleep(1.2)  # the long polls come to their end with nobody there
+        # Without an answer nothing was promised: a request may be there or not, but never by half.
+        jobs = d.get("/v1/jobs").json["jobs"]
+        self.assertLessEqual(len(jobs), 20)
+        for j in jobs:
+            self.assertEqual(len(d.job(j["id"])["stages"]), 5)
+        d.submit("after", seed=99)
 
     def test_a_body_over_a_mebibyte_is_413_and_the_daemon_lives(self):
         d = self.dhad
