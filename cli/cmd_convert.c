@@ -20,7 +20,7 @@ static const struct cli_opt opts[] = {
     {"tokenizer", 0, "FILE", "tokenizer.model for text (default: the model's own)"},
     {"format", 0, "F", "u16, u32, text or jsonl (default: by the files' names)"},
     {"seq-len", 0, "N", "tokens a sequence"},
-    {"name", 0, "NAME", "the job's name"},
+    {"name", 0, "NAME", "the job's name (default: the name of DIR)"},
     {"set", 0, "PATH=VALUE", "any other field of the spec, e.g. --set resources.ranks=8"},
     {NULL, 0, NULL, NULL},
 };
@@ -34,6 +34,8 @@ static int make_spec(const struct args *a, cJSON **out, struct dha_err *e)
     static const char *const strings[][2] = {
         {"valid", "valid"}, {"tokenizer", "tokenizer"}, {"format", "format"}};
     const char *method = arg_value(a, "method");
+    const char *name = arg_value(a, "name");
+    char out_dir[LOCATE_MAX];
     const char *text;
     double budget;
     int64_t n;
@@ -45,7 +47,11 @@ static int make_spec(const struct args *a, cJSON **out, struct dha_err *e)
     }
     bad = bad || json_put_str(spec, "model", a->pos[0]) || json_put_num(spec, "budget", budget);
     bad = bad || (method && json_put_str(spec, "method", method));
-    bad = bad || (arg_value(a, "name") && json_put_str(spec, "name", arg_value(a, "name")));
+    if (locate_absolute(NULL, arg_value(a, "out"), out_dir, sizeof out_dir, e)) {
+        return -1;
+    }
+    /* The directory's name is the one the user gave the result. */
+    bad = bad || json_put_str(spec, "name", name ? name : strrchr(out_dir, '/') + 1);
     for (int i = 0; !bad && (text = arg_nth(a, "data", i)); i++) {
         bad = !cJSON_AddItemToArray(train, cJSON_CreateString(text));
     }
