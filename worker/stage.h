@@ -12,6 +12,7 @@
 #include "worker/comm.h"
 #include "worker/data/corpus.h"
 #include "worker/journal.h"
+#include "worker/method/method.h"
 #include "worker/model/model.h"
 
 struct stage {
@@ -42,8 +43,9 @@ int stage_load_parent(struct stage *st, struct model **m, struct dha_err *e);
 /* Opens train and valid (or holds valid out of train) and settles the sequence length. */
 int stage_open_data(struct stage *st, const struct model_config *cfg, struct dha_err *e);
 void stage_hello(struct stage *st, int64_t steps, int64_t resumed_from);
-/* Phase records from method code; non-zero once a stop was asked for. arg = struct stage. */
-int stage_progress(void *stage, const char *phase, int64_t done, int64_t total);
+/* What method code needs: parent, data, ranks, calibration tokens; its progress becomes phase records, and a stop asked
+ * for stops it. */
+struct method_env stage_method_env(struct stage *st, struct model *parent);
 /* Evaluates on valid and journals it as `name`. */
 int stage_evaluate(struct stage *st, struct model *m, const char *name, double *loss,
                    struct dha_err *e);

@@ -65,11 +65,26 @@ void stage_hello(struct stage *st, int64_t steps, int64_t resumed_from)
     journal_write(st->journal, &r);
 }
 
-int stage_progress(void *arg, const char *phase, int64_t done, int64_t total)
+/* Phase records from method code; non-zero once a stop was asked for. */
+static int method_progress(void *arg, const char *phase, int64_t done, int64_t total)
 {
     struct stage *st = arg;
     journal_phase(st->journal, phase, done, total);
     return control_stop_seen();
+}
+
+struct method_env stage_method_env(struct stage *st, struct model *parent)
+{
+    const struct job_spec *s = &st->s->spec;
+    return (struct method_env){.parent = parent,
+                               .train = st->train,
+                               .comm = st->comm,
+                               .method = &s->method,
+                               .seq = st->seq,
+                               .seed = s->seed,
+                               .calib_tokens = s->tokens_search,
+                               .progress = method_progress,
+                               .arg = st};
 }
 
 int stage_load_parent(struct stage *st, struct model **m, struct dha_err *e)

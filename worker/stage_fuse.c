@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "worker/fsutil.h"
-#include "worker/method/method.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
 
@@ -166,15 +165,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     const struct job_spec *s = &st->s->spec;
     const struct model_config *cfg = &parent->cfg;
     /* the calibration of the merge is the search's again: it is recomputed layer by layer rather than kept on disk */
-    struct method_env env = {.parent = parent,
-                             .train = st->train,
-                             .comm = st->comm,
-                             .method = &s->method,
-                             .seq = st->seq,
-                             .seed = s->seed,
-                             .calib_tokens = s->tokens_search,
-                             .progress = stage_progress,
-                             .arg = st};
+    struct method_env env = stage_method_env(st, parent);
     int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
     int rc = group_of ? choose_groups(st, cfg, group_of, e)
                       : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");

@@ -6,7 +6,6 @@
 #include <limits.h>
 
 #include "worker/fsutil.h"
-#include "worker/method/method.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
 
@@ -65,15 +64,7 @@ int stage_search(struct stage *st, struct dha_err *e)
     }
     if (stage_load_parent(st, &parent, e) || stage_open_data(st, &parent->cfg, e))
         goto out;
-    struct method_env env = {.parent = parent,
-                             .train = st->train,
-                             .comm = st->comm,
-                             .method = &s->method,
-                             .seq = st->seq,
-                             .seed = s->seed,
-                             .calib_tokens = s->tokens_search,
-                             .progress = stage_progress,
-                             .arg = st};
+    struct method_env env = stage_method_env(st, parent);
     if (s->method.grouping == GROUP_LEARNED) {
         if (learned(st, &env, &plan, e))
             goto out;
