@@ -170,7 +170,7 @@ struct kern_groups *host_groups_new(struct kern *k, int heads, const int *group_
     assert(heads > 0);
     int n = largest(group_of, heads) + 1;
     struct kern_groups *g = malloc(sizeof *g);
-    int *block = calloc((size_t)(2 * heads + n + 1), sizeof *block);
+    int *block = calloc(2 * (size_t)heads + (size_t)n + 1, sizeof *block);
     if (!g || !block) {
         free(g);
         free(block);
