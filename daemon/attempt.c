@@ -370,10 +370,10 @@ void attempts_tick(struct daemon *d)
     for (struct attempt *a = d->attempts, *next; a; a = next) {
         struct dha_err e = {0};
         next = a->next;
-        if (a->phase == A_NEW) {
+        if (a->phase == A_NEW || uv_now(&d->loop) < a->not_before_ms) {
             continue;
         }
-        if (uv_now(&d->loop) >= a->not_before_ms && ingest_journal(d, &a->in, false, &e) != 0) {
+        if (ingest_journal(d, &a->in, false, &e) != 0) {
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
         }
@@ -410,6 +410,10 @@ void attempts_forget(struct daemon *d)
     if (attempts_adopt(d, &e) != 0) {
         log_fail("adopting again", &e);
         uv_timer_start(&d->readopt, on_readopt, READOPT_MS, 0);
+    }
+    /* A full disk stays full for a while. */
+    for (struct attempt *a = d->attempts; a; a = a->next) {
+        a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
     }
     d->want_pass = true;
 }

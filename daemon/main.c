@@ -197,6 +197,7 @@ int main(int argc, char **argv)
         close(fds[0]);
         ready = fds[1];
         setsid();
+        signal(SIGHUP, SIG_IGN);
         to_null(0);
     }
     a.opt.copy_log = !a.detach;
