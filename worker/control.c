@@ -53,13 +53,3 @@ enum control control_agree(struct comm *c, enum control local)
     comm_max_i64(c, &ask, 1);
     return (enum control)ask;
 }
-
-bool control_stop_seen(void)
-{
-    /* a checkpoint request is left pending for the next control_agree() */
-    sigset_t pending;
-    if (!stop_asked && sigpending(&pending) == 0)
-        stop_asked = sigismember(&pending, SIGUSR2) == 1 || sigismember(&pending, SIGTERM) == 1 ||
-                     sigismember(&pending, SIGINT) == 1;
-    return stop_asked;
-}

@@ -18,7 +18,5 @@ enum control { CONTROL_NONE = 0, CONTROL_CHECKPOINT = 1, CONTROL_STOP = 2 };
 void control_install(void);
 /* All ranks. The strongest request any rank has seen, or that `local` brings; CHECKPOINT is consumed. */
 enum control control_agree(struct comm *c, enum control local);
-/* This rank alone: has a stop been asked for? For loops without collectives. */
-bool control_stop_seen(void);
 
 #endif

@@ -65,12 +65,13 @@ void stage_hello(struct stage *st, int64_t steps, int64_t resumed_from)
     journal_write(st->journal, &r);
 }
 
-/* Phase records from method code; non-zero once a stop was asked for. */
+/* Phase records from method code; non-zero once a stop was asked for. The ranks agree on that: one that left alone would
+ * leave the others in a collective. */
 static int method_progress(void *arg, const char *phase, int64_t done, int64_t total)
 {
     struct stage *st = arg;
     journal_phase(st->journal, phase, done, total);
-    return control_stop_seen();
+    return control_agree(st->comm, CONTROL_NONE) == CONTROL_STOP;
 }
 
 struct method_env stage_method_env(struct stage *st, struct model *parent)

@@ -17,7 +17,7 @@
 /* A partition of the H heads: group_of[h] in 0..n-1, groups numbered by their smallest head. */
 struct choice {
     int n;
-    double cost; /* unit depends on the method; see plan.cost_unit */
+    double cost;   /* unit depends on the method; see plan.cost_unit */
     int *group_of; /* [heads] */
 };
 struct plan_entry { /* entry 2*layer + (0 key | 1 value) */
@@ -32,7 +32,8 @@ struct plan {
     double *distance;           /* learned: [2*layers][heads*heads], or NULL */
 };
 void plan_finish(struct plan *p);
-int plan_alloc(struct plan *p, int layers, int heads, struct dha_err *e); /* entries without choices */
+int plan_alloc(struct plan *p, int layers, int heads,
+               struct dha_err *e); /* entries without choices */
 /* Adds a copy of one choice; keeps ascending n; replaces one with the same n. */
 int plan_add(struct plan *p, int entry, int n, double cost, const int *group_of, struct dha_err *e);
 cJSON *plan_to_json(const struct plan *p);
@@ -47,8 +48,8 @@ struct method_env {
     int seq;
     int64_t seed;
     int64_t calib_tokens; /* tokens.search */
-    /* Called now and then on every rank (may be NULL): phase name, done, total. Returns non-zero to stop
-     * (the function then fails with DHA_E_STOPPED). */
+    /* Called now and then (may be NULL): phase name, done, total. Non-zero stops the function with DHA_E_STOPPED. Every
+     * rank calls it equally often, so it may be a collective, and all ranks must get the same answer. */
     int (*progress)(void *arg, const char *phase, int64_t done, int64_t total);
     void *arg;
 };

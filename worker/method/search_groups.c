@@ -51,8 +51,9 @@ static int evaluate(const struct method_env *env, const char *phase, group_cost_
             if (t.n > 1)
                 rc = fn(arg, t.members, t.n, &cost[i], e);
         }
-        if (rc == 0 && n > every && method_progress(env, phase, first, n, e))
-            return -1; /* every rank is told to stop */
+        /* also on a rank that has failed: ranks agree in there on whether to stop */
+        if (n > every && method_progress(env, phase, first, n, rc ? NULL : e))
+            return -1;
     }
     if (comm_agree(env->comm, rc, e))
         return -1;
