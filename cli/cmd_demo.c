@@ -169,8 +169,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         goto out;
     }
     ret = report(a, c, docs, dir, e);
-    for (int i = 0; i < N_SPECS && !ret; i++) {
-        ret = view_outcome(docs[i], e);
+    if (!ret) {
+        ret = view_outcomes(docs, N_SPECS, e);
     }
 out:
     for (int i = 0; i < N_SPECS; i++) {

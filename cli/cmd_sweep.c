@@ -215,9 +215,7 @@ static int wait_all(struct client *c, const cJSON *jobs, const char *sweep, stru
         ret = INTERRUPT_EXIT;
     } else if (end == FOLLOW_ENDED) {
         ret = show(c, sweep, false, e);
-        for (int i = 0; i < n && !ret; i++) {
-            ret = view_outcome(docs[i], e);
-        }
+        ret = ret ? ret : view_outcomes(docs, n, e);
     }
 out:
     for (int i = 0; docs && i < n; i++) {

@@ -38,10 +38,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         ret = INTERRUPT_EXIT;
         goto out;
     }
-    ret = 0;
-    for (int i = 0; i < n && !ret; i++) {
-        ret = view_outcome(docs[i], e);
-    }
+    ret = view_outcomes(docs, n, e);
 out:
     for (int i = 0; docs && i < n; i++) {
         cJSON_Delete(docs[i]);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/cli.h"
 #include "cli/headmap.h"
 
 #define BAR_COLS   22
@@ -192,7 +193,7 @@ static bool all_reused(const cJSON *job)
 static void ended_line(FILE *out, const cJSON *job)
 {
     const cJSON *loss = json_at(job, "result.loss");
-    const char *msg = json_str(view_job_error(job), "message", NULL);
+    const char *code = json_str(view_job_error(job), "code", NULL);
     double final = json_num(loss, "final", NAN);
     char a[FMT_BUF];
     char b[FMT_BUF];
@@ -204,8 +205,8 @@ static void ended_line(FILE *out, const cJSON *job)
     if (all_reused(job)) {
         fputs("  (finished before: every stage reused)", out);
     }
-    if (msg) {
-        fprintf(out, "  %s", msg);
+    if (code) {
+        fprintf(out, "  %s", code); /* view_outcome() has the message */
     }
 }
 
@@ -274,6 +275,23 @@ const cJSON *view_job_error(const cJSON *job)
     return cJSON_IsObject(err) ? err : NULL;
 }
 
+int view_outcomes(cJSON *const *jobs, int n, struct dha_err *e)
+{
+    int bad = 0;
+
+    for (int i = 0; i < n; i++) {
+        struct dha_err why = {0};
+        if (!view_outcome(jobs[i], &why)) {
+            continue;
+        }
+        if (bad++) {
+            cli_complain(e);
+        }
+        *e = why;
+    }
+    return bad ? -1 : 0;
+}
+
 int view_outcome(const cJSON *job, struct dha_err *e)
 {
     const char *state = json_str(job, "state", "?");
@@ -281,6 +299,7 @@ int view_outcome(const cJSON *job, struct dha_err *e)
     const char *reason = json_str(job, "cancel_reason", "");
     const cJSON *err = view_job_error(job);
     const cJSON *stage = view_active_stage(job);
+    const char *msg;
     enum dha_code code;
 
     if (!strcmp(state, "done")) {
@@ -291,9 +310,15 @@ int view_outcome(const cJSON *job, struct dha_err *e)
         return dha_err_hint(e, "`dha retry %s` goes on from what is finished", id);
     }
     code = dha_code_from_name(json_str(err, "code", "failed"));
-    dha_fail(e, code == DHA_E_COUNT || code == DHA_E_OK ? DHA_E_FAILED : code,
-             "job %s failed in %s: %s", id, json_str(stage, "kind", "?"),
-             json_str(err, "message", "no reason was recorded"));
+    msg = json_str(err, "message", "no reason was recorded");
+    if (!strncmp(msg, "stage ", 6)) { /* the worker has said which */
+        dha_fail(e, DHA_E_FAILED, "job %s failed: %s", id, msg);
+    } else {
+        dha_fail(e, DHA_E_FAILED, "job %s failed in %s: %s", id, json_str(stage, "kind", "?"), msg);
+    }
+    if (code != DHA_E_COUNT && code != DHA_E_OK) {
+        e->code = code;
+    }
     return dha_err_hint(e,
                         "%s%s`dha logs %s` shows what the worker said; files are in %s\n"
                         "`dha retry %s` goes on from what is finished",

@@ -33,5 +33,7 @@ const cJSON *view_job_error(const cJSON *job);
 bool view_reused(FILE *out, const cJSON *job);
 /* Turns the end of a job into *e and -1 (failed, cancelled), or 0 (done). */
 int view_outcome(const cJSON *job, struct dha_err *e);
+/* The same for several: every error but the last, which is *e, is printed. */
+int view_outcomes(cJSON *const *jobs, int n, struct dha_err *e);
 
 #endif
