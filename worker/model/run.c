@@ -142,8 +142,10 @@ static struct need need_of(const struct model *m, size_t rows, int mode)
  *   output layer: C V logits (overwritten by their gradient; a teacher's run has C V of its own), 2 R losses, 2 R ids
  *   RUN_INFER keeps one layer's.
  *
- * Example: D = 288, L = 6, H = 6, F = 768, V = 32000, R = 1024, MHA: (13 RD + 18 RD + 6 RD + 2 RD + 2 RD) + 12 RF + RF + 4 RD
- * + C V = 12.6 M + 10.2 M + 1.2 M + 8.2 M elements = 126 MiB, of which 31 MiB logits; parameters x 16 bytes = 232 MiB. */
+ * Example: D = 288, L = 6, H = 6, F = 768, V = 32000, R = 1024, MHA: (13 + 18 + 6 + 2 + 2 + 4) R D + (12 + 1) R F + C V
+ * = 13.3 M + 10.2 M + 8.2 M elements = 121 MiB, of which 31 MiB logits; parameters x 16 bytes = 232 MiB.
+ * Seen on top of that (tests/bench/bench_step): 30 to 40 MiB of program, libraries, GEMM packing and rounding to huge
+ * pages, whatever the model's size. */
 size_t run_bytes(const struct model *m, int batch, int seq, int mode)
 {
     size_t rows = (size_t)batch * (size_t)seq, chunk = rows < CHUNK_ROWS ? rows : CHUNK_ROWS;
