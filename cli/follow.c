@@ -49,7 +49,7 @@ static void read_losses(struct follow *w, struct followed *j, const cJSON *job)
     cJSON *doc = NULL;
 
     if (!strcmp(kind, "eval") || !strcmp(kind, "export")) {
-        return; /* the curve of the stage before stays up */
+        kind = "train"; /* they have no curve of their own: the one before stays up */
     }
     if (strcmp(kind, j->stage)) {
         snprintf(j->stage, sizeof j->stage, "%s", kind);
