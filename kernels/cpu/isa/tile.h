@@ -87,18 +87,42 @@ INLINE void strip_packed(float *c, size_t ldc, const float *a, size_t a_row, con
     }
 }
 
+/* to [cols, ld_to] = x^T for x [rows, cols] */
+static inline void transpose(float *to, size_t ld_to, const float *x, size_t ld, size_t rows,
+                             size_t cols)
+{
+    size_t i = 0;
+#ifdef __SSE2__
+    size_t cols4 = cols / 4 * 4;
+    for (; i + 4 <= rows; i += 4) {
+        for (size_t c = 0; c < cols4; c += 4) {
+            __m128 r0 = _mm_loadu_ps(x + i * ld + c), r1 = _mm_loadu_ps(x + (i + 1) * ld + c);
+            __m128 r2 = _mm_loadu_ps(x + (i + 2) * ld + c), r3 = _mm_loadu_ps(x + (i + 3) * ld + c);
+            _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+            _mm_storeu_ps(to + c * ld_to + i, r0);
+            _mm_storeu_ps(to + (c + 1) * ld_to + i, r1);
+            _mm_storeu_ps(to + (c + 2) * ld_to + i, r2);
+            _mm_storeu_ps(to + (c + 3) * ld_to + i, r3);
+        }
+        for (size_t c = cols4; c < cols; c++)
+            for (size_t r = i; r < i + 4; r++)
+                to[c * ld_to + r] = x[r * ld + c];
+    }
+#endif
+    for (; i < rows; i++)
+        for (size_t c = 0; c < cols; c++)
+            to[c * ld_to + i] = x[i * ld + c];
+}
+
 /* panels of x^T for x [rows, cols]: panel j, entry (c, i) = x[j * NB + i, c], zero past the last row.
  * Takes round_up(rows, NB) * cols floats. */
 static inline void pack(float *panels, const float *x, size_t ld, size_t rows, size_t cols)
 {
     for (size_t j = 0; j < rows; j += NB, panels += NB * cols) {
         size_t n = rows - j < NB ? rows - j : NB;
-        for (size_t c = 0; c < cols; c++) {
-            for (size_t i = 0; i < n; i++)
-                panels[c * NB + i] = x[(j + i) * ld + c];
-            for (size_t i = n; i < NB; i++)
-                panels[c * NB + i] = 0;
-        }
+        transpose(panels, NB, x + j * ld, ld, n, cols);
+        for (size_t c = 0; n < NB && c < cols; c++)
+            memset(panels + c * NB + n, 0, (NB - n) * sizeof *panels);
     }
 }
 
