@@ -12,6 +12,8 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   litter=1        leave a process behind in a session of its own
   badline=1       write a line that is no record
   torn=1          end the journal in the middle of a line
+  flood=N         write N progress records at once
+  longline=N      write a line of N bytes
   nomanifest=1    announce a checkpoint that is not there
 """
 import json
@@ -96,6 +98,15 @@ if active("litter"):
                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 if active("badline"):
     os.write(1, b"this is no record\n{\"t\": 5}\n")
+if active("longline"):
+    os.write(1, b"x" * int(active("longline")) + b"\n")
+if active("flood"):
+    n = int(active("flood"))
+    text = "".join(json.dumps({"t": "progress", "time": time.time(), "step": i + 1, "steps": n,
+                               "tokens": i, "loss": i / 2, "lm": 0, "kl": 0, "lr": 0, "grad_norm": 0,
+                               "tokens_per_s": 0, "comm_ms": 0, "eta_s": 0}) + "\n" for i in range(n))
+    sys.stdout.write(text)
+    sys.stdout.flush()
 if active("exit"):
     sys.exit(int(active("exit")))
 if active("die"):

@@ -273,6 +273,24 @@ class Records(harness.Case):
         self.assertNotIn("nowhere", " ".join(x["path"] for x in c))
         self.assertEqual(len(c), 2)
 
+    def test_no_record_is_lost_in_a_flood(self):
+        d = self.dhad
+        job = d.submit("search.flood=9000")  # some 1.3 MB: many reads, lines across their borders
+        self.assertEqual(d.until_state(job, *harness.FINAL)["state"], "done")
+        p = d.get(f"/v1/jobs/{job}/metrics?stage=search&name=loss&limit=100000").json["points"]
+        self.assertEqual([(x["step"], x["value"]) for x in p],
+                         [(i + 1, i / 2) for i in range(9000)])
+        self.assertIn("dha_lost_found_total 0\n", d.get("/metrics").raw.decode())
+
+    def test_a_line_of_any_length_costs_that_line_only(self):
+        d = self.dhad
+        for n in (65536, 65537, 262143, 262144, 400000, 1000000):
+            with self.subTest(bytes=n):
+                job = d.submit(f"search.longline={n} search.flood=10", seed=n)
+                self.assertEqual(d.until_state(job, *harness.FINAL)["state"], "done")
+                p = d.get(f"/v1/jobs/{job}/metrics?stage=search&name=loss").json["points"]
+                self.assertEqual([x["step"] for x in p], list(range(1, 11)))
+
     def test_lines_that_are_no_records_are_set_aside(self):
         d = self.dhad
         job = d.submit("train.badline=1 train.torn=1")

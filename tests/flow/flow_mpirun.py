@@ -75,6 +75,25 @@ class MpirunWithFakeRanks(harness.Case):
         self.assertFalse(os.path.exists(f"/proc/{rank0}"))
         self.assertEqual(d.until_state(job, *harness.FINAL, seconds=60)["state"], "done")
 
+    def test_a_killed_shim_takes_mpirun_and_the_ranks_with_it(self):
+        d = self.dhad
+        job = d.submit("train.sleep=2")
+        d.until_running(job, "train", seconds=60)
+        before = d.of_attempt(job, "train")
+        os.kill(d.shim(job, "train"), signal.SIGKILL)
+        d.until(lambda: d.stage(job, "train")["attempts"] == 2)
+        self.assertEqual(set(before) & set(d.of_attempt(job, "train", 1)), set())
+        self.assertEqual(d.until_state(job, *harness.FINAL, seconds=60)["state"], "done")
+
+    def test_cancel_now_kills_deaf_ranks_and_their_children(self):
+        d = self.dhad
+        job = d.submit("search.sleep=90 search.deaf=1 search.litter=1")
+        d.until_running(job, "search", seconds=60)
+        self.assertGreaterEqual(len(d.of_attempt(job, "search")), 5, "shim, mpirun, 2 ranks, litter")
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.until_state(job, "cancelled", seconds=15)
+        self.assertEqual(d.stray(), [])
+
     def test_a_worker_that_is_not_executable_says_so(self):
         d = self.dhad
         d.stop()
