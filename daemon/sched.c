@@ -1,6 +1,6 @@
-/* sched.c: see sched.h. Slots are grouped by node once; each stage then looks at node totals only, and
- * at single slots only when it starts: a pass over S stages and N nodes costs S log S + (starts + 1) N
- * per kind of device, because after the first stage that finds no room nothing more is searched. */
+/* sched.c: see sched.h. Slots are grouped by node once, and nodes are chained by how many slots they have free:
+ * placing a stage costs as many looks as a node has slots, however many nodes there are. After the first
+ * stage that finds no room nothing more is searched. */
 #include "daemon/sched.h"
 
 #include <stdlib.h>
@@ -25,8 +25,8 @@ struct node {
     enum sched_device device;
     bool drained;
     int total, free;
-    size_t first, next; /* range in the sorted slots; next = first one not yet given away */
-    size_t end;
+    size_t next;        /* first of its sorted slots that was not yet given away */
+    struct node *chain; /* next node with as many free */
 };
 
 int sched_compare(const struct sched_stage *a, const struct sched_stage *b)
@@ -68,12 +68,10 @@ static size_t group_nodes(const struct sched_slot *slots, size_t n, struct node 
             *last = (struct node){.id = slots[i].node,
                                   .device = slots[i].device,
                                   .drained = slots[i].drained,
-                                  .first = i,
                                   .next = i};
         }
         last->total++;
         last->free += !slots[i].busy;
-        last->end = i + 1;
     }
     return count;
 }
@@ -81,10 +79,61 @@ static size_t group_nodes(const struct sched_slot *slots, size_t n, struct node 
 struct pass {
     const struct sched_slot *slots; /* sorted by node */
     struct node *nodes;
-    size_t n_nodes;
-    int64_t first_blocked[SCHED_DEVICES]; /* 0 = none */
+    /* open[dev][f]: chain of the nodes that take work and have f > 0 slots free */
+    struct node **open[SCHED_DEVICES];
+    int most[SCHED_DEVICES], most_drained[SCHED_DEVICES]; /* slots of the largest node */
+    int64_t first_blocked[SCHED_DEVICES];                 /* 0 = none */
     int64_t now_us;
 };
+
+static void put_open(struct pass *p, struct node *nd)
+{
+    if (!nd->drained && nd->free > 0) {
+        nd->chain = p->open[nd->device][nd->free];
+        p->open[nd->device][nd->free] = nd;
+    }
+}
+
+/* Largest nodes and chains. `heads` has room for n_slots + SCHED_DEVICES of them: no device's largest node
+ * has more slots than there are of the device. */
+static void survey(struct pass *p, size_t n_nodes, struct node **heads)
+{
+    for (size_t i = 0; i < n_nodes; i++) {
+        const struct node *nd = &p->nodes[i];
+        int *most = nd->drained ? &p->most_drained[nd->device] : &p->most[nd->device];
+        *most = nd->total > *most ? nd->total : *most;
+    }
+    for (int dev = 0; dev < SCHED_DEVICES; dev++) {
+        p->open[dev] = heads;
+        heads += p->most[dev] + 1;
+    }
+    for (size_t i = n_nodes; i-- > 0;) { /* the first node comes to be the first of its chain */
+        put_open(p, &p->nodes[i]);
+    }
+}
+
+/* Best fit: the node that is left with the fewest free slots keeps room for larger gangs. Takes it out of its
+ * chain; NULL if there is none. */
+static struct node *take_best_fit(struct pass *p, const struct sched_stage *s)
+{
+    for (int f = s->slots; f <= p->most[s->device]; f++) {
+        struct node *nd = p->open[s->device][f];
+        if (nd) {
+            p->open[s->device][f] = nd->chain;
+            return nd;
+        }
+    }
+    return NULL;
+}
+
+static int most_free(const struct pass *p, enum sched_device dev)
+{
+    int f = p->most[dev];
+    while (f > 0 && !p->open[dev][f]) {
+        f--;
+    }
+    return f;
+}
 
 static void start_on(struct pass *p, struct node *nd, struct sched_decision *d,
                      struct sched_result *r)
@@ -98,56 +147,34 @@ static void start_on(struct pass *p, struct node *nd, struct sched_decision *d,
         }
     }
     nd->free -= d->slots;
+    put_open(p, nd);
 }
 
 static void decide(struct pass *p, const struct sched_stage *s, struct sched_decision *d,
                    struct sched_result *r)
 {
-    *d = (struct sched_decision){.stage = s->id, .slots = s->slots};
+    enum sched_device dev = s->device;
+    *d = (struct sched_decision){.stage = s->id, .slots = s->slots, .most = p->most[dev]};
     if (s->waits_for) {
         d->verdict = SCHED_WAITS_EQUAL;
         d->blocker = s->waits_for;
-        return;
-    }
-    if (s->not_before_us > p->now_us) {
+    } else if (s->not_before_us > p->now_us) {
         d->verdict = SCHED_BACKOFF;
-        return;
-    }
-    /* Whoever is behind needs no search, but a stage that can never run must not be told "behind":
-     * that costs a look at the totals. */
-    struct node *best = NULL;
-    int most = 0, most_drained = 0, most_free = 0;
-    for (size_t i = 0; i < p->n_nodes; i++) {
-        struct node *nd = &p->nodes[i];
-        if (nd->device != s->device) {
-            continue;
-        }
-        if (nd->drained) {
-            most_drained = nd->total > most_drained ? nd->total : most_drained;
-            continue;
-        }
-        most = nd->total > most ? nd->total : most;
-        most_free = nd->free > most_free ? nd->free : most_free;
-        /* Best fit: the node that is left with the fewest free slots keeps room for larger gangs. */
-        if (nd->free >= s->slots && (!best || nd->free < best->free)) {
-            best = nd;
-        }
-        if (p->first_blocked[s->device] && most >= s->slots) {
-            break;
-        }
-    }
-    d->free = most_free;
-    d->most = most > most_drained ? most : most_drained;
-    if (most < s->slots) {
-        d->verdict = most_drained >= s->slots ? SCHED_DRAINED : SCHED_NEVER;
-    } else if (p->first_blocked[s->device]) {
+    } else if (p->most[dev] < s->slots) {
+        d->verdict = p->most_drained[dev] >= s->slots ? SCHED_DRAINED : SCHED_NEVER;
+        d->most = p->most[dev] > p->most_drained[dev] ? p->most[dev] : p->most_drained[dev];
+    } else if (p->first_blocked[dev]) {
         d->verdict = SCHED_BEHIND;
-        d->blocker = p->first_blocked[s->device];
-    } else if (!best) {
-        d->verdict = SCHED_BUSY;
-        p->first_blocked[s->device] = s->id;
+        d->blocker = p->first_blocked[dev];
     } else {
-        start_on(p, best, d, r);
+        struct node *nd = take_best_fit(p, s);
+        if (nd) {
+            start_on(p, nd, d, r);
+        } else {
+            d->verdict = SCHED_BUSY;
+            d->free = most_free(p, dev);
+            p->first_blocked[dev] = s->id;
+        }
     }
 }
 
@@ -158,9 +185,10 @@ int sched_pass(struct sched_stage *stages, size_t n_stages, const struct sched_s
     int rc = -1;
     struct sched_slot *sorted = calloc(n_slots + 1, sizeof *sorted);
     struct node *nodes = calloc(n_slots + 1, sizeof *nodes);
+    struct node **heads = calloc(n_slots + SCHED_DEVICES, sizeof *heads);
     r->at = calloc(n_stages + 1, sizeof *r->at);
     r->slot_ids = calloc(n_slots + 1, sizeof *r->slot_ids);
-    if (!sorted || !nodes || !r->at || !r->slot_ids) {
+    if (!sorted || !nodes || !heads || !r->at || !r->slot_ids) {
         sched_result_finish(r);
         goto out;
     }
@@ -172,7 +200,7 @@ int sched_pass(struct sched_stage *stages, size_t n_stages, const struct sched_s
         qsort(stages, n_stages, sizeof *stages, by_order);
     }
     struct pass p = {.slots = sorted, .nodes = nodes, .now_us = now_us};
-    p.n_nodes = group_nodes(sorted, n_slots, nodes);
+    survey(&p, group_nodes(sorted, n_slots, nodes), heads);
     for (size_t i = 0; i < n_stages; i++) {
         decide(&p, &stages[i], &r->at[i], r);
     }
@@ -180,6 +208,7 @@ int sched_pass(struct sched_stage *stages, size_t n_stages, const struct sched_s
     rc = 0;
 out:
     free(sorted);
+    free(heads);
     free(nodes);
     return rc;
 }
