@@ -98,9 +98,11 @@ static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
                                 .has_launch = a->launch_failed,
                                 .launch = a->launch_error,
                                 .cancel = job.cancel,
-                                .asked = a->stop != STOP_NONE && !a->over_time,
+                                .asked = a->stop != STOP_NONE && !a->over_time && !a->stalled,
                                 .over_time = a->over_time,
                                 .walltime_s = a->walltime_s,
+                                .stalled = a->stalled,
+                                .stall_s = a->d->stall_s,
                                 .retries = st.retries};
     read_status(a, f);
     read_exit(a, f);

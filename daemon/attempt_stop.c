@@ -10,7 +10,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
 
-enum { SHIM_MS = 5000, WALLTIME_GRACE_MS = 30000 };
+enum { SHIM_MS = 5000, WALLTIME_GRACE_MS = 30000, STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
 
 static void stop_one(struct attempt *a, int64_t grace_ms)
 {
@@ -67,9 +67,38 @@ static void kill_all(struct attempt *a)
     }
 }
 
+/* Alive is not progressing: a hung collective looks alive. Step, phase or a phase's count must have moved. */
+static bool is_stalled(struct attempt *a)
+{
+    struct store_stage st;
+    struct dha_err e = {0};
+    uint64_t now = uv_now(&a->d->loop);
+    if (a->d->stall_s == 0 || a->stop != STOP_NONE || now < a->next_pulse_ms) {
+        return false;
+    }
+    a->next_pulse_ms = now + PULSE_MS;
+    if (store_stage_get(a->d->store, a->stage, &st, &e) != 0) {
+        return false;
+    }
+    /* Measured on this daemon's monotonic clock: neither a jump of the wall clock nor the time that no daemon
+     * was there is held against the attempt. */
+    if (a->moved_ms == 0 || st.progress.changed_us != a->changed_us) {
+        a->changed_us = st.progress.changed_us;
+        a->moved_ms = now;
+    }
+    store_stage_finish(&st);
+    return now - a->moved_ms > (uint64_t)a->d->stall_s * 1000;
+}
+
 void attempt_ladder(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
+    if (is_stalled(a)) {
+        a->stalled = true;
+        log_warn("job %lld: attempt %d made no progress for %lld s", (long long)a->job, a->number,
+                 (long long)a->d->stall_s);
+        stop_one(a, STALL_GRACE_MS);
+    }
     if (a->walltime_s > 0 && !a->over_time && now_us() - a->started_us > a->walltime_s * 1000000) {
         a->over_time = true;
         log_info("job %lld: attempt %d is over its walltime", (long long)a->job, a->number);

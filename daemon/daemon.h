@@ -32,6 +32,7 @@ struct daemon;
 struct daemon_options {
     const char *state, *socket, *worker, *shim, *launcher, *log;
     long slots;    /* 0 = all cores that are online */
+    long stall;    /* seconds without progress that end an attempt; 0 = never */
     bool copy_log; /* to stderr as well */
 };
 
@@ -65,7 +66,7 @@ struct daemon {
     struct attempt *attempts; /* live ones */
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
-    int64_t started_us;
+    int64_t started_us, stall_s;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     uint64_t last_pass_ms, last_pass_cost_ms;

@@ -30,6 +30,9 @@ static const char help_text[] =
     "  --shim PATH       dha-shim (default: beside dhad, else in PATH)\n"
     "  --launcher NAME   local (mpirun on this host) or fake:SCRIPT, which runs SCRIPT SPEC.JSON\n"
     "                    instead, for trying the daemon without a worker (default: local)\n"
+    "  --stall SECONDS   stop and retry a stage that makes no progress for so long (default: "
+    "3600;\n"
+    "                    0: never)\n"
     "  --foreground      stay in the foreground, log to the terminal as well (default)\n"
     "  --detach          go to the background; returns when the socket answers\n"
     "  --log FILE        log file (default: DIR/dhad.log)\n"
@@ -44,6 +47,7 @@ enum {
     OPT_STATE = 256,
     OPT_SOCKET,
     OPT_SLOTS,
+    OPT_STALL,
     OPT_WORKER,
     OPT_SHIM,
     OPT_LAUNCHER,
@@ -58,6 +62,7 @@ enum {
 static const struct option options[] = {{"state", required_argument, NULL, OPT_STATE},
                                         {"socket", required_argument, NULL, OPT_SOCKET},
                                         {"slots", required_argument, NULL, OPT_SLOTS},
+                                        {"stall", required_argument, NULL, OPT_STALL},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
                                         {"launcher", required_argument, NULL, OPT_LAUNCHER},
@@ -82,19 +87,29 @@ static int usage_error(const char *what)
     return dha_code_exit(DHA_E_USAGE);
 }
 
+static int to_number(const char *text, long lo, long hi, long *out)
+{
+    char *end;
+    errno = 0;
+    *out = strtol(text, &end, 10);
+    return errno || *end || end == text || *out < lo || *out > hi ? -1 : 0;
+}
+
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        char *end;
         switch (c) {
         case OPT_STATE: a->opt.state = optarg; break;
         case OPT_SOCKET: a->opt.socket = optarg; break;
         case OPT_SLOTS:
-            errno = 0;
-            a->opt.slots = strtol(optarg, &end, 10);
-            if (errno || *end || end == optarg || a->opt.slots < 1 || a->opt.slots > 65536) {
+            if (to_number(optarg, 1, 65536, &a->opt.slots) != 0) {
                 return usage_error("--slots wants a number from 1 to 65536");
+            }
+            break;
+        case OPT_STALL:
+            if (to_number(optarg, 0, 1000000000, &a->opt.stall) != 0) {
+                return usage_error("--stall wants a number of seconds");
             }
             break;
         case OPT_WORKER: a->opt.worker = optarg; break;
@@ -171,7 +186,7 @@ static int to_null(int fd)
 
 int main(int argc, char **argv)
 {
-    struct arguments a = {.detach = false};
+    struct arguments a = {.opt.stall = 3600};
     int rc = parse(argc, argv, &a);
     if (rc >= 0) {
         return rc;

@@ -58,6 +58,13 @@ struct verdict verdict_of(const struct verdict_facts *f)
         v.kind = VERDICT_DONE;
         return v;
     }
+    if (f->stalled && dha_code_retry(v.error.code) != DHA_RETRY_USER) {
+        memset(&v.error, 0, sizeof v.error);
+        dha_fail(&v.error, DHA_E_TIMEOUT, "the stage made no progress for %lld s",
+                 (long long)f->stall_s);
+        dha_err_hint(&v.error, "a rank or a collective hangs; see the stage's stderr log "
+                               "(dhad --stall sets the limit)");
+    }
     enum dha_retry class = dha_code_retry(v.error.code);
     if (f->cancel) {
         v.kind = VERDICT_CANCELLED;

@@ -4,7 +4,8 @@
  * journal, the launcher's exit status (mpirun's 1 may mean anything), and if there is none of them: lost.
  * Then by the retry class of the code (proto/err.h): the user's faults fail the stage at once,
  * infrastructure faults get another attempt up to VERDICT_RETRIES times with a growing back-off, a stop
- * on request continues without counting. An intent to cancel turns every end but success into cancelled.
+ * on request continues without counting. Running into the walltime fails the stage; making no progress is an
+ * infrastructure fault, whatever the worker says when it is stopped for it. An intent to cancel turns every end but success into cancelled.
  */
 #ifndef DHA_DAEMON_VERDICT_H
 #define DHA_DAEMON_VERDICT_H
@@ -26,10 +27,12 @@ struct verdict_facts {
     int signal;
     bool has_launch; /* it never ran: why */
     struct dha_err launch;
-    bool cancel; /* the job is to be cancelled */
-    bool asked;  /* it was told to stop (hold) */
-    bool over_time;
+    bool cancel;    /* the job is to be cancelled */
+    bool asked;     /* it was told to stop (hold) */
+    bool over_time; /* it ran into its walltime */
     int64_t walltime_s;
+    bool stalled; /* it made no progress for stall_s seconds */
+    int64_t stall_s;
     int retries; /* counted before this one */
 };
 

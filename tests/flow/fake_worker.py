@@ -8,6 +8,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   fail=CODE[:N]   end with that code in status.json (only the first N attempts)
   exit=RC[:N]     leave no status.json, exit with RC
   die=SIG[:N]     leave no status.json, end by that signal
+  freeze=1[:N]    make no progress after the first step
   deaf=1          ignore SIGUSR2
   litter=1        leave a process behind in a session of its own
   badline=1       write a line that is no record
@@ -120,6 +121,8 @@ if active("fail"):
 begin = time.time()
 for step in range(1, steps + 1):
     if active("sleep"):
+        time.sleep(0.05)
+    while active("freeze") and step == 2 and not stop:
         time.sleep(0.05)
     if kind == "train" or steps > 1:
         record("progress", step=step, steps=steps, tokens=step * 100, loss=5.0 / step, lm=5.0 / step,

@@ -207,6 +207,25 @@ class Failure(harness.Case):
         self.assertIn("train", stages)
 
 
+class Watchdog(harness.Case):
+    args = ("--stall", "2")
+
+    def test_a_frozen_step_is_another_attempt(self):
+        d = self.dhad
+        job = d.submit("train.sleep=3 train.freeze=1:1")  # attempt 2 takes longer than the limit, but moves
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], j["stages"][2]["attempts"]), ("done", 2))
+        ends = [e["data"] for e in events_of(d, job, "attempt.end")]
+        self.assertIn("no progress for 2 s", str(ends))
+
+    def test_a_frozen_and_deaf_worker_is_killed(self):
+        d = self.dhad
+        job = d.submit("train.sleep=0.3 train.freeze=1:1 train.deaf=1:1 train.litter=1:1")
+        j = d.until_state(job, *harness.FINAL, seconds=40)
+        self.assertEqual((j["state"], j["stages"][2]["attempts"]), ("done", 2))
+        self.assertEqual(d.stray(), [])
+
+
 class Cancel(harness.Case):
     slots = 2
 

@@ -157,6 +157,27 @@ static void over_its_walltime_a_stage_fails_unless_it_made_it(void **state)
     assert_int_equal(verdict_of(&f).kind, VERDICT_DONE);
 }
 
+static void no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped(void **state)
+{
+    (void)state;
+    struct verdict_facts f = said(DHA_E_STOPPED);
+    f.stalled = true;
+    f.stall_s = 60;
+    struct verdict v = verdict_of(&f);
+    assert_int_equal(v.kind, VERDICT_AGAIN);
+    assert_true(v.count_retry);
+    assert_int_equal(v.error.code, DHA_E_TIMEOUT);
+    f = exited(137);
+    f.stalled = true;
+    assert_int_equal(verdict_of(&f).error.code, DHA_E_TIMEOUT);
+    f = said(DHA_E_OK);
+    f.stalled = true;
+    assert_int_equal(verdict_of(&f).kind, VERDICT_DONE);
+    f = said(DHA_E_INPUT);
+    f.stalled = true;
+    assert_int_equal(verdict_of(&f).error.code, DHA_E_INPUT);
+}
+
 static void a_launch_that_failed_says_why(void **state)
 {
     (void)state;
@@ -179,6 +200,7 @@ int main(void)
         cmocka_unit_test(a_stop_that_was_asked_for_costs_no_retry),
         cmocka_unit_test(a_worker_that_stops_on_its_own_does_not_spin),
         cmocka_unit_test(over_its_walltime_a_stage_fails_unless_it_made_it),
+        cmocka_unit_test(no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped),
         cmocka_unit_test(a_launch_that_failed_says_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
