@@ -75,18 +75,16 @@ static int add_model(cJSON *list, const char *dir, struct dha_err *e)
     return rc;
 }
 
-/* Identities of the files that the inputs name. */
-static cJSON *identities(const cJSON *inputs, struct dha_err *e)
+/* Identities of the files that the inputs name; `model` holds those of the model's, which every stage
+ * that reads the model shares. */
+static cJSON *identities(const cJSON *inputs, const cJSON *model, struct dha_err *e)
 {
-    cJSON *list = cJSON_CreateArray();
+    static const char *const single[] = {"data.valid", "data.tokenizer"};
+    const cJSON *train = json_at(inputs, "data.train"), *f;
+    cJSON *list = json_get(inputs, "model") ? cJSON_Duplicate(model, true) : cJSON_CreateArray();
     if (!list) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         return NULL;
-    }
-    const cJSON *model = json_get(inputs, "model"), *train = json_at(inputs, "data.train"), *f;
-    static const char *const single[] = {"data.valid", "data.tokenizer"};
-    if (cJSON_IsString(model) && add_model(list, model->valuestring, e) != 0) {
-        goto fail;
     }
     cJSON_ArrayForEach(f, train)
     {
@@ -154,13 +152,13 @@ static int sha256_hex(const char *text, char out[STAGEKEY_SIZE], struct dha_err 
 }
 
 static int stage_key(const struct job_spec *s, enum stage_kind k, const char *from,
-                     char out[STAGEKEY_SIZE], struct dha_err *e)
+                     const cJSON *model, char out[STAGEKEY_SIZE], struct dha_err *e)
 {
     int rc = -1;
     char *text = NULL;
     cJSON *doc = cJSON_CreateObject();
     cJSON *inputs = spec_stage_inputs(s, k);
-    cJSON *files = inputs ? identities(inputs, e) : NULL;
+    cJSON *files = inputs ? identities(inputs, model, e) : NULL;
     if (inputs && !files) {
         goto out; /* e says which file */
     }
@@ -198,18 +196,30 @@ int stagekey_job(const struct job_spec *s, struct stagekey out[STAGE_KINDS], int
 {
     enum stage_kind kinds[STAGE_KINDS];
     const char *from = "";
+    int rc = -1;
+    cJSON *model = cJSON_CreateArray();
+    if (!model) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
     *n = spec_stages(s, kinds);
+    if (add_model(model, s->model, e) != 0) {
+        goto out;
+    }
     for (int i = 0; i < *n; i++) {
         out[i].kind = kinds[i];
-        if (stage_key(s, kinds[i], from, out[i].key, e) != 0) {
-            return dha_err_context(e, "inputs of stage %s", stage_kind_name(kinds[i]));
+        if (stage_key(s, kinds[i], from, model, out[i].key, e) != 0) {
+            dha_err_context(e, "inputs of stage %s", stage_kind_name(kinds[i]));
+            goto out;
         }
         /* eval and export both start from the last model; neither changes it. */
         if (kinds[i] != STAGE_EVAL && kinds[i] != STAGE_EXPORT) {
             from = out[i].key;
         }
     }
-    return 0;
+    rc = 0;
+out:
+    cJSON_Delete(model);
+    return rc;
 }
 
 __attribute__((format(printf, 3, 4))) static void add_error(struct spec_errors *errs,
