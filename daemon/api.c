@@ -11,38 +11,37 @@
 
 struct route {
     const char *method;
-    const char *path; /* ID = a decimal id, NAME = any one part */
-    bool changes;
+    const char *path;  /* ID = a decimal id, NAME = any one part */
     const char *query; /* names it knows, blank-separated */
     const char *body;  /* members it knows; NULL = it takes no body */
     api_handler *handler;
 };
 
 static const struct route routes[] = {
-    {"GET", "/v1/version", false, "", NULL, api_version},
-    {"GET", "/livez", false, "", NULL, api_alive},
-    {"GET", "/readyz", false, "", NULL, api_ready},
-    {"GET", "/metrics", false, "", NULL, api_prometheus},
-    {"POST", "/v1/shutdown", true, "", "", api_shutdown},
-    {"POST", "/v1/jobs", true, "", "spec dry_run", api_job_submit},
-    {"GET", "/v1/jobs", false, "state name limit before", NULL, api_job_list},
-    {"GET", "/v1/jobs/ID", false, "", NULL, api_job_get},
-    {"POST", "/v1/jobs/ID/cancel", true, "", "reason now", api_job_cancel},
-    {"POST", "/v1/jobs/ID/hold", true, "", "", api_job_hold},
-    {"POST", "/v1/jobs/ID/release", true, "", "", api_job_release},
-    {"POST", "/v1/jobs/ID/retry", true, "", "", api_job_retry},
-    {"POST", "/v1/jobs/ID/priority", true, "", "priority", api_job_priority},
-    {"GET", "/v1/jobs/ID/explain", false, "", NULL, api_job_explain},
-    {"GET", "/v1/jobs/ID/metrics", false, "stage name after_step limit", NULL, api_job_metrics},
-    {"GET", "/v1/jobs/ID/checkpoints", false, "", NULL, api_job_checkpoints},
-    {"GET", "/v1/jobs/ID/logs", false, "stage attempt stream offset", NULL, api_job_logs},
-    {"GET", "/v1/events", false, "after limit wait", NULL, api_events},
-    {"GET", "/v1/nodes", false, "", NULL, api_nodes},
-    {"POST", "/v1/nodes/NAME/drain", true, "", "reason", api_node_drain},
-    {"POST", "/v1/nodes/NAME/resume", true, "", "", api_node_resume},
-    {"POST", "/v1/sweeps", true, "", "spec budgets methods name", api_sweep_new},
-    {"GET", "/v1/sweeps", false, "limit", NULL, api_sweep_list},
-    {"GET", "/v1/sweeps/ID", false, "", NULL, api_sweep_get},
+    {"GET", "/v1/version", "", NULL, api_version},
+    {"GET", "/livez", "", NULL, api_alive},
+    {"GET", "/readyz", "", NULL, api_ready},
+    {"GET", "/metrics", "", NULL, api_prometheus},
+    {"POST", "/v1/shutdown", "", "", api_shutdown},
+    {"POST", "/v1/jobs", "", "spec dry_run", api_job_submit},
+    {"GET", "/v1/jobs", "state name limit before", NULL, api_job_list},
+    {"GET", "/v1/jobs/ID", "", NULL, api_job_get},
+    {"POST", "/v1/jobs/ID/cancel", "", "reason now", api_job_cancel},
+    {"POST", "/v1/jobs/ID/hold", "", "", api_job_hold},
+    {"POST", "/v1/jobs/ID/release", "", "", api_job_release},
+    {"POST", "/v1/jobs/ID/retry", "", "", api_job_retry},
+    {"POST", "/v1/jobs/ID/priority", "", "priority", api_job_priority},
+    {"GET", "/v1/jobs/ID/explain", "", NULL, api_job_explain},
+    {"GET", "/v1/jobs/ID/metrics", "stage name after_step limit", NULL, api_job_metrics},
+    {"GET", "/v1/jobs/ID/checkpoints", "", NULL, api_job_checkpoints},
+    {"GET", "/v1/jobs/ID/logs", "stage attempt stream offset", NULL, api_job_logs},
+    {"GET", "/v1/events", "after limit wait", NULL, api_events},
+    {"GET", "/v1/nodes", "", NULL, api_nodes},
+    {"POST", "/v1/nodes/NAME/drain", "", "reason", api_node_drain},
+    {"POST", "/v1/nodes/NAME/resume", "", "", api_node_resume},
+    {"POST", "/v1/sweeps", "", "spec budgets methods name", api_sweep_new},
+    {"GET", "/v1/sweeps", "limit", NULL, api_sweep_list},
+    {"GET", "/v1/sweeps/ID", "", NULL, api_sweep_get},
 };
 
 int api_to_int(const char *text, int64_t *out)
@@ -255,9 +254,8 @@ static const struct route *find_route(struct api_call *c, char *name)
     return NULL;
 }
 
-static bool may(struct api_call *c, const struct route *r)
+static bool may(struct api_call *c)
 {
-    (void)r; /* reads are as restricted as changes for now: specs and logs may be private */
     if (c->rq->peer_uid == 0 || c->rq->peer_uid == geteuid()) {
         return true;
     }
@@ -274,7 +272,7 @@ enum server_outcome api_handle(void *ctx, struct server_request *rq)
     c.d->stat.requests++;
     c.name = name;
     const struct route *r = find_route(&c, name);
-    if (r && may(&c, r) && check_query(&c, r) == 0 && parse_body(&c, r) == 0) {
+    if (r && may(&c) && check_query(&c, r) == 0 && parse_body(&c, r) == 0) {
         out = r->handler(&c);
     }
     if (out == API_OK) {

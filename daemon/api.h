@@ -2,8 +2,8 @@
  *
  * A handler gets the call with its ids taken out of the path and its body parsed, fills call->doc (a tree,
  * without "api": the router adds it) and call->status, and returns API_OK; or fills call->e and
- * returns API_FAIL; or returns API_WAIT (long poll) after setting rq->deadline_ms. A route with
- * `changes` is open to the daemon's own user and root only. The router has checked that only known
+ * returns API_FAIL; or returns API_WAIT (long poll) after setting rq->deadline_ms. Only the
+ * daemon's own user and root are served, reads as well: specs and logs may be private. The router has checked that only known
  * members are in the body and only known arguments in the query.
  */
 #ifndef DHA_DAEMON_API_H

@@ -166,23 +166,23 @@ int plan_slots_needed(const struct job_spec *s)
 int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
 {
     struct snapshot s = {0};
-    int need = plan_slots_needed(spec), most = 0;
+    struct sched_result r = {0};
     enum sched_device dev = device_of(spec->resources.device);
+    int need = plan_slots_needed(spec), most = 0;
+    struct sched_stage gang = {.id = 1, .slots = need, .device = dev};
     if (load_slots(d, &s, e) != 0) {
         return -1;
     }
-    for (size_t i = 0; i < s.n_slots; i++) {
-        int n = 0;
-        for (size_t k = 0; k < s.n_slots; k++) {
-            n += s.slots[k].node == s.slots[i].node && s.slots[k].device == dev;
-        }
-        most = n > most ? n : most;
-        if (most >= need) {
-            break;
-        }
-    }
+    /* The scheduler itself is asked: what it says "never" to is refused. */
+    int rc = sched_pass(&gang, 1, s.slots, s.n_slots, 0, &r);
+    bool never = rc == 0 && r.at[0].verdict == SCHED_NEVER;
+    most = rc == 0 ? r.at[0].most : 0;
+    sched_result_finish(&r);
     snapshot_finish(&s);
-    if (most >= need) {
+    if (rc != 0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    if (!never) {
         return 0;
     }
     if (dev == SCHED_CUDA && most == 0) {

@@ -71,8 +71,9 @@ static int reuse(struct daemon *d, const struct store_stage *st, bool *reused, s
     struct store_stage done;
     bool found;
     *reused = false;
-    if (stages_find_done(d, st->key, &done, &found, e) != 0 || !found) {
-        return found ? 0 : (e->code == DHA_E_OK ? 0 : -1);
+    int rc = stages_find_done(d, st->key, &done, &found, e);
+    if (rc != 0 || !found) {
+        return rc;
     }
     struct store_stage_move m = {.stage = st->id,
                                  .from = STAGE_READY,
@@ -81,7 +82,7 @@ static int reuse(struct daemon *d, const struct store_stage *st, bool *reused, s
                                  .reason = "an equal stage is done",
                                  .reused_from = done.id,
                                  .now_us = now_us()};
-    int rc = store_stage_transition(d->store, &m, reused, e);
+    rc = store_stage_transition(d->store, &m, reused, e);
     if (rc == 0 && *reused) {
         log_info("job %lld: %s reused from job %lld", (long long)st->job, stage_kind_name(st->kind),
                  (long long)done.job);
