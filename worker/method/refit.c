@@ -115,31 +115,27 @@ static int refit_layer(struct refit *r, const struct method_env *env, struct mod
 {
     struct attn_layer parent = {0}, child = {0};
     size_t hd = (size_t)r->hd;
-    double *folded = NULL;
-    int rc = -1;
-    if (layer_load(&parent, mha, l, e) || layer_load(&child, merged, l, e))
-        goto agree;
-    if (parent.bias) {
-        folded = parent.bv; /* of this copy: what the merge moved away */
-        for (size_t i = 0; i < hd; i++)
+    int rc = layer_load(&parent, mha, l, e);
+    if (rc == 0)
+        rc = layer_load(&child, merged, l, e);
+    if (rc == 0) {
+        double *folded = parent.bv; /* of this copy: made into what the merge moved away */
+        for (size_t i = 0; parent.bias && i < hd; i++)
             folded[i] -= child.bv[i];
+        rc = gather(r, l, parent.bias ? folded : NULL, e);
     }
-    rc = gather(r, l, folded, e);
-agree:
-    rc = comm_agree(env->comm, rc, e);
-    if (rc)
+    if (comm_agree(env->comm, rc, e)) {
+        rc = -1;
         goto out;
+    }
     comm_sum_f64(env->comm, r->a, hd * hd);
     comm_sum_f64(env->comm, r->x, hd * hd);
-    rc = solve(r, parent.o, child.o, e);
+    rc = comm_agree(env->comm, solve(r, parent.o, child.o, e), e);
+    if (rc)
+        goto out;
     /* One answer for all ranks, whatever their LAPACK does. */
-    if (comm_agree(env->comm, rc, e))
-        goto fail;
     comm_bcast(env->comm, child.o, hd * (size_t)r->width * sizeof *child.o, 0);
     rc = comm_agree(env->comm, layer_store(&child, merged, l, e), e);
-    goto out;
-fail:
-    rc = -1;
 out:
     layer_finish(&child);
     layer_finish(&parent);
