@@ -3,6 +3,7 @@
 Every process below it carries DHA_TEST_TAG in its environment; tearDown kills by that tag and fails the
 test if something of an attempt was still running that should not have been (Dhad.stray()).
 """
+import glob
 import http.client
 import json
 import os
@@ -245,6 +246,13 @@ class Dhad:
             time.sleep(0.02)
         if self.process:
             self.process.wait()
+        # A shim that is killed cannot remove its temporary directory.
+        for path in glob.glob(os.path.join(self.state, "jobs", "*", "*", "a*", "shim.json")):
+            try:
+                with open(path) as f:
+                    shutil.rmtree(json.load(f)["tmp"], ignore_errors=True)
+            except (OSError, ValueError, KeyError):
+                pass
         if os.environ.get("DHA_KEEP"):
             print("kept", self.dir, file=sys.stderr)
         else:
