@@ -138,7 +138,8 @@ static void print_plain(struct follow *w, struct followed *j, const cJSON *job)
 
     snprintf(is, sizeof is, "%s/%s", state,
              !strcmp(state, "running") ? json_str(stage, "kind", "") : "");
-    if (!strcmp(is, j->said) && (view_ended(state) || t - j->said_at < PLAIN_EVERY_S)) {
+    /* Only what runs has something new to say by itself. */
+    if (!strcmp(is, j->said) && (strcmp(state, "running") || t - j->said_at < PLAIN_EVERY_S)) {
         return;
     }
     memcpy(j->said, is, sizeof is);
