@@ -8,6 +8,9 @@
 #define DHA_WORKER_LINALG_H
 
 #include <complex.h>
+#ifndef CMPLX /* glibc has it for gcc only; no operand here is infinite */
+#define CMPLX(re, im) ((double complex)((double)(re) + (double)(im)*I))
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include "proto/err.h"
