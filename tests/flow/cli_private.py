@@ -21,7 +21,7 @@ class Base(unittest.TestCase):
         shutil.rmtree(self.home)
 
     def dha(self, *args, **env):
-        p = subprocess.run([cli_harness.DHA, *args], capture_output=True, text=True, timeout=250,
+        p = subprocess.run([cli_harness.DHA, *args], capture_output=True, text=True, timeout=560,
                            env={**self.env, **env})
         return cli_harness.Ran(args, p.returncode, p.stdout, p.stderr)
 

@@ -4,7 +4,7 @@ function(dha_cli_test name)
     return()
   endif()
   add_test(NAME flow.cli_${name} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cli_${name}.py)
-  set_tests_properties(flow.cli_${name} PROPERTIES LABELS flow TIMEOUT 300 SKIP_RETURN_CODE 77
+  set_tests_properties(flow.cli_${name} PROPERTIES LABELS flow TIMEOUT 600 SKIP_RETURN_CODE 77
     ENVIRONMENT "DHA_BIN=$<TARGET_FILE_DIR:dhad>;PYTHONDONTWRITEBYTECODE=1;DHA_SHARED_DATA=${DHA_SHARED_DATA}")
 endfunction()
 
