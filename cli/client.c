@@ -142,8 +142,13 @@ static int perform(struct client *c, const char *path, const char *body, const c
         goto out;
     }
     if (rc) {
+        long errnum =
+            0; /* of connect(2): "refused" and "no such file" say more than curl's words */
+        curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &errnum);
         dha_fail(e, DHA_E_UNREACHABLE, "the daemon does not answer at %s (%s)", c->where.path,
-                 c->curl_error[0] ? c->curl_error : curl_easy_strerror(rc));
+                 rc == CURLE_COULDNT_CONNECT && errnum ? strerror((int)errnum)
+                 : c->curl_error[0]                    ? c->curl_error
+                                                       : curl_easy_strerror(rc));
         dha_err_hint(e,
                      c->where.named
                          ? "is that the right socket?  `dha up --socket %s` starts a daemon there"
