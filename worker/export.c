@@ -12,6 +12,8 @@
 #include "worker/hf_files.h"
 #include "worker/model/expand.h"
 
+#define MAX_FILE ((size_t)4 << 30) /* bytes */
+
 /* What a tokenizer and a generation need, where the source has it. */
 static const char *const companions[] = {
     "tokenizer.model",
@@ -102,7 +104,9 @@ int export_model(struct kern *k, const char *from, const char *files_from, const
     if (fs_remove_tree(tmp, e) || fs_make_dirs(tmp, e))
         goto out;
     struct model *w = own ? own : m;
-    if (model_save(w, tmp, dtype ? dtype : m->cfg.dtype, plain, (size_t)4 << 30, e) ||
+    /* one file under its usual name where it fits in 4 GiB, shards with an index above */
+    size_t shard = w->n_params * sizeof(float) <= MAX_FILE ? 0 : MAX_FILE;
+    if (model_save(w, tmp, dtype ? dtype : m->cfg.dtype, plain, shard, e) ||
         copy_companions(files_from, tmp, e) || (!plain && write_python(tmp, e)))
         goto undo;
     if (rename(tmp, to)) {

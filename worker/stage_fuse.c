@@ -39,6 +39,23 @@ static int uniform_count(const struct job_spec *s, int heads, int *n, struct dha
     return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any", list);
 }
 
+/* Heads to keep in all, K and V of every layer; each needs one of each. */
+static int total_count(const struct job_spec *s, const struct model_config *cfg, int *total,
+                       struct dha_err *e)
+{
+    double exact = s->budget * 2 * cfg->layers * cfg->heads;
+    if (lround(exact) < 2L * cfg->layers) {
+        dha_fail(
+            e, DHA_E_SPEC,
+            "a budget of %g cannot be met: it is %.3g of %d heads, but %d layers need a key and "
+            "a value head each",
+            s->budget, exact, 2 * cfg->layers * cfg->heads, cfg->layers);
+        return dha_err_hint(e, "the smallest budget of this model is %.6g", 1.0 / cfg->heads);
+    }
+    *total = plan_total(s->budget, cfg->layers, cfg->heads);
+    return 0;
+}
+
 static int load_plan(const struct stage *st, const struct model_config *cfg, struct plan *p,
                      struct dha_err *e)
 {
@@ -62,7 +79,7 @@ static int groups_from_plan(const struct stage *st, const struct model_config *c
 {
     const struct job_spec *s = &st->s->spec;
     struct plan p = {0};
-    int entries = 2 * cfg->layers, n = 0, rc = -1;
+    int entries = 2 * cfg->layers, n = 0, total = 0, rc = -1;
     double cost = 0;
     int *pick = calloc((size_t)entries, sizeof *pick);
     if (!pick) {
@@ -85,7 +102,7 @@ static int groups_from_plan(const struct stage *st, const struct model_config *c
                 goto out;
             }
         }
-    } else if (plan_choose(&p, plan_total(s->budget, cfg->layers, cfg->heads), pick, &cost, e)) {
+    } else if (total_count(s, cfg, &total, e) || plan_choose(&p, total, pick, &cost, e)) {
         goto out;
     }
     for (int i = 0; i < entries; i++)

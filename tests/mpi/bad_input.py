@@ -23,6 +23,7 @@ def copy_model(name):
 fails("no model", spec(demo, model="/nowhere"), 66, "/nowhere")
 fails("unknown field", spec(demo, bugdet=0.5), 64, "$.bugdet", "budget")
 fails("budget of gqa", spec(demo, budget=0.3), 64, "0.25", "spectral")
+fails("budget below one head a layer", spec(demo, method="spectral", budget=0.01, tokens={"search": 2048}), 64, "0.01", "0.125")
 fails("sequence too long", spec(demo, data={"seq_len": 256}), 64, "256", "128")
 
 m = copy_model("truncated")
