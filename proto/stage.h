@@ -13,6 +13,8 @@
  *   train   model/, ckpt/step-N/
  *   eval    eval.json
  *   export  model/ (the directory a user takes away)
+ * and, once the stage is complete, output.json beside them: {"format": "dha-output-1",
+ *   "files": [{"path": "model/model.safetensors", "bytes": "123456"}, ...]}, paths relative to OUT_DIR.
  * status.json, written atomically by the worker in ATTEMPT_DIR at the very end:
  *   { "code": "ok", "message": "", "hint": "", "rank": 0 }
  */

@@ -4,10 +4,12 @@
 #ifndef DHA_WORKER_CMD_H
 #define DHA_WORKER_CMD_H
 
+#include "proto/spec.h"
 #include "worker/comm.h"
 
 int cmd_stage(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_eval(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_score(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_inspect(int argc, char **argv, struct comm *comm, struct dha_err *e);
@@ -23,5 +25,8 @@ struct option_spec {
 };
 /* Options by the table (ends with a NULL name); returns the index of the first other argument, -1 + DHA_E_USAGE. */
 int cmd_options(int argc, char **argv, const struct option_spec *table, struct dha_err *e);
+
+/* A job spec from a file, relative paths against its directory; every error of it goes to stderr (rank 0). */
+int cmd_read_spec(const char *path, struct job_spec *s, struct comm *comm, struct dha_err *e);
 
 #endif

@@ -143,29 +143,6 @@ static int one_stage(struct run_job *r, enum stage_kind k, struct dha_err *e)
     return rc;
 }
 
-static int read_spec(const char *path, struct job_spec *s, struct comm *comm, struct dha_err *e)
-{
-    struct spec_errors errs = {0};
-    char base[PATH_MAX];
-    cJSON *j = json_parse_file(path, 0, e);
-    if (!j)
-        return -1;
-    char *real = realpath(path, NULL);
-    snprintf(base, sizeof base, "%s", real ? real : path);
-    free(real);
-    char *slash = strrchr(base, '/');
-    if (slash)
-        *slash = '\0';
-    int rc = spec_parse(j, slash ? base : ".", s, &errs);
-    cJSON_Delete(j);
-    if (rc == 0)
-        return 0;
-    for (int i = 0; comm->rank == 0 && i < errs.n && i < 32; i++)
-        fprintf(stderr, "  %s: %s%s%s%s\n", errs.at[i].path, errs.at[i].msg,
-                errs.at[i].hint[0] ? " (" : "", errs.at[i].hint, errs.at[i].hint[0] ? ")" : "");
-    return dha_fail(e, DHA_E_SPEC, "%s has %d error%s", path, errs.n, errs.n == 1 ? "" : "s");
-}
-
 int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e)
 {
     const char *dir = NULL, *backend = "cpu";
@@ -179,7 +156,7 @@ int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e)
         return -1;
     if (first != argc - 1)
         return dha_fail(e, DHA_E_USAGE, "exactly one job spec is needed");
-    if (read_spec(argv[first], &r.s.spec, comm, e))
+    if (cmd_read_spec(argv[first], &r.s.spec, comm, e))
         goto out;
     rc = comm_agree(comm, comm->rank == 0 ? fs_make_dirs(dir, e) : 0, e);
     if (rc)

@@ -10,51 +10,9 @@
 #include <string.h>
 
 #include "worker/fsutil.h"
+#include "worker/method/budget.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
-
-/* Heads kept in every layer under a uniform budget; the budget must give a whole number. */
-static int uniform_count(const struct job_spec *s, int heads, int *n, struct dha_err *e)
-{
-    if (s->method.grouping == GROUP_ONE) {
-        *n = 1;
-        return 0;
-    }
-    double exact = s->budget * heads;
-    *n = (int)lround(exact);
-    bool fits = *n >= 1 && fabs(exact - *n) < 1e-6 && (s->method.any_count || heads % *n == 0);
-    if (fits)
-        return 0;
-    char list[256] = "";
-    for (int i = 1; i <= heads; i++) {
-        if (heads % i && !s->method.any_count)
-            continue;
-        size_t len = strlen(list);
-        snprintf(list + len, sizeof list - len, "%s%.6g", len ? ", " : "", (double)i / heads);
-    }
-    dha_fail(e, DHA_E_SPEC,
-             "a budget of %g cannot be met by method %s: %g of %d heads in every layer is %s",
-             s->budget, s->method.name, exact, heads,
-             fabs(exact - *n) < 1e-6 ? "no divisor of them" : "no whole number");
-    return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any", list);
-}
-
-/* Heads to keep in all, K and V of every layer; each needs one of each. */
-static int total_count(const struct job_spec *s, const struct model_config *cfg, int *total,
-                       struct dha_err *e)
-{
-    double exact = s->budget * 2 * cfg->layers * cfg->heads;
-    if (lround(exact) < 2L * cfg->layers) {
-        dha_fail(
-            e, DHA_E_SPEC,
-            "a budget of %g cannot be met: it is %.3g of %d heads, but %d layers need a key and "
-            "a value head each",
-            s->budget, exact, 2 * cfg->layers * cfg->heads, cfg->layers);
-        return dha_err_hint(e, "the smallest budget of this model is %.6g", 1.0 / cfg->heads);
-    }
-    *total = plan_total(s->budget, cfg->layers, cfg->heads);
-    return 0;
-}
 
 static int load_plan(const struct stage *st, const struct model_config *cfg, struct plan *p,
                      struct dha_err *e)
@@ -89,7 +47,7 @@ static int groups_from_plan(const struct stage *st, const struct model_config *c
     if (load_plan(st, cfg, &p, e))
         goto out;
     if (s->method.budget == BUDGET_UNIFORM) {
-        if (uniform_count(s, cfg->heads, &n, e))
+        if (budget_uniform(s, cfg->heads, &n, e))
             goto out;
         for (int i = 0; i < entries; i++) {
             pick[i] = -1;
@@ -102,7 +60,8 @@ static int groups_from_plan(const struct stage *st, const struct model_config *c
                 goto out;
             }
         }
-    } else if (total_count(s, cfg, &total, e) || plan_choose(&p, total, pick, &cost, e)) {
+    } else if (budget_total(s, cfg->layers, cfg->heads, &total, e) ||
+               plan_choose(&p, total, pick, &cost, e)) {
         goto out;
     }
     for (int i = 0; i < entries; i++)
@@ -124,7 +83,7 @@ static int choose_groups(const struct stage *st, const struct model_config *cfg,
                  (s->method.grouping == GROUP_ADJACENT || s->method.grouping == GROUP_ONE);
     if (!fixed)
         return groups_from_plan(st, cfg, group_of, e);
-    if (uniform_count(s, cfg->heads, &n, e))
+    if (budget_uniform(s, cfg->heads, &n, e))
         return -1;
     for (int i = 0; i < 2 * cfg->layers; i++)
         groups_adjacent(cfg->heads, n, group_of + i * cfg->heads);

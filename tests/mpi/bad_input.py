@@ -83,3 +83,21 @@ if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m"
         subprocess.run(["umount", f"{d}/train"])
 else:
     print("skipped: full disk (needs root and mount)")
+
+# `check` says the same before any work, and costs no weights
+def check_says(name, s, code, *words):
+    f = f"{base}/check.json"
+    json.dump(s, open(f, "w"))
+    p = subprocess.run([worker, "check", f], capture_output=True, text=True, timeout=60)
+    check(p.returncode == code and all(w in p.stdout + p.stderr for w in words), f"check, {name}: exit {code}, says {words}")
+
+check_says("a good spec", spec(demo), 0, "ok")
+check_says("a budget of gqa", spec(demo, budget=0.3), 64, "0.25")
+check_says("too small a budget", spec(demo, method="spectral", budget=0.01), 64, "0.125")
+check_says("positions", spec(demo, data={"seq_len": 256}), 64, "128")
+check_says("a tensor of another shape", spec(demo, model=f"{base}/mismatch-model"), 65, "345")
+check_says("a truncated file", spec(demo, model=f"{base}/truncated-model"), 65, "truncated")
+check_says("no such data", spec(demo, data={"train": ["/nope.txt"]}), 66, "/nope.txt")
+check_says("text without a tokenizer", spec(demo, data={"tokenizer": "/nope.model"}), 65, "/nope.model")
+open(f"{base}/bin.txt", "wb").write(b"\0\1\2" * 1000)
+fails("binary as text", spec(demo, data={"train": [f"{base}/bin.txt"]}), 65, "binary")

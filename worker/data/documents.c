@@ -111,6 +111,10 @@ static int next_text(struct documents *d, struct piece *p, struct dha_err *e)
     if (d->have == 0)
         return 0;
     size_t len = cut(d->buf, d->have);
+    if (memchr(d->buf, '\0', len)) {
+        dha_fail(e, DHA_E_INPUT, "has NUL bytes: it is binary, not text");
+        return dha_err_hint(e, "a token file is named with data.format \"u16\" or \"u32\"");
+    }
     if (give(p, d->buf, len, d->first, e) < 0)
         return -1;
     d->at = len;

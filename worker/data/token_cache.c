@@ -302,7 +302,7 @@ static bool readable(const char *path)
     return path && access(path, R_OK) == 0;
 }
 
-static int check_tokenizer(const struct corpus_options *o, struct dha_err *e)
+int token_cache_check(const struct corpus_options *o, struct dha_err *e)
 {
     char json[4200] = "";
     if (readable(o->tokenizer) && !strstr(o->tokenizer, ".json"))
@@ -312,8 +312,8 @@ static int check_tokenizer(const struct corpus_options *o, struct dha_err *e)
     else if (o->model_dir)
         snprintf(json, sizeof json, "%.4096s/tokenizer.json", o->model_dir);
     if (!readable(json)) {
-        dha_fail(e, DHA_E_INPUT, "%s needs a SentencePiece model: %s", o->format,
-                 o->tokenizer ? "cannot read the one given" : "there is no tokenizer.model");
+        dha_fail(e, DHA_E_INPUT, "%s needs a SentencePiece model, and there is no %.400s",
+                 o->format, o->tokenizer ? o->tokenizer : "tokenizer.model");
         dha_err_hint(e, "set data.tokenizer to a tokenizer.model, or give token files (u16, u32)");
         return fail_at(o->tokenizer ? o->tokenizer : o->model_dir ? o->model_dir : "", e);
     }
@@ -336,7 +336,7 @@ int token_cache_open(const char *path, const struct corpus_options *o, struct ma
     char file[4200], lock_path[4220];
     uint8_t key[32];
     *m = (struct mapped_file){NULL, 0};
-    if (check_tokenizer(o, e) < 0)
+    if (token_cache_check(o, e) < 0)
         return -1;
     if (!o->cache_dir)
         return dha_fail(e, DHA_E_INTERNAL, "no cache directory for tokens of %s", path);

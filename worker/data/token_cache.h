@@ -21,6 +21,8 @@ struct mapped_file {
 int mapped_file_open(struct mapped_file *m, const char *path, struct dha_err *e);
 void mapped_file_close(struct mapped_file *m);
 
+/* Is there a tokenizer that can be used? The error says what to do when there is only a tokenizer.json. */
+int token_cache_check(const struct corpus_options *o, struct dha_err *e);
 /* Tokens of the text or jsonl file `path`, mapped; *s points into *m, which the caller closes. */
 int token_cache_open(const char *path, const struct corpus_options *o, struct mapped_file *m,
                      struct token_span *s, struct dha_err *e);

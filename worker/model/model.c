@@ -238,6 +238,23 @@ done:
     return rc;
 }
 
+int model_probe(struct kern *k, const char *dir, struct model_config *cfg, struct dha_err *e)
+{
+    struct model *m = NULL;
+    struct st_file *f = NULL;
+    if (model_config_load(dir, cfg, e) < 0)
+        return -1;
+    int rc = st_open_dir(&f, dir, e) < 0 || model_frame(&m, k, cfg, e) < 0 ||
+                     check_tensors(m, f, dir, e) < 0
+                 ? -1
+                 : 0;
+    model_free(m);
+    st_close(f);
+    if (rc)
+        model_config_finish(cfg);
+    return rc;
+}
+
 /* ---- saving ------------------------------------------------------------------------------------- */
 
 static int write_tensors(struct model *m, struct st_writer *w, enum st_dtype dtype,

@@ -1,0 +1,48 @@
+#include "worker/method/budget.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "worker/method/method.h"
+
+int budget_uniform(const struct job_spec *s, int heads, int *n, struct dha_err *e)
+{
+    if (s->method.grouping == GROUP_ONE) {
+        *n = 1;
+        return 0;
+    }
+    double exact = s->budget * heads;
+    *n = (int)lround(exact);
+    bool fits = *n >= 1 && fabs(exact - *n) < 1e-6 && (s->method.any_count || heads % *n == 0);
+    if (fits)
+        return 0;
+    char list[256] = "";
+    for (int i = 1; i <= heads; i++) {
+        if (heads % i && !s->method.any_count)
+            continue;
+        size_t len = strlen(list);
+        snprintf(list + len, sizeof list - len, "%s%.6g", len ? ", " : "", (double)i / heads);
+    }
+    dha_fail(e, DHA_E_SPEC,
+             "a budget of %g cannot be met by method %s: %g of %d heads in every layer is %s",
+             s->budget, s->method.name, exact, heads,
+             fabs(exact - *n) < 1e-6 ? "no divisor of them" : "no whole number");
+    return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any", list);
+}
+
+int budget_total(const struct job_spec *s, int layers, int heads, int *total, struct dha_err *e)
+{
+    double exact = s->budget * 2 * layers * heads;
+    if (lround(exact) < 2L * layers) {
+        dha_fail(
+            e, DHA_E_SPEC,
+            "a budget of %g cannot be met: it is %.3g of %d heads, but %d layers need a key and "
+            "a value head each",
+            s->budget, exact, 2 * layers * heads, layers);
+        return dha_err_hint(e, "the smallest budget of this model is %.6g", 1.0 / heads);
+    }
+    *total = plan_total(s->budget, layers, heads);
+    return 0;
+}
