@@ -51,6 +51,7 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
               struct dha_err *e)
 {
     posix_spawn_file_actions_t fa;
+    bool capture = mode == CHILD_STDOUT_CAPTURE || mode == CHILD_STDERR_CAPTURE;
     int pipefd[2] = {-1, -1};
     pid_t pid;
     int wstatus = 0;
@@ -61,7 +62,7 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
         *out = NULL;
     }
     fflush(stdout);
-    if (mode == CHILD_STDOUT_CAPTURE && pipe2(pipefd, O_CLOEXEC)) {
+    if (capture && pipe2(pipefd, O_CLOEXEC)) {
         return dha_fail_errno(e, errno, "making a pipe for %s", argv[0]);
     }
     rc = posix_spawn_file_actions_init(&fa);
@@ -75,6 +76,9 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
         rc = posix_spawn_file_actions_adddup2(&fa, 2, 1);
     } else if (!rc && mode == CHILD_STDOUT_CAPTURE) {
         rc = posix_spawn_file_actions_adddup2(&fa, pipefd[1], 1);
+    } else if (!rc && mode == CHILD_STDERR_CAPTURE) {
+        rc = posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_WRONLY, 0);
+        rc = rc ? rc : posix_spawn_file_actions_adddup2(&fa, pipefd[1], 2);
     }
     if (!rc) {
         /* posix_spawn does not write through argv; its prototype predates const. */
@@ -88,7 +92,7 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
         ret = -1;
         goto close_pipe;
     }
-    if (mode == CHILD_STDOUT_CAPTURE) {
+    if (capture) {
         close(pipefd[1]);
         pipefd[1] = -1;
         if (read_all(pipefd[0], out, e)) {

@@ -5,6 +5,7 @@
 #include "cli/follow.h"
 #include "cli/interrupt.h"
 #include "cli/locate.h"
+#include "cli/precheck.h"
 #include "cli/specfile.h"
 #include "cli/take.h"
 #include "cli/view.h"
@@ -22,6 +23,7 @@ static const struct cli_opt opts[] = {
     {"seq-len", 0, "N", "tokens a sequence"},
     {"name", 0, "NAME", "the job's name (default: the name of DIR)"},
     {"set", 0, "PATH=VALUE", "any other field of the spec, e.g. --set resources.ranks=8"},
+    PRECHECK_OPT,
     {NULL, 0, NULL, NULL},
 };
 
@@ -131,7 +133,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         goto out;
     }
     c = client_open(cli, e);
-    if (!c || specfile_post(c, spec, false, NULL, &doc, e)) {
+    if (!c || precheck(c, a, spec, e) || specfile_post(c, spec, false, NULL, &doc, e)) {
         goto out;
     }
     id = json_str(json_get(doc, "job"), "id", "");

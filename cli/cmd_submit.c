@@ -1,6 +1,7 @@
 /* cmd_submit.c: dha submit */
 #include "cli/follow.h"
 #include "cli/interrupt.h"
+#include "cli/precheck.h"
 #include "cli/specfile.h"
 #include "cli/view.h"
 
@@ -10,6 +11,7 @@ static const struct cli_opt opts[] = {
     {"dry-run", 0, NULL, "check the spec and show what would run; submit nothing"},
     {"wait", 0, NULL, "follow the job to its end (on stderr); its outcome is the exit status"},
     {"idempotency-key", 0, "KEY", "a repeat with the same key is the same job, not a second one"},
+    PRECHECK_OPT,
     {NULL, 0, NULL, NULL},
 };
 
@@ -47,7 +49,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         return -1;
     }
     c = client_open(cli, e);
-    if (!c || specfile_post(c, spec, dry, arg_value(a, "idempotency-key"), &doc, e)) {
+    if (!c || precheck(c, a, spec, e) ||
+        specfile_post(c, spec, dry, arg_value(a, "idempotency-key"), &doc, e)) {
         goto out;
     }
     if (dry) {

@@ -5,6 +5,7 @@
 
 #include "cli/follow.h"
 #include "cli/interrupt.h"
+#include "cli/precheck.h"
 #include "cli/specfile.h"
 #include "cli/view.h"
 
@@ -14,6 +15,7 @@ static const struct cli_opt opts[] = {
     {"name", 0, "NAME", "a name for the sweep (create)"},
     {"set", 0, "PATH=VALUE", "change a field of the spec (create)"},
     {"wait", 0, NULL, "follow all jobs to their end, then show the table (create)"},
+    PRECHECK_OPT,
     {NULL, 0, NULL, NULL},
 };
 
@@ -226,6 +228,37 @@ out:
     return ret;
 }
 
+/* The spec of one point of a sweep, checked for each. */
+static int check_points(struct client *c, const struct args *a, const cJSON *spec,
+                        const cJSON *budgets, const cJSON *methods, struct dha_err *e)
+{
+    const cJSON *budget;
+    const cJSON *method;
+
+    cJSON_ArrayForEach(method, methods)
+    {
+        cJSON_ArrayForEach(budget, budgets)
+        {
+            cJSON *point = cJSON_Duplicate(spec, true);
+            int rc;
+            cJSON_DeleteItemFromObjectCaseSensitive(point, "budget");
+            cJSON_DeleteItemFromObjectCaseSensitive(point, "method");
+            if (!point || json_put_num(point, "budget", budget->valuedouble) ||
+                json_put_str(point, "method", method->valuestring)) {
+                rc = dha_fail(e, DHA_E_NO_MEMORY, "checking a sweep");
+            } else {
+                rc = precheck(c, a, point, e);
+            }
+            cJSON_Delete(point);
+            if (rc) {
+                return dha_err_context(e, "budget %g, method %s", budget->valuedouble,
+                                       method->valuestring);
+            }
+        }
+    }
+    return 0;
+}
+
 static int create(struct client *c, const struct args *a, struct dha_err *e)
 {
     cJSON *body = cJSON_CreateObject();
@@ -250,7 +283,8 @@ static int create(struct client *c, const struct args *a, struct dha_err *e)
     }
     method = arg_value(a, "method");
     if (split("--method", method ? method : json_str(spec, "method", "spectral"), false, methods,
-              e)) {
+              e) ||
+        check_points(c, a, spec, budgets, methods, e)) {
         goto out;
     }
     if (!methods || json_put(body, "spec", spec) || (name && json_put_str(body, "name", name))) {

@@ -1,6 +1,7 @@
 """Jobs by the command line: what is submitted, shown, changed and taken away."""
 import json
 import os
+import unittest
 
 import cli_harness
 import harness
@@ -67,6 +68,21 @@ class Submit(cli_harness.Case):
         job = self.submit()
         self.dhad.until_state(job, "done")
         self.assertIn(f"reused from job {job}", self.ok("submit", self.spec_file(), "--dry-run").out)
+
+    @unittest.skipUnless(os.path.exists(os.path.join(harness.BIN, "dha-worker")), "no dha-worker was built")
+    def test_a_model_that_cannot_be_read_is_said_before_the_queue(self):
+        env = {**self.env, "DHA_NO_CHECK": ""}
+        for r in (self.fails(65, "submit", self.spec_file(), env=env),
+                  self.fails(65, "submit", self.spec_file(), "--dry-run", env=env),
+                  self.fails(65, "sweep", "create", self.spec_file(), "--budget", "0.5", env=env),
+                  self.fails(65, "convert", "model", "--data", "train.u16", "--budget", "0.5", "--out", "x",
+                             env=env)):
+            self.assertIn("config.json", r.err)
+            self.assertEqual(r.out, "")
+        # What the daemon refuses too is its to say: all errors at once.
+        self.assertIn("$.bugdet", self.fails(64, "submit", self.spec_file(budget=7, bugdet=1), env=env).err)
+        self.assertEqual(self.dhad.get("/v1/jobs").json["jobs"], [])
+        self.ok("submit", self.spec_file(), "--no-check", env=env)
 
     def test_the_same_idempotency_key_is_the_same_job(self):
         one = self.ok("submit", self.spec_file(), "--idempotency-key", "k").out
