@@ -10,6 +10,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/output.h"
 #include "daemon/stagekey.h"
 
 /* A shim that does not even write shim.json three times in a row will not the fourth time. */
@@ -58,9 +59,13 @@ int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t 
     struct store_attempt row = {0};
     int64_t id = 0;
     int number = 0, rc = -1;
+    bool whole;
     *started = false;
-    if (new_uuid(uuid, e) != 0) {
+    if (new_uuid(uuid, e) != 0 || stages_check_input(d, stage, &whole, e) != 0) {
         return -1;
+    }
+    if (!whole) {
+        return 0; /* the next pass starts what it needs first */
     }
     struct store_new_attempt n = {
         .stage = stage, .uuid = uuid, .slots = slots, .n_slots = n_slots, .now_us = now_us()};
@@ -161,7 +166,8 @@ static int launch(struct attempt *a, struct dha_err *e)
     int rc = -1;
     if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
         store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
-        build_spec(a, &job, &l, &spec, e) != 0 || check_key(a, &spec, &l, e) != 0) {
+        build_spec(a, &job, &l, &spec, e) != 0 || check_key(a, &spec, &l, e) != 0 ||
+        output_clear_damaged(spec.kind, spec.out, e) != 0) {
         goto out;
     }
     a->walltime_s = spec.spec.resources.walltime_s;

@@ -12,6 +12,7 @@
  *   server.c api*.c doc.c result.c   requests and documents
  *   stagekey.c                 what makes two stages equal
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
+ *   output.c                   is what a stage left still whole?
  *   sched.c (pure) plan.c      which stage starts where
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
@@ -104,9 +105,12 @@ int plan_fits(struct daemon *d, const struct job_spec *s, struct dha_err *e);
 /* stages.c */
 /* Reuses the job's ready stages as far as equal ones are done; ends the job when all are complete. */
 int stages_advance(struct daemon *d, int64_t job, struct dha_err *e);
-/* Where could this key be taken from? *found = false if nowhere. */
+/* Where could this key be taken from? *found = false if nowhere; what is damaged does not count. */
 int stages_find_done(struct daemon *d, const char *key, struct store_stage *out, bool *found,
                      struct dha_err *e);
+/* Before a stage starts: is what it reads whole? If not, *whole = false, and the stage that made it (with what
+ * rests on it) goes back to be reused from elsewhere or to run again. */
+int stages_check_input(struct daemon *d, int64_t stage, bool *whole, struct dha_err *e);
 int stages_hold(struct daemon *d, int64_t job, struct dha_err *e);
 int stages_release(struct daemon *d, int64_t job, struct dha_err *e);
 int stages_retry(struct daemon *d, int64_t job, struct dha_err *e);

@@ -130,7 +130,8 @@ static int start_all(struct daemon *d, const struct sched_result *r, bool *refus
 int plan_pass(struct daemon *d, struct dha_err *e)
 {
     /* Again while an equal stage was refused: the slots it did not take may serve the next in line. Each
-     * such round starts at least one stage, so the rounds end. */
+     * such round starts at least one stage, or finds a stage's input damaged and moves its job back by one, so the
+     * rounds end. */
     for (bool refused = true; refused;) {
         struct snapshot s = {0};
         struct sched_result r = {0};

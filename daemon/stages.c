@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "daemon/log.h"
+#include "daemon/output.h"
 
 /* DESIGN section 8: SIGUSR2, then this long, then SIGKILL. */
 enum { CANCEL_GRACE_MS = 20000 };
@@ -23,56 +23,68 @@ static int move_job(struct daemon *d, int64_t job, enum job_state from, enum job
 
 /* ---- reuse ---- */
 
-static bool is_file(const char *dir, const char *name)
+/* One line in the log; the event is for who asked for the stage, if somebody did. */
+static int say_damaged(struct daemon *d, const struct store_stage *st, int64_t job, int64_t stage,
+                       const struct dha_err *why, struct dha_err *e)
 {
-    char path[4200];
-    struct stat st;
-    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
-    return n > 0 && (size_t)n < sizeof path && stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
-           st.st_size > 0;
+    log_warn("job %lld: the output of %s of job %lld is damaged: %s", (long long)job,
+             stage_kind_name(st->kind), (long long)st->job, why->msg);
+    cJSON *j = cJSON_CreateObject();
+    char *text = NULL;
+    if (json_put_str(j, "kind", stage_kind_name(st->kind)) != 0 ||
+        json_put_id(j, "of_job", st->job) != 0 || json_put_str(j, "file", why->path) != 0 ||
+        json_put_str(j, "message", why->msg) != 0 || !(text = json_text(j))) {
+        cJSON_Delete(j);
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    int rc = store_event_add(d->store, "stage.damaged", job, stage, 0, text, now_us(), NULL, e);
+    free(text);
+    cJSON_Delete(j);
+    return rc;
 }
 
-/* Is what the stage left still there? (proto/stage.h says what each kind leaves.) */
-static bool output_is_there(const struct store_stage *st)
+/* As stages_find_done(); *why says what is wrong with a done stage that cannot be taken (`out` is then it, and
+ * the caller's as well). */
+static int find_done(struct daemon *d, const char *key, struct store_stage *out, bool *found,
+                     struct dha_err *why, struct dha_err *e)
 {
-    static const char *const leaves[STAGE_KINDS] = {[STAGE_SEARCH] = "plan.json",
-                                                    [STAGE_FUSE] = "model/config.json",
-                                                    [STAGE_TRAIN] = "model/config.json",
-                                                    [STAGE_EVAL] = "eval.json",
-                                                    [STAGE_EXPORT] = "model/config.json"};
-    return st->out_dir && is_file(st->out_dir, leaves[st->kind]);
+    struct dha_err none = {0};
+    *found = false;
+    if (store_stage_done_by_key(d->store, key, out, &none) != 0) {
+        if (none.code == DHA_E_NOT_FOUND) {
+            return 0;
+        }
+        *e = none;
+        return -1;
+    }
+    *found = output_check(out->kind, out->out_dir, why) == 0;
+    return 0;
 }
 
 int stages_find_done(struct daemon *d, const char *key, struct store_stage *out, bool *found,
                      struct dha_err *e)
 {
     struct dha_err why = {0};
-    *found = false;
-    if (store_stage_done_by_key(d->store, key, out, &why) != 0) {
-        if (why.code == DHA_E_NOT_FOUND) {
-            return 0;
-        }
-        *e = why;
-        return -1;
-    }
-    if (output_is_there(out)) {
-        *found = true;
-    } else {
-        log_info("stage %lld is done, but its output is gone from %s: not reused",
-                 (long long)out->id, out->out_dir ? out->out_dir : "(nowhere)");
+    int rc = find_done(d, key, out, found, &why, e);
+    if (rc == 0 && !*found) {
         store_stage_finish(out);
     }
-    return 0;
+    return rc;
 }
 
 /* Reuses one ready stage if possible. */
 static int reuse(struct daemon *d, const struct store_stage *st, bool *reused, struct dha_err *e)
 {
     struct store_stage done;
+    struct dha_err why = {0};
     bool found;
     *reused = false;
-    int rc = stages_find_done(d, st->key, &done, &found, e);
+    int rc = find_done(d, st->key, &done, &found, &why, e);
+    if (rc == 0 && !found && why.code != DHA_E_OK) {
+        rc = say_damaged(d, &done, st->job, st->id, &why, e);
+    }
     if (rc != 0 || !found) {
+        store_stage_finish(&done);
         return rc;
     }
     struct store_stage_move m = {.stage = st->id,
@@ -91,6 +103,71 @@ static int reuse(struct daemon *d, const struct store_stage *st, bool *reused, s
     return rc;
 }
 
+static int put_back(struct daemon *d, const struct store_stage *st, const char *reason,
+                    struct dha_err *e)
+{
+    bool changed;
+    struct store_stage_move m = {.stage = st->id,
+                                 .from = st->state,
+                                 .to = STAGE_PENDING,
+                                 .attempt = st->attempt,
+                                 .reason = reason,
+                                 .now_us = now_us()};
+    return store_stage_transition(d->store, &m, &changed, e);
+}
+
+static bool is_complete(const struct store_stage *st)
+{
+    return st->state == STAGE_DONE || st->state == STAGE_REUSED;
+}
+
+/* What l->at[i] reads (proto/stage.h): search's plan, else the newest model. NULL = only the job's own files. */
+static const struct store_stage *input_of(const struct store_stages *l, size_t i)
+{
+    while (i-- > 0) {
+        if (l->at[i].kind != STAGE_EVAL && l->at[i].kind != STAGE_EXPORT) {
+            return &l->at[i];
+        }
+    }
+    return NULL;
+}
+
+int stages_check_input(struct daemon *d, int64_t stage, bool *whole, struct dha_err *e)
+{
+    struct store_stage st = {0};
+    struct store_stages l = {0};
+    struct dha_err why = {0};
+    int rc = -1;
+    *whole = true;
+    if (store_stage_get(d->store, stage, &st, e) != 0 ||
+        store_stages_of_job(d->store, st.job, &l, e) != 0) {
+        goto out;
+    }
+    const struct store_stage *in = NULL;
+    for (size_t i = 0; i < l.n; i++) {
+        in = l.at[i].id == stage ? input_of(&l, i) : in;
+    }
+    if (!in || output_check(in->kind, in->out_dir, &why) == 0) {
+        rc = 0;
+        goto out;
+    }
+    *whole = false;
+    if (say_damaged(d, in, st.job, in->id, &why, e) != 0) {
+        goto out;
+    }
+    /* What came after it is behind it again, too: a stage becomes ready when the one before it completes. */
+    for (const struct store_stage *s = in; s < l.at + l.n; s++) {
+        if (is_complete(s) && put_back(d, s, "an output it rests on is damaged", e) != 0) {
+            goto out;
+        }
+    }
+    rc = stages_advance(d, st.job, e);
+out:
+    store_stages_finish(&l);
+    store_stage_finish(&st);
+    return rc;
+}
+
 /* Looks at the job's stages once. *again: something became ready or complete. */
 static int advance_once(struct daemon *d, int64_t job, enum job_state *state, bool *again,
                         struct dha_err *e)
@@ -103,7 +180,7 @@ static int advance_once(struct daemon *d, int64_t job, enum job_state *state, bo
     size_t complete = 0;
     *again = false;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
-        complete += l.at[i].state == STAGE_DONE || l.at[i].state == STAGE_REUSED;
+        complete += is_complete(&l.at[i]);
         if (l.at[i].state == STAGE_READY) {
             bool reused = false;
             rc = reuse(d, &l.at[i], &reused, e);
@@ -209,15 +286,8 @@ int stages_retry(struct daemon *d, int64_t job, struct dha_err *e)
         goto out;
     }
     for (size_t i = 0; i < l.n; i++) {
-        bool changed;
-        struct store_stage_move m = {.stage = l.at[i].id,
-                                     .from = l.at[i].state,
-                                     .to = STAGE_PENDING,
-                                     .attempt = l.at[i].attempt,
-                                     .reason = "retried by a user",
-                                     .now_us = now_us()};
         if ((l.at[i].state == STAGE_FAILED || l.at[i].state == STAGE_CANCELLED) &&
-            store_stage_transition(d->store, &m, &changed, e) != 0) {
+            put_back(d, &l.at[i], "retried by a user", e) != 0) {
             goto out;
         }
     }

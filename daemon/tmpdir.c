@@ -37,6 +37,11 @@ static int remove_tree(int parent, const char *name)
     return unlinkat(parent, name, AT_REMOVEDIR);
 }
 
+int tree_remove(const char *path)
+{
+    return remove_tree(AT_FDCWD, path);
+}
+
 int tmpdir_remove(const char *name)
 {
     size_t fixed = strlen(pattern) - strlen("XXXXXX");
@@ -45,5 +50,5 @@ int tmpdir_remove(const char *name)
         errno = EINVAL;
         return -1;
     }
-    return remove_tree(AT_FDCWD, name);
+    return tree_remove(name);
 }

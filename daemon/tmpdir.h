@@ -10,5 +10,7 @@
 int tmpdir_make(char out[TMPDIR_SIZE]);
 /* Removes it; links are removed, not followed. Refuses (-1) a name that tmpdir_make() cannot have made. */
 int tmpdir_remove(const char *name);
+/* Any directory with all that is in it; links are removed, not followed: 0 / -1 with errno. */
+int tree_remove(const char *path);
 
 #endif

@@ -162,7 +162,14 @@ if kind == "eval":
 output = os.path.join(out, "plan.json")
 if kind in ("fuse", "train", "export"):
     put(os.path.join(out, "model", "config.json"), "{\"model_type\": \"dha\"}")
+    weights = os.path.join(out, "model", "model.safetensors")
+    if not os.path.exists(weights):  # like the real one: what is there is taken for finished
+        put(weights, "w" * 5000)
     output = os.path.join(out, "model")
+left = [n for n in ("plan.json", "eval.json", "model/config.json", "model/model.safetensors")
+        if os.path.exists(os.path.join(out, n))]
+put(os.path.join(out, "output.json"), json.dumps({"format": "dha-output-1", "files": [
+    {"path": n, "bytes": str(os.path.getsize(os.path.join(out, n)))} for n in left]}))
 record("bye", code="ok", tokens=step * 100, seconds=time.time() - begin, peak_rss=1000,
        kv_parent=4096, kv_converted=1024, output=output)
 if active("torn"):

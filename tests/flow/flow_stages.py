@@ -66,6 +66,71 @@ class Reuse(harness.Case):
         self.assertEqual([s["state"] for s in j["stages"]],
                          ["reused", "done", "reused", "reused", "reused"])
 
+    def weights(self, job, kind):
+        return os.path.join(self.dhad.stage_dir(job, kind), "out", "model", "model.safetensors")
+
+    def assert_said(self, job, path):
+        """An event of the job and one line of the log name the file."""
+        ev, = events_of(self.dhad, job, "stage.damaged")
+        self.assertEqual(ev["data"]["file"], path)
+        self.assertIn("has 3000 bytes; it had 5000", ev["data"]["message"])
+        with open(os.path.join(self.dhad.state, "dhad.log")) as f:
+            lines = [n for n in f if path in n and f"job {job}: the output of" in n]
+        self.assertEqual(len(lines), 1, lines)
+
+    def test_damaged_output_is_not_reused(self):
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        os.truncate(self.weights(a, "fuse"), 3000)
+        dry = d.post("/v1/jobs", {"spec": d.spec("b", tokens={"train": 5000}), "dry_run": True})
+        self.assertEqual([bool(s["reused_from"]) for s in dry.json["stages"]],
+                         [True, False, False, False, False])
+        b = d.submit("b", tokens={"train": 5000})
+        j = d.until_state(b, *harness.FINAL)
+        self.assertEqual([s["state"] for s in j["stages"]],
+                         ["reused", "done", "done", "done", "done"])
+        self.assertEqual(os.path.getsize(self.weights(b, "fuse")), 5000)
+        self.assert_said(b, self.weights(a, "fuse"))
+        c = d.submit("c", tokens={"train": 6000})
+        j = d.until_state(c, "done")
+        self.assertEqual(j["stages"][1]["reused_from"]["job"], b, "the whole one is taken")
+
+    def test_a_retry_makes_its_own_damaged_input_again(self):
+        d = self.dhad
+        job = d.submit("train.fail=bad_input:1")
+        d.until_state(job, "failed")
+        os.truncate(self.weights(job, "fuse"), 3000)
+        self.assertEqual(d.post(f"/v1/jobs/{job}/retry").status, 200)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1, 2, 2, 1, 1])
+        self.assertEqual(os.path.getsize(self.weights(job, "fuse")), 5000)
+        self.assert_said(job, self.weights(job, "fuse"))
+
+    def test_a_retry_runs_what_it_reused_if_that_was_damaged_since(self):
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        b = d.submit("train.fail=bad_input:1", tokens={"train": 5000})
+        d.until_state(b, "failed")
+        os.truncate(self.weights(a, "fuse"), 3000)
+        d.post(f"/v1/jobs/{b}/retry")
+        j = d.until_state(b, *harness.FINAL)
+        self.assertEqual([s["state"] for s in j["stages"]],
+                         ["reused", "done", "done", "done", "done"])
+        self.assertEqual(os.path.getsize(self.weights(a, "fuse")), 3000, "another job's is left alone")
+
+    def test_what_lies_between_a_damaged_stage_and_its_reader_runs_again(self):
+        d = self.dhad
+        job = d.submit("export.fail=bad_input:1")
+        d.until_state(job, "failed")
+        os.truncate(self.weights(job, "train"), 3000)
+        d.post(f"/v1/jobs/{job}/retry")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1, 1, 2, 2, 2])
+
     def test_two_jobs_share_one_running_search(self):
         d = self.dhad
         a = d.submit("search.sleep=1.5")

@@ -1,0 +1,20 @@
+/* output.h: is what a finished stage left still what it left?
+ *
+ * A worker that ends a stage well writes OUT/output.json last:
+ *   { "format": "dha-output-1", "files": [{ "path": "model/config.json", "bytes": "712" }, ...] }
+ * with paths relative to OUT. The output is whole while each of them is there with that size; a stage without
+ * output.json (made before there was one) is whole while its main file is there (proto/stage.h). Contents are
+ * not read: a cut-off or lost file is what crashes, full disks and people leave.
+ */
+#ifndef DHA_DAEMON_OUTPUT_H
+#define DHA_DAEMON_OUTPUT_H
+
+#include "proto/stage.h"
+
+/* 0 = whole; -1 = not, *why says which file differs and how (why->path is the file). */
+int output_check(enum stage_kind kind, const char *out_dir, struct dha_err *why);
+/* Before a stage runs into out_dir: takes a finished but damaged output away, or the worker would take it for
+ * a finished one. Anything else (nothing yet, checkpoints to go on from, a whole output) is left alone. */
+int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_err *e);
+
+#endif
