@@ -1,6 +1,8 @@
 #include "cli/take.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/child.h"
 #include "cli/copydir.h"
@@ -42,6 +44,57 @@ int take_model(const char *model, const char *out, const char *format, const cha
     return status ? child_failed("dha-worker export", status, e) : 0;
 }
 
+static int damaged(struct dha_err *e, const char *what, const char *path)
+{
+    dha_fail(e, DHA_E_CHECKPOINT, "%s: %s", path, what);
+    return dha_err_hint(e, "submit the job again: damaged stages are recomputed");
+}
+
+int take_verify(const char *model, struct dha_err *e)
+{
+    char dir[LOCATE_MAX];
+    char path[2 * LOCATE_MAX];
+    cJSON *doc;
+    const cJSON *file;
+    char *slash;
+    int ret = 0;
+
+    if (locate_absolute(NULL, model, dir, sizeof dir, e)) {
+        return -1;
+    }
+    slash = strrchr(dir, '/');
+    *slash = 0;
+    snprintf(path, sizeof path, "%s/output.json", dir);
+    struct stat st;
+    if (stat(path, &st)) {
+        return errno == ENOENT ? 0 : dha_fail_errno(e, errno, "reading %s", path);
+    }
+    doc = json_parse_file(path, 0, e);
+    if (!doc) {
+        return damaged(e, "the list of files does not parse", path);
+    }
+    cJSON_ArrayForEach(file, json_get(doc, "files"))
+    {
+        const char *name = json_str(file, "path", "?");
+        int64_t want = json_int(file, "bytes", -1);
+        char what[96];
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        if (stat(path, &st)) {
+            ret = errno == ENOENT ? damaged(e, "the file is missing", path)
+                                  : dha_fail_errno(e, errno, "reading %s", path);
+            break;
+        }
+        if (st.st_size != want) {
+            snprintf(what, sizeof what, "the file has %lld bytes, %lld were written",
+                     (long long)st.st_size, (long long)want);
+            ret = damaged(e, what, path);
+            break;
+        }
+    }
+    cJSON_Delete(doc);
+    return ret;
+}
+
 int take_checkpoint(const cJSON *job, const char *out, const char *format, const char *dtype,
                     struct dha_err *e)
 {
@@ -58,7 +111,7 @@ int take_checkpoint(const cJSON *job, const char *out, const char *format, const
                                 : "`dha watch %s` waits for it",
                             id, id);
     }
-    if (take_model(checkpoint, out, format, dtype, e)) {
+    if (take_verify(checkpoint, e) || take_model(checkpoint, out, format, dtype, e)) {
         return dha_err_context(e, "exporting job %s", id);
     }
     return 0;

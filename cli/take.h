@@ -8,7 +8,10 @@
  * writes them anew as dha, gqa or expand, in dtype (NULL: the checkpoint's). Nothing existing is overwritten. */
 int take_checkpoint(const cJSON *job, const char *out, const char *format, const char *dtype,
                     struct dha_err *e);
-/* The same for a model directory. */
+/* Every file that output.json beside the model directory lists is there with its size; no list, nothing to check.
+ * A difference is DHA_E_CHECKPOINT and names the file. */
+int take_verify(const char *model, struct dha_err *e);
+/* As take_checkpoint() for a model directory, which is not verified. */
 int take_model(const char *model, const char *out, const char *format, const char *dtype,
                struct dha_err *e);
 
