@@ -28,6 +28,37 @@ static cJSON *errors_doc(const struct spec_errors *errs)
     return list;
 }
 
+static char *path_of(const cJSON *obj, const char *key)
+{
+    const cJSON *v = json_get(obj, key);
+    return cJSON_IsString(v) && v->valuestring[0] ? v->valuestring : NULL;
+}
+
+/* A spec with errors may name files that are not there as well: said in the same answer, as far as its paths
+ * can be read. */
+static void check_files_of(const cJSON *doc, struct spec_errors *errs)
+{
+    const cJSON *data = json_get(doc, "data"), *train = json_get(data, "train"), *f;
+    struct job_spec paths = {.model = path_of(doc, "model"),
+                             .data = {.valid = path_of(data, "valid"),
+                                      .tokenizer = path_of(data, "tokenizer")}}; /* all borrowed */
+    int n = cJSON_IsArray(train) ? cJSON_GetArraySize(train) : 0;
+    paths.data.train = calloc((size_t)n + 1, sizeof *paths.data.train);
+    if (!cJSON_IsArray(train) || !paths.data.train) {
+        train = NULL;
+    }
+    cJSON_ArrayForEach(f, train)
+    {
+        if (!cJSON_IsString(f) || !f->valuestring[0]) {
+            paths.data.n_train = 0;
+            break;
+        }
+        paths.data.train[paths.data.n_train++] = f->valuestring;
+    }
+    stagekey_check_files(&paths, errs);
+    free(paths.data.train);
+}
+
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
 {
     struct spec_errors errs = {0};
@@ -36,6 +67,8 @@ int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
             return 0;
         }
         spec_finish(spec);
+    } else {
+        check_files_of(doc, &errs);
     }
     cJSON_Delete(c->errors);
     c->errors = errors_doc(&errs);

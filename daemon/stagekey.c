@@ -265,8 +265,8 @@ int stagekey_check_files(const struct job_spec *s, struct spec_errors *errs)
     int before = errs->n;
     struct stat st;
     char path[4200], where[96];
-    if (!is_absolute(s->model, "$.model", errs)) {
-        /* said */
+    if (!s->model || !is_absolute(s->model, "$.model", errs)) {
+        /* not known, or said */
     } else if (stat(s->model, &st) != 0) {
         add_error(errs, "$.model", "%.180s: %s", s->model, strerror(errno));
     } else if (!S_ISDIR(st.st_mode)) {

@@ -55,6 +55,18 @@ class Submission(harness.Case):
                          ["$.model", "$.data.train[1]", "$.data.valid"])
         self.assertEqual(d.get("/v1/jobs").json["jobs"], [], "nothing was stored")
 
+    def test_wrong_values_and_missing_files_are_said_together(self):
+        d = self.dhad
+        r = d.post("/v1/jobs", {"spec": d.spec(model="/nonexistent/m", budget=7, data={
+            "train": ["/nonexistent/t.u16"], "valid": 5, "seq_len": 16})})
+        self.assert_error(r, 422, "invalid_spec")
+        self.assertEqual(sorted(e["path"] for e in r.json["error"]["errors"]),
+                         ["$.budget", "$.data.train[0]", "$.data.valid", "$.model"])
+        r = d.post("/v1/jobs", {"spec": {"data": {"train": [3, ""]}, "model": ""}})
+        self.assert_error(r, 422, "invalid_spec")
+        r = d.post("/v1/jobs", {"spec": [1]})
+        self.assert_error(r, 422, "invalid_spec")
+
     def test_relative_paths_are_refused(self):
         d = self.dhad
         r = d.post("/v1/jobs", {"spec": d.spec(model="model")})
