@@ -298,14 +298,32 @@ out:
     return rc;
 }
 
+/* Clients print "job 3 is done: REASON": the state is not said again. */
+static void explain_end(const struct store_job *job, struct plan_explanation *x)
+{
+    enum dha_code code = job->error.code[0] ? dha_code_from_name(job->error.code) : DHA_E_OK;
+    const char *hint = job->error.hint;
+    if (job->state == JOB_DONE) {
+        SAY(reason, "all its stages are complete");
+        return;
+    }
+    SAY(reason, "%.300s", job->error.message[0] ? job->error.message : "no cause was recorded");
+    if (job->state == JOB_CANCELLED) {
+        SAY(unblock, "dha retry %lld", (long long)job->id);
+    } else if (code != DHA_E_COUNT && code != DHA_E_INTERNAL &&
+               dha_code_retry(code) == DHA_RETRY_USER) {
+        SAY(unblock, "%.240s%ssubmit it again with the mistake mended", hint, hint[0] ? "; " : "");
+    } else {
+        SAY(unblock, "%.240s%sdha retry %lld", hint, hint[0] ? "; then " : "", (long long)job->id);
+    }
+}
+
 int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
                  struct dha_err *e)
 {
     *x = (struct plan_explanation){0};
     if (job_state_final(job->state)) {
-        SAY(reason, "it is %s%s%.240s", job_state_name(job->state), job->error.code[0] ? ": " : "",
-            job->error.code[0] ? job->error.message : "");
-        SAY(unblock, "%s", job->state == JOB_DONE ? "" : "dha retry");
+        explain_end(job, x);
         return 0;
     }
     if (job->cancel) {
@@ -314,13 +332,13 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         return 0;
     }
     if (job->state == JOB_HELD) {
-        SAY(reason, "it is held%s",
+        SAY(reason, "a user holds it%s",
             attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
         SAY(unblock, "dha release %lld", (long long)job->id);
         return 0;
     }
     if (attempts_of_job(d, job->id)) {
-        SAY(reason, "it is running");
+        SAY(reason, "its processes are at work");
         return 0;
     }
     return explain_queue(d, job, x, e);

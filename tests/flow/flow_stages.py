@@ -201,6 +201,23 @@ class Failure(harness.Case):
         self.assertEqual(j["result"]["error"]["code"], "bad_input")
         self.assertEqual(j["stages"][2]["state"], "pending")
 
+    def test_explain_advises_a_retry_only_where_it_helps(self):
+        d = self.dhad
+        user, spent, good = (d.submit(n, seed=i) for i, n in enumerate(
+            ("search.fail=bad_input", "search.sleep=60", "good"), 1))
+        slow = d.submit("search.sleep=60", seed=9, resources={"ranks": 1, "walltime": "1s"})
+        d.post(f"/v1/jobs/{spent}/cancel", {"now": True})
+        for job in (user, spent, good, slow):
+            d.until_state(job, *harness.FINAL)
+        x = {j: d.get(f"/v1/jobs/{j}/explain").json for j in (user, spent, good, slow)}
+        self.assertEqual(x[user]["reason"], "told to fail")
+        self.assertEqual(x[user]["unblock"],
+                         "do not tell it to; submit it again with the mistake mended")
+        self.assertEqual(x[spent]["unblock"], f"dha retry {spent}")
+        self.assertTrue(x[slow]["unblock"].endswith(f"; then dha retry {slow}"), x[slow])
+        self.assertEqual((x[good]["reason"], x[good]["unblock"]),
+                         ("all its stages are complete", ""))
+
     def test_an_infrastructure_fault_gets_another_attempt(self):
         d = self.dhad
         job = d.submit("fuse.fail=io_error:1")
