@@ -15,6 +15,23 @@ static const struct cli_opt opts[] = {
     {NULL, 0, NULL, NULL},
 };
 
+/* Held-out loss of what is finished, else what the running stage trains on: "kl" where that is a distance to the
+ * parent, which is no loss of the model. */
+static void loss_cell(struct table *t, const cJSON *j)
+{
+    const cJSON *p = json_get(j, "progress");
+    double final = json_num(json_at(j, "result.loss"), "final", NAN);
+    double loss = json_num(p, "loss", NAN);
+    bool kl = isfinite(loss) && json_num(p, "kl", NAN) == loss;
+    char a[FMT_BUF];
+
+    if (view_ended(json_str(j, "state", "?"))) {
+        table_cell(t, "%s", fmt_loss(a, final));
+    } else {
+        table_cell(t, "%s%s", kl ? "kl " : "", fmt_loss(a, loss));
+    }
+}
+
 static void row(struct table *t, const struct fmt *f, const cJSON *j)
 {
     const char *state = json_str(j, "state", "?");
@@ -37,7 +54,7 @@ static void row(struct table *t, const struct fmt *f, const cJSON *j)
     } else {
         table_cell(t, "%s", json_str(j, "stage", ""));
     }
-    table_cell(t, "%s", fmt_loss(a, json_num(p, "loss", NAN)));
+    loss_cell(t, j);
     table_cell(t, "%s",
                fmt_seconds(a, began > 0 ? (double)((ended > 0 ? ended : now) - began) / 1e6 : -1));
 }
@@ -67,7 +84,7 @@ static int print(const cJSON *doc, struct dha_err *e)
     }
     table_print(t, stdout, &f, "");
     table_destroy(t);
-    if (json_str(doc, "next", NULL)) {
+    if (f.tty && json_str(doc, "next", NULL)) {
         cli_say("there are older ones; --limit shows more");
     }
     return 0;

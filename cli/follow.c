@@ -10,12 +10,15 @@
 
 #define POLL_S            0.5
 #define PLAIN_EVERY_S     10.0
+#define IDLE_S            1.0 /* between two stages there is always a moment without one */
 #define DAEMON_PATIENCE_S 60.0
 #define MAX_LOSSES        20000
 
 struct followed {
-    char said[96]; /* state, stage and stage state of the last plain line */
+    char said[96]; /* state and running stage of the last plain line */
+    char *line;    /* that line */
     double said_at;
+    double idle_at; /* since when the job runs but no stage of it; 0: one does */
     /* Losses of the stage `stage`, read on from `step`. */
     char stage[24];
     int64_t step;
@@ -131,20 +134,39 @@ static void draw_frame(struct follow *w, cJSON *const *docs)
 
 static void print_plain(struct follow *w, struct followed *j, const cJSON *job)
 {
-    const cJSON *stage = view_active_stage(job);
+    const cJSON *stage = view_running_stage(job);
     const char *state = json_str(job, "state", "");
+    bool idle = !stage && !strcmp(state, "running");
     char is[sizeof j->said];
     double t = now();
+    char *line = NULL;
+    size_t len;
+    FILE *mem;
 
-    snprintf(is, sizeof is, "%s/%s", state,
-             !strcmp(state, "running") ? json_str(stage, "kind", "") : "");
-    /* Only what runs has something new to say by itself. */
-    if (!strcmp(is, j->said) && (strcmp(state, "running") || t - j->said_at < PLAIN_EVERY_S)) {
+    j->idle_at = !idle ? 0 : j->idle_at > 0 ? j->idle_at : t;
+    if (idle && t - j->idle_at < IDLE_S) {
+        return;
+    }
+    snprintf(is, sizeof is, "%s/%s/%lld", state, json_str(stage, "kind", ""),
+             (long long)json_int(stage, "attempt", 0));
+    /* Only a stage that runs has something new to say by itself. */
+    if (!strcmp(is, j->said) && (!stage || t - j->said_at < PLAIN_EVERY_S)) {
+        return;
+    }
+    mem = open_memstream(&line, &len);
+    if (!mem) {
+        return;
+    }
+    view_plain_line(mem, job);
+    if (fclose(mem) || (j->line && !strcmp(j->line, line))) {
+        free(line);
         return;
     }
     memcpy(j->said, is, sizeof is);
     j->said_at = t;
-    view_plain_line(w->out, job);
+    free(j->line);
+    j->line = line;
+    fputs(line, w->out);
     fflush(w->out);
 }
 
@@ -229,6 +251,7 @@ int follow_jobs(struct client *c, const char *const *ids, int n, FILE *out, cJSO
     interrupt_release();
     for (int i = 0; i < n; i++) {
         free(w.jobs[i].losses);
+        free(w.jobs[i].line);
     }
     free(w.jobs);
     return ret;

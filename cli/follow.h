@@ -1,7 +1,7 @@
 /* follow.h: following jobs until they end.
  *
  * On a terminal the view is redrawn in place twice a second; elsewhere a plain line is printed when a job's state
- * or stage changes and every ten seconds while it runs. Ctrl-C ends the following, never the jobs. A daemon that
+ * or stage changes and, while a stage runs, at most every ten seconds with how far it is. Ctrl-C ends the following, never the jobs. A daemon that
  * goes away for a while (a restart, an upgrade) is waited for: the stages run on without it.
  */
 #ifndef DHA_CLI_FOLLOW_H

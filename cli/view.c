@@ -53,6 +53,48 @@ const cJSON *view_active_stage(const cJSON *job)
     return best;
 }
 
+const cJSON *view_running_stage(const cJSON *job)
+{
+    const cJSON *s;
+
+    if (strcmp(json_str(job, "state", ""), "running")) {
+        return NULL;
+    }
+    cJSON_ArrayForEach(s, json_get(job, "stages"))
+    {
+        if (!strcmp(json_str(s, "state", ""), "running")) {
+            return s;
+        }
+    }
+    return NULL;
+}
+
+/* What keeps a job that runs from running. */
+static void waiting(FILE *out, const cJSON *job)
+{
+    const cJSON *s;
+
+    cJSON_ArrayForEach(s, json_get(job, "stages"))
+    {
+        const char *other = json_str(s, "waits_for", NULL);
+        if (other) {
+            fprintf(out, "%s waits for the same stage of job %s", json_str(s, "kind", "?"), other);
+            return;
+        }
+    }
+    fputs("waiting for slots", out);
+}
+
+const char *view_loss_name(const cJSON *job, const cJSON *stage)
+{
+    const cJSON *r = json_at(job, "spec.recovery");
+
+    return !strcmp(json_str(stage, "kind", ""), "train") && json_num(r, "kl", 0) > 0 &&
+                   !(json_num(r, "lm", 1) > 0)
+               ? "kl"
+               : "loss";
+}
+
 static bool stage_over(const cJSON *stage)
 {
     const char *state = json_str(stage, "state", "");
@@ -93,13 +135,14 @@ void view_stage_steps(FILE *out, const cJSON *stage)
     }
 }
 
-static void speed(FILE *out, const cJSON *p)
+static void speed(FILE *out, const cJSON *job, const cJSON *stage)
 {
+    const cJSON *p = json_get(stage, "progress");
     char buf[FMT_BUF];
     double v;
 
     if (isfinite(v = json_num(p, "loss", NAN))) {
-        fprintf(out, "  loss %s", fmt_loss(buf, v));
+        fprintf(out, "  %s %s", view_loss_name(job, stage), fmt_loss(buf, v));
     }
     if ((v = json_num(p, "tokens_per_s", 0)) > 0) {
         fprintf(out, "  %s tok/s", fmt_count(buf, v));
@@ -118,7 +161,7 @@ static void stage_error(FILE *out, const cJSON *stage)
     }
 }
 
-void view_stage_line(FILE *out, const struct fmt *f, const cJSON *stage)
+void view_stage_line(FILE *out, const struct fmt *f, const cJSON *job, const cJSON *stage)
 {
     const char *state = json_str(stage, "state", "?");
     const cJSON *from = json_get(stage, "reused_from");
@@ -142,12 +185,12 @@ void view_stage_line(FILE *out, const struct fmt *f, const cJSON *stage)
     fputc(' ', out);
     view_stage_steps(out, stage);
     if (!strcmp(state, "running")) {
-        speed(out, p);
+        speed(out, job, stage);
     } else {
         double loss = json_num(p, "loss", NAN);
         double seconds = json_num(stage, "seconds", -1);
         if (isfinite(loss)) {
-            fprintf(out, "  loss %s", fmt_loss(buf, loss));
+            fprintf(out, "  %s %s", view_loss_name(job, stage), fmt_loss(buf, loss));
         }
         if (seconds >= 0) {
             fprintf(out, "  %s", fmt_seconds(buf, seconds));
@@ -213,7 +256,7 @@ static void ended_line(FILE *out, const cJSON *job)
 void view_job_line(FILE *out, const struct fmt *f, const cJSON *job, int name_cols)
 {
     const char *state = json_str(job, "state", "?");
-    const cJSON *stage = view_active_stage(job);
+    const cJSON *stage = view_running_stage(job);
     const cJSON *s;
     double done = 0;
     int n = 0;
@@ -230,28 +273,35 @@ void view_job_line(FILE *out, const struct fmt *f, const cJSON *job, int name_co
         ended_line(out, job);
         return;
     }
-    if (!stage || strcmp(state, "running")) {
+    if (!stage) {
         fmt_bar(out, f, n ? done / n : 0, BAR_COLS);
+        if (!strcmp(state, "running")) {
+            fputc(' ', out);
+            waiting(out, job);
+        }
         return;
     }
     fmt_bar(out, f, view_stage_share(stage), BAR_COLS);
     fprintf(out, " %s ", json_str(stage, "kind", ""));
     view_stage_steps(out, stage);
-    speed(out, json_get(stage, "progress"));
+    speed(out, job, stage);
 }
 
 void view_plain_line(FILE *out, const cJSON *job)
 {
     const char *state = json_str(job, "state", "?");
-    const cJSON *stage = view_active_stage(job);
+    const cJSON *stage = view_running_stage(job);
 
     fprintf(out, "job %s %s: %s", json_str(job, "id", "?"), json_str(job, "name", ""), state);
     if (view_ended(state)) {
         ended_line(out, job);
-    } else if (stage && !strcmp(state, "running")) {
+    } else if (stage) {
         fprintf(out, "  %s ", json_str(stage, "kind", ""));
         view_stage_steps(out, stage);
-        speed(out, json_get(stage, "progress"));
+        speed(out, job, stage);
+    } else if (!strcmp(state, "running")) {
+        fputs("  ", out);
+        waiting(out, job);
     }
     fputc('\n', out);
 }
@@ -345,6 +395,24 @@ static void heading(FILE *out, const struct fmt *f, const cJSON *job)
             fmt_on(f, view_state_colour(state)), state, fmt_off(f));
 }
 
+/* Whose losses the sparkline draws: eval and export have none, so the training's stay up. */
+static const cJSON *curve_stage(const cJSON *job)
+{
+    const cJSON *stage = view_active_stage(job);
+    const char *kind = json_str(stage, "kind", "");
+    const cJSON *s;
+
+    if (!strcmp(kind, "eval") || !strcmp(kind, "export")) {
+        cJSON_ArrayForEach(s, json_get(job, "stages"))
+        {
+            if (!strcmp(json_str(s, "kind", ""), "train")) {
+                return s;
+            }
+        }
+    }
+    return stage;
+}
+
 void view_watch(FILE *out, const struct fmt *f, const cJSON *job, const double *losses, size_t n)
 {
     const cJSON *s;
@@ -355,11 +423,11 @@ void view_watch(FILE *out, const struct fmt *f, const cJSON *job, const double *
     cJSON_ArrayForEach(s, json_get(job, "stages"))
     {
         fputs("  ", out);
-        view_stage_line(out, f, s);
+        view_stage_line(out, f, job, s);
         fputc('\n', out);
     }
     if (n > 1) {
-        fputs("  loss    ", out);
+        fprintf(out, "  %-7s ", view_loss_name(job, curve_stage(job)));
         fmt_spark(out, f, losses, n, SPARK_COLS);
         fprintf(out, "  %s -> %s\n", fmt_loss(a, losses[0]), fmt_loss(b, losses[n - 1]));
     }
@@ -469,7 +537,7 @@ void view_show(FILE *out, const struct fmt *f, const cJSON *job)
     cJSON_ArrayForEach(s, json_get(job, "stages"))
     {
         fputs("    ", out);
-        view_stage_line(out, f, s);
+        view_stage_line(out, f, job, s);
         fputc('\n', out);
     }
     mem = open_memstream(&text, &len);

@@ -74,7 +74,8 @@ class Convert(cli_harness.Case):
 
     def test_it_submits_watches_and_puts_the_checkpoint_there(self):
         r = self.ok(*self.convert("--name", "mine", "--tokens", "5k"))
-        self.assertEqual(os.listdir(os.path.join(self.dhad.dir, "out")), ["config.json"])
+        self.assertEqual(sorted(os.listdir(os.path.join(self.dhad.dir, "out"))),
+                         ["config.json", "model.safetensors"])
         for part in ("parent 2.5000", "1024 bytes a token", "layer 0   K  a a a a", "written to         out"):
             self.assertIn(part, r.out)
         j = self.dhad.get("/v1/jobs?name=mine").json["jobs"][0]

@@ -61,6 +61,39 @@ static void the_plain_line_says_what_runs(void **state)
     cJSON_Delete(job);
 }
 
+static void a_job_whose_stages_all_wait_says_so(void **state)
+{
+    (void)state;
+    cJSON *job = doc("{\"id\":\"5\",\"name\":\"n\",\"state\":\"running\",\"stages\":["
+                     "{\"kind\":\"fuse\",\"state\":\"done\",\"progress\":{\"step\":4,\"steps\":4}},"
+                     "{\"kind\":\"train\",\"state\":\"ready\",\"progress\":{}}]}");
+    struct capture c;
+    capture_begin(&c);
+    view_plain_line(c.out, job);
+    capture_is(&c, "job 5 n: running  waiting for slots\n");
+    cJSON_Delete(job);
+    job = doc("{\"id\":\"5\",\"name\":\"n\",\"state\":\"running\",\"stages\":["
+              "{\"kind\":\"train\",\"state\":\"ready\",\"waits_for\":\"3\"}]}");
+    capture_begin(&c);
+    view_plain_line(c.out, job);
+    capture_is(&c, "job 5 n: running  train waits for the same stage of job 3\n");
+    cJSON_Delete(job);
+}
+
+static void distillation_is_not_called_a_loss(void **state)
+{
+    (void)state;
+    cJSON *job = doc(
+        "{\"id\":\"5\",\"name\":\"n\",\"state\":\"running\","
+        "\"spec\":{\"recovery\":{\"kl\":1,\"lm\":0}},\"stages\":[{\"kind\":\"train\","
+        "\"state\":\"running\",\"progress\":{\"step\":1,\"steps\":4,\"loss\":0.0776}}]}");
+    struct capture c;
+    capture_begin(&c);
+    view_plain_line(c.out, job);
+    capture_is(&c, "job 5 n: running  train 1/4 steps  kl 0.0776\n");
+    cJSON_Delete(job);
+}
+
 static void the_reused_stages_are_named_with_their_job(void **state)
 {
     (void)state;
@@ -151,6 +184,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_watch_view_has_a_line_a_stage),
         cmocka_unit_test(the_plain_line_says_what_runs),
+        cmocka_unit_test(a_job_whose_stages_all_wait_says_so),
+        cmocka_unit_test(distillation_is_not_called_a_loss),
         cmocka_unit_test(the_reused_stages_are_named_with_their_job),
         cmocka_unit_test(a_failed_job_ends_with_its_error_and_where_to_look),
         cmocka_unit_test(a_cancelled_job_is_no_success),
