@@ -74,6 +74,8 @@ struct daemon {
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
     bool stopping;
+    struct dha_err lost; /* why the last turn could not be saved; code OK once one was */
+    int64_t lost_us;
     int in_turn; /* guards against re-entry of turn_end() */
     struct {
         int64_t commits, commit_us, commit_max_us, requests, passes, pass_us, pass_max_us, launches;
@@ -90,6 +92,9 @@ void daemon_trouble(const struct dha_err *e, const char *doing);
 void turn_init(struct daemon *d);
 /* Commits what is open, releases replies, acts, schedules; until nothing is left to do. */
 void turn_end(struct daemon *d);
+
+/* What keeps turns from being saved, and what to do about it: a sentence into text and true, or false. */
+bool turn_trouble(const struct daemon *d, char *text, size_t size);
 
 /* plan.c */
 int plan_pass(struct daemon *d, struct dha_err *e); /* one scheduling pass inside the open turn */

@@ -23,6 +23,12 @@ int doc_put_text(cJSON *obj, const char *key, const char *text)
     return text ? json_put_str(obj, key, text) : doc_put_null(obj, key);
 }
 
+int doc_put_trouble(cJSON *obj, const struct daemon *d)
+{
+    char text[400];
+    return doc_put_text(obj, "trouble", turn_trouble(d, text, sizeof text) ? text : NULL);
+}
+
 int doc_put_time(cJSON *obj, const char *key, int64_t us)
 {
     return us ? json_put_id(obj, key, us) : doc_put_null(obj, key);
@@ -211,6 +217,7 @@ cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
              doc_put_text(j, "cancel_reason", job.cancel_reason) |
              (job.sweep ? json_put_id(j, "sweep", job.sweep) : doc_put_null(j, "sweep")) |
              json_put_str(j, "dir", dir) | doc_put_error(j, "error", &job.error) |
+             (job_state_final(job.state) ? doc_put_null(j, "trouble") : doc_put_trouble(j, d)) |
              json_put(j, "stages", stages_doc(d, &l));
     rc |= json_put(j, "spec", spec);
     spec = NULL;

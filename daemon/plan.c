@@ -326,6 +326,10 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         explain_end(job, x);
         return 0;
     }
+    if (turn_trouble(d, x->reason, sizeof x->reason)) {
+        SAY(unblock, "free space on that disk, or see dhad.log");
+        return 0;
+    }
     if (job->cancel) {
         SAY(reason, "it is being cancelled; its processes are given time to checkpoint");
         SAY(unblock, "wait, or cancel it with --now");

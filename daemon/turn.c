@@ -4,7 +4,9 @@
  * transaction, and the hand-over costs one sync. */
 #include "daemon/daemon.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <time.h>
 
 #include "daemon/failpoint.h"
@@ -12,7 +14,7 @@
 
 /* Replies may bring new requests (keep-alive), which bring new changes: after so many rounds the loop
  * gets its turn for everything else. */
-enum { ROUNDS = 16 };
+enum { ROUNDS = 16, TROUBLE_US = 10000000 };
 
 int64_t now_us(void)
 {
@@ -82,8 +84,11 @@ static int commit(struct daemon *d, struct dha_err *e)
     if (rc != 0) {
         dha_err_context(e, "the change could not be saved");
         log_fail("commit", e);
+        d->lost = *e;
+        d->lost_us = now_us();
         return -1;
     }
+    d->lost = (struct dha_err){0};
     FAILPOINT(turn_after_commit);
     d->stat.commits++;
     d->stat.commit_us += took;
@@ -94,6 +99,24 @@ static int commit(struct daemon *d, struct dha_err *e)
         log_warn("a commit took %lld ms", (long long)(took / 1000));
     }
     return 0;
+}
+
+bool turn_trouble(const struct daemon *d, char *text, size_t size)
+{
+    struct statvfs fs;
+    /* What waits to be saved is tried again every few seconds; older means that nothing waits. */
+    if (d->lost.code == DHA_E_OK || now_us() - d->lost_us > TROUBLE_US) {
+        return false;
+    }
+    if (d->lost.code == DHA_E_NO_SPACE && statvfs(d->state_dir, &fs) == 0) {
+        snprintf(text, size,
+                 "the state disk is full: %llu bytes free in %.200s; free space and it goes on by "
+                 "itself",
+                 (unsigned long long)fs.f_bavail * fs.f_frsize, d->state_dir);
+    } else {
+        snprintf(text, size, "%.200s; it is tried again by itself", d->lost.msg);
+    }
+    return true;
 }
 
 /* One round; true if there may be more to do. */

@@ -262,11 +262,18 @@ class DiskFull(unittest.TestCase):
         job = d.submit("search.sleep=1.5")
         d.until_running(job, "search")
         self.fill()
+        x = d.until(lambda: (x := d.get(f"/v1/jobs/{job}/explain").json)["reason"].startswith(
+            "the state disk is full: ") and x)
+        self.assertIn(f"bytes free in {d.state}; free space", x["reason"])
+        for there in (d.get("/v1/version"), d.get("/v1/jobs")):
+            self.assertIn("the state disk is full", there.json["trouble"])
+        self.assertIn("the state disk is full", d.job(job)["trouble"])
         time.sleep(4)
         self.assertEqual(d.get("/livez").status, 200)
         os.remove(self.ballast)
         j = d.until_state(job, *harness.FINAL)
         self.assertEqual(j["state"], "done", j)
+        self.assertIsNone(d.get("/v1/version").json["trouble"])
 
 
 class StateDirectory(harness.Case):
