@@ -1,9 +1,11 @@
-/* api_sweeps.c: one spec, many budgets and methods: one job each, submitted in one transaction. That the
- * jobs share what they have in common is not done here: it follows from equal stage keys. */
+/* api_sweeps.c: one spec, many budgets and methods: one job each, submitted in one transaction;
+ * a point that repeats another is left out. That the jobs share what they have in common is not done here: it
+ * follows from equal stage keys. */
 #include "daemon/api.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <string.h>
 
 #include "daemon/doc.h"
@@ -53,21 +55,49 @@ static cJSON *point_spec(struct api_call *c, const cJSON *base, const struct poi
     if (p->budget) {
         rc |= json_put_num(doc, "budget", p->budget->valuedouble);
     }
-    const char *own = json_str(base, "name", NULL);
-    if (!own && *sweep_name) {
-        own = sweep_name;
-    }
+    const char *own = *sweep_name ? sweep_name : json_str(base, "name", NULL);
     if (own) { /* else the default name has method and budget in it */
         int n = snprintf(name, sizeof name, "%.80s", own);
         if (method) {
             n += snprintf(name + n, sizeof name - (size_t)n, "-%.30s", method);
         }
         if (p->budget) {
-            snprintf(name + n, sizeof name - (size_t)n, "-%g", 100 * p->budget->valuedouble);
+            snprintf(name + n, sizeof name - (size_t)n, "-%.3g", 100 * p->budget->valuedouble);
         }
         rc |= json_put_str(doc, "name", name);
     }
     return rc == 0 ? doc : doc_oom(doc, &c->e);
+}
+
+/* Everything of a spec but its name, as text (free() it). */
+static char *work_of(const struct job_spec *s)
+{
+    cJSON *doc = spec_to_json(s);
+    cJSON_DeleteItemFromObjectCaseSensitive(doc, "name");
+    char *text = doc ? json_text(doc) : NULL;
+    cJSON_Delete(doc);
+    return text;
+}
+
+/* Is the last of the n specs the same work as one before it? Budgets may be given twice, and some methods have
+ * only one. */
+static int is_repeated(const struct job_spec *specs, int n, bool *repeated, struct dha_err *e)
+{
+    char *last = work_of(&specs[n - 1]);
+    int rc = last ? 0 : -1;
+    *repeated = false;
+    for (int i = 0; i < n - 1 && rc == 0 && !*repeated; i++) {
+        if (specs[i].budget != specs[n - 1].budget ||
+            strcmp(specs[i].method.name, specs[n - 1].method.name) != 0) {
+            continue; /* cheap, and nearly always the answer */
+        }
+        char *text = work_of(&specs[i]);
+        rc = text ? 0 : -1;
+        *repeated = text && strcmp(text, last) == 0;
+        free(text);
+    }
+    free(last);
+    return rc == 0 ? 0 : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
 }
 
 static int parse_points(struct api_call *c, const cJSON *base, const char *name,
@@ -89,6 +119,13 @@ static int parse_points(struct api_call *c, const cJSON *base, const char *name,
             *n += rc == 0;
             if (rc == 0) {
                 rc = plan_fits(c->d, &specs[*n - 1], &c->e);
+            }
+            bool repeated = false;
+            if (rc == 0) {
+                rc = is_repeated(specs, *n, &repeated, &c->e);
+            }
+            if (repeated) {
+                spec_finish(&specs[--*n]);
             }
             if (rc != 0) {
                 return dha_err_context(&c->e, "point %d of %d", m * n_b + b + 1, n_m * n_b);

@@ -179,6 +179,16 @@ class Sweep(harness.Case):
         self.assertEqual({j["result"]["loss"]["final"] for j in got["jobs"]}, {2.75})
         self.assertEqual([s["name"] for s in d.get("/v1/sweeps").json["sweeps"]], ["five"])
 
+    def test_equal_points_are_one_job_and_names_are_the_sweeps(self):
+        d = self.dhad
+        r = d.post("/v1/sweeps", {"spec": d.spec("s"), "name": "five", "methods": ["gqa", "gqa"],
+                                  "budgets": [0.5, 1 / 3, 0.5]})
+        self.assertEqual(r.status, 201, r)
+        self.assertEqual([j["name"] for j in r.json["sweep"]["jobs"]],
+                         ["five-gqa-50", "five-gqa-33.3"])
+        r = d.post("/v1/sweeps", {"spec": d.spec("s"), "budgets": [0.25]})
+        self.assertEqual([j["name"] for j in r.json["sweep"]["jobs"]], ["s-25"])
+
     def test_one_bad_point_submits_nothing(self):
         d = self.dhad
         r = d.post("/v1/sweeps", {"spec": d.spec("s"), "budgets": [0.5, 7]})
