@@ -1,5 +1,7 @@
 #include "cli/action.h"
 
+#include <string.h>
+
 int action_post(const struct cli *cli, const struct args *a, const char *action, const cJSON *body,
                 const char *done, struct dha_err *e)
 {
@@ -21,7 +23,12 @@ int action_post(const struct cli *cli, const struct args *a, const char *action,
             goto out;
         }
     } else {
-        cli_say("job %s %s (state: %s)", id, done, json_str(json_get(doc, "job"), "state", "?"));
+        const char *state = json_str(json_get(doc, "job"), "state", "?");
+        if (!strcmp(state, "cancelled")) {
+            cli_say("job %s is cancelled", id);
+        } else {
+            cli_say("job %s %s (state: %s)", id, done, state);
+        }
     }
     ret = 0;
 out:

@@ -31,6 +31,10 @@ static int unknown_option(const struct command *cmd, const struct cli_opt *const
     size_t len;
 
     dha_fail(e, DHA_E_USAGE, "'%s' is not an option of `dha %s`", given, cmd->name);
+    if (given[0] == '-' && given[1] >= '0' && given[1] <= '9') {
+        return dha_err_hint(e, "a negative number goes behind two dashes: dha prio ID -- %s",
+                            given);
+    }
     while (*given == '-') {
         given++;
     }

@@ -150,7 +150,9 @@ static int perform(struct client *c, const char *path, const char *body, const c
                  : c->curl_error[0]                    ? c->curl_error
                                                        : curl_easy_strerror(rc));
         dha_err_hint(e,
-                     c->where.named
+                     errnum == EACCES
+                         ? "you may not open %s: another user's? DHA_SOCKET or --socket names one"
+                     : c->where.named
                          ? "is that the right socket?  `dha up --socket %s` starts a daemon there"
                          : "`dha up` starts one (socket %s)",
                      c->where.path);

@@ -1,8 +1,10 @@
 /* cmd_compare.c: dha compare */
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/child.h"
 #include "cli/client.h"
@@ -96,7 +98,8 @@ static int measure(const char *worker, struct side *s, const struct args *a, con
     }
     argv[n++] = "--json";
     argv[n] = NULL;
-    cli_say("measuring %s", s->name);
+    cli_say("measuring the loss of %s on %s, in windows of %s tokens", s->name,
+            arg_value(a, "data"), seq);
     return ask(argv, "dha-worker eval", &s->eval, e);
 }
 
@@ -119,6 +122,7 @@ static int report(const struct side s[2], struct dha_err *e)
     char cells[2][FMT_BUF];
     const char *row[2] = {cells[0], cells[1]};
     char change[64];
+    int64_t windows;
 
     if (!t) {
         return dha_fail(e, DHA_E_NO_MEMORY, "comparing");
@@ -148,8 +152,9 @@ static int report(const struct side s[2], struct dha_err *e)
     }
     table_print(t, stdout, &f, "");
     table_destroy(t);
-    printf("%lld tokens in %lld windows.  ", (long long)json_int(s[0].eval, "tokens", 0),
-           (long long)json_int(s[0].eval, "windows", 0));
+    windows = json_int(s[0].eval, "windows", 0);
+    printf("%lld tokens in %lld window%s.  ", (long long)json_int(s[0].eval, "tokens", 0),
+           (long long)windows, windows == 1 ? "" : "s");
     if (loss[0] == loss[1]) {
         puts("Both predict the text equally well.");
     } else {
@@ -191,6 +196,9 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     if (!arg_value(a, "data")) {
         dha_fail(e, DHA_E_USAGE, "`dha compare` needs --data FILE");
         return dha_err_hint(e, "dha compare %s %s --data valid.txt", a->pos[0], a->pos[1]);
+    }
+    if (access(arg_value(a, "data"), R_OK)) {
+        return dha_fail_errno(e, errno, "reading %s", arg_value(a, "data"));
     }
     if (locate_program("dha-worker", worker, sizeof worker, e)) {
         return -1;

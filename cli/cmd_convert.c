@@ -99,9 +99,13 @@ static void come_back(const char *id, const char *out)
     cli_say("job %s goes on without this terminal:", id);
     fprintf(stderr,
             "     dha watch %s                 comes back to it\n"
-            "     dha export %s --out %s   takes the result when it is done\n"
+            "     dha export %s --out ",
+            id, id);
+    fmt_shell(stderr, out);
+    fprintf(stderr,
+            "   takes the result when it is done\n"
             "     dha cancel %s                stops it\n",
-            id, id, out, id);
+            id);
 }
 
 static void print_result(const cJSON *job, const char *out)
@@ -110,8 +114,11 @@ static void print_result(const cJSON *job, const char *out)
 
     view_result(stdout, &f, job);
     printf("  written to         %s\n", out);
-    printf("\ncompare it:  dha compare %s %s --data FILE\n",
-           json_str(json_get(job, "spec"), "model", "MODEL"), out);
+    printf("\ncompare it:  dha compare ");
+    fmt_shell(stdout, json_str(json_get(job, "spec"), "model", "MODEL"));
+    putchar(' ');
+    fmt_shell(stdout, out);
+    puts(" --data FILE");
 }
 
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
@@ -147,7 +154,13 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         ret = INTERRUPT_EXIT;
         goto out;
     }
-    if (view_outcome(job, e) || take_checkpoint(job, out, NULL, NULL, e)) {
+    if (view_outcome(job, e)) {
+        goto out;
+    }
+    if (take_checkpoint(job, out, NULL, NULL, e)) {
+        if (e->code != DHA_E_CHECKPOINT) {
+            dha_err_hint(e, "the result is kept: dha export %s --out OTHER", id);
+        }
         goto out;
     }
     ret = 0;

@@ -17,6 +17,22 @@ static const struct cli_opt opts[] = {
 
 #define MAX_SERIES 8
 
+/* What the daemon keeps (proto/API.md); other names have no points. */
+static const char names[] =
+    "loss lm kl lr grad_norm tokens_per_s comm_ms fusion_loss lambda threshold eval_valid";
+
+static bool known(const char *name)
+{
+    size_t len = strlen(name);
+
+    for (const char *s = names; *s; s += strcspn(s, " "), s += *s == ' ') {
+        if (len && strcspn(s, " ") == len && !strncmp(s, name, len)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* One curve a stage. A newer attempt that went back replaces what it repeats. */
 static int collect(const cJSON *points, const char *name, struct plot_series *series, int *n)
 {
@@ -127,6 +143,11 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     }
     if (client_get(c, &doc, e, "/v1/jobs/%s/metrics?name=%s&limit=%lld%s%s", id, q_name,
                    (long long)limit, *stage ? "&stage=" : "", q_stage)) {
+        goto out;
+    }
+    if (cJSON_GetArraySize(json_get(doc, "points")) == 0 && !known(name)) {
+        dha_fail(e, DHA_E_NOT_FOUND, "there is no metric '%s'", name);
+        dha_err_hint(e, "there are: %s", names);
         goto out;
     }
     if (arg_value(a, "plot")) {

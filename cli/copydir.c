@@ -16,9 +16,13 @@
 int copydir_check(const char *out, struct dha_err *e)
 {
     struct dirent *d;
-    DIR *dir = opendir(out);
+    DIR *dir;
     bool empty = true;
 
+    if (!*out) {
+        return dha_fail(e, DHA_E_USAGE, "the directory to write to has no name");
+    }
+    dir = opendir(out);
     if (!dir) {
         if (errno == ENOENT) {
             return 0;

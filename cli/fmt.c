@@ -376,3 +376,23 @@ void table_destroy(struct table *t)
     free(t->align);
     free(t);
 }
+
+void fmt_shell(FILE *out, const char *s)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "@%+=:,./-_";
+
+    if (*s && strspn(s, plain) == strlen(s)) {
+        fputs(s, out);
+        return;
+    }
+    fputc('\'', out);
+    for (; *s; s++) {
+        if (*s == '\'') {
+            fputs("'\\''", out);
+        } else {
+            fputc(*s, out);
+        }
+    }
+    fputc('\'', out);
+}

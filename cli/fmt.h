@@ -41,6 +41,9 @@ const char *fmt_loss(char buf[FMT_BUF], double loss);     /* 2.6301 */
 const char *fmt_percent(char buf[FMT_BUF], double share); /* 25.0 % */
 const char *fmt_time(char buf[FMT_BUF], int64_t us);      /* local time, 2026-11-23 07:15:02 */
 
+/* Writes s as one word of a shell's command line. */
+void fmt_shell(FILE *out, const char *s);
+
 /* Columns a string takes: a UTF-8 character is one, an escape sequence none. */
 size_t fmt_width(const char *s);
 /* Writes s cut to `cols` columns (an escape sequence is kept whole). Returns the columns written. */

@@ -181,7 +181,7 @@ int locate_demo(char *out, size_t cap, struct dha_err *e)
     if (own_dir(dir, sizeof dir, e)) {
         return -1;
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < (named ? 1 : 3); i++) {
         if ((i == 0 && !named) ||
             put(out, cap, e, "%s%s%s",
                 i == 0   ? named
@@ -197,6 +197,10 @@ int locate_demo(char *out, size_t cap, struct dha_err *e)
             free(clean);
             return rc;
         }
+    }
+    if (named) {
+        dha_fail(e, DHA_E_NOT_FOUND, "DHA_DEMO is %s, but there is no hf/config.json in it", named);
+        return dha_err_hint(e, "unset it, or set it to a directory like deploy/demo");
     }
     dha_fail(e, DHA_E_NOT_FOUND, "the demo's files are neither in %s/%s/demo nor in %s", dir,
              DHA_DATADIR_FROM_BIN, DHA_DEMO_DIR);

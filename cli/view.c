@@ -342,6 +342,14 @@ int view_outcomes(cJSON *const *jobs, int n, struct dha_err *e)
     return bad ? -1 : 0;
 }
 
+/* The same spec again: of use where the machine failed, or where a file that it names can be mended. */
+static bool retry_helps(enum dha_code code)
+{
+    return code != DHA_E_COUNT &&
+           (dha_code_retry(code) == DHA_RETRY_INFRA || dha_code_retry(code) == DHA_RETRY_FREE ||
+            code == DHA_E_INPUT || code == DHA_E_NOT_FOUND || code == DHA_E_FORBIDDEN);
+}
+
 int view_outcome(const cJSON *job, struct dha_err *e)
 {
     const char *state = json_str(job, "state", "?");
@@ -349,6 +357,7 @@ int view_outcome(const cJSON *job, struct dha_err *e)
     const char *reason = json_str(job, "cancel_reason", "");
     const cJSON *err = view_job_error(job);
     const cJSON *stage = view_active_stage(job);
+    char again[96] = "";
     const char *msg;
     enum dha_code code;
 
@@ -360,6 +369,10 @@ int view_outcome(const cJSON *job, struct dha_err *e)
         return dha_err_hint(e, "`dha retry %s` goes on from what is finished", id);
     }
     code = dha_code_from_name(json_str(err, "code", "failed"));
+    if (retry_helps(code)) {
+        snprintf(again, sizeof again, "\n`dha retry %s` goes on from what is finished%s", id,
+                 dha_code_retry(code) == DHA_RETRY_USER ? ", once that is mended" : "");
+    }
     msg = json_str(err, "message", "no reason was recorded");
     if (!strncmp(msg, "stage ", 6)) { /* the worker has said which */
         dha_fail(e, DHA_E_FAILED, "job %s failed: %s", id, msg);
@@ -369,11 +382,10 @@ int view_outcome(const cJSON *job, struct dha_err *e)
     if (code != DHA_E_COUNT && code != DHA_E_OK) {
         e->code = code;
     }
-    return dha_err_hint(e,
-                        "%s%s`dha logs %s` shows what the worker said; files are in %s\n"
-                        "`dha retry %s` goes on from what is finished",
-                        json_str(err, "hint", ""), *json_str(err, "hint", "") ? "\n" : "", id,
-                        json_str(stage, "dir", json_str(job, "dir", "?")), id);
+    msg = json_str(err, "hint", "");
+    dha_err_hint(e, "%s%s`dha logs %s` shows what the worker said; files are in %s%s", msg,
+                 *msg ? "\n" : "", id, json_str(stage, "dir", json_str(job, "dir", "?")), again);
+    return -1;
 }
 
 static void method_of(FILE *out, const cJSON *spec)

@@ -111,6 +111,18 @@ class Convert(cli_harness.Case):
         self.assertRegex(r.err, r"dha logs \d+")
         self.assertFalse(os.path.exists(os.path.join(self.dhad.dir, "out")))
 
+    def test_a_result_that_finds_its_place_taken_says_how_to_get_it(self):
+        p = self.start(*self.convert("--name", "slow train.sleep=1"))
+        job = re.search(r"job (\d+) submitted", p.stderr.readline()).group(1)
+        out = os.path.join(self.dhad.dir, "out")
+        os.mkdir(out)
+        with open(os.path.join(out, "mine"), "w") as f:
+            f.write("keep")
+        _, err = p.communicate(timeout=30)
+        self.assertEqual(p.returncode, 67, err)
+        self.assertIn(f"dha export {job} --out OTHER", err)
+        self.assertEqual(os.listdir(out), ["mine"])
+
     def test_ctrl_c_leaves_the_job_and_says_how_to_take_the_result_later(self):
         p = self.start(*self.convert("--name", "slow train.sleep=2"))
         job = re.search(r"job (\d+) submitted", p.stderr.readline()).group(1)

@@ -205,6 +205,9 @@ class Records(cli_harness.Case):
         self.assertRegex(self.ok("metrics", self.job).out, r"train +1 +6 +600 +loss +0\.8333")
         self.assertEqual(len(self.ok("metrics", self.job, "--name", "eval_valid", "--json").json["points"]), 2)
 
+    def test_a_metric_that_there_is_not_is_answered_with_those_there_are(self):
+        self.assertIn("eval_valid", self.fails(66, "metrics", self.job, "--name", "nosuch").err)
+
     def test_metrics_are_drawn(self):
         picture = os.path.join(self.dhad.dir, "a picture's.png")
         self.assertEqual(self.ok("metrics", self.job, "--plot", picture).out.strip(), picture)
@@ -239,6 +242,7 @@ class Records(cli_harness.Case):
         self.assertEqual(os.listdir(os.path.dirname(out)), ["mine"])
         self.fails(67, "export", self.job, "--out", out)
         self.fails(2, "export", self.job, "--out", out + "2", "--format", "gguf")
+        self.fails(2, "export", self.job, "--out", "")
 
     def test_a_job_without_a_checkpoint_has_nothing_to_export(self):
         job = self.submit("bad search.fail=bad_input", seed=2)

@@ -151,6 +151,21 @@ static void columns_are_as_wide_as_their_longest_cell(void **state)
     table_destroy(NULL);
 }
 
+static void a_word_for_the_shell_is_quoted_only_where_it_must_be(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {{"out/my-model_25", "out/my-model_25"},
+                                           {"a b", "'a b'"},
+                                           {"it's", "'it'\\''s'"},
+                                           {"", "''"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct capture c;
+        capture_begin(&c);
+        fmt_shell(c.out, cases[i][0]);
+        capture_is(&c, cases[i][1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -164,6 +179,7 @@ int main(void)
         cmocka_unit_test(width_counts_characters_not_bytes_nor_escapes),
         cmocka_unit_test(clipping_keeps_escapes_whole_so_that_colours_end),
         cmocka_unit_test(columns_are_as_wide_as_their_longest_cell),
+        cmocka_unit_test(a_word_for_the_shell_is_quoted_only_where_it_must_be),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

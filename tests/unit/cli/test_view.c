@@ -116,6 +116,7 @@ static void a_failed_job_ends_with_its_error_and_where_to_look(void **state)
     assert_non_null(strstr(e.msg, "NaN at step 12"));
     assert_non_null(strstr(e.hint, "lower optim.lr"));
     assert_non_null(strstr(e.hint, "dha logs 8"));
+    assert_null(strstr(e.hint, "dha retry"));
     assert_non_null(strstr(e.hint, "/s/jobs/8/train"));
     cJSON_Delete(job);
 }
