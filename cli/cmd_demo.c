@@ -85,6 +85,10 @@ static void print_report(const struct fmt *f, cJSON *const *docs, const struct p
     if (plot_draw(p, "-", f, &e)) {
         cli_complain(&e);
     }
+    if (p->note) {
+        char a[FMT_BUF];
+        printf("  dha jumps at %s tokens: %s.\n", fmt_count(a, p->note_x), p->note);
+    }
     if (*png) {
         printf("  as a picture: %s\n", png);
     }
@@ -118,6 +122,9 @@ static int report(const struct args *a, struct client *c, cJSON *const *docs, co
     for (int i = 0; i < N_SPECS && !p.level; i++) {
         p.level_at = json_num(json_at(docs[i], "result.loss"), "parent", NAN);
         p.level = isfinite(p.level_at);
+    }
+    if (demo_jump(docs, N_SPECS, &p.note_x, &p.note_y)) {
+        p.note = "heads are tied here";
     }
     draw_png(&p, json_str(version, "state_dir", "."), &f, png, sizeof png);
     ret = 0;

@@ -74,6 +74,53 @@ memory:
     return dha_fail(e, DHA_E_NO_MEMORY, "drawing the curves");
 }
 
+bool demo_jump(cJSON *const *jobs, int n, double *tokens, double *loss)
+{
+    for (int i = 0; i < n; i++) {
+        *tokens = (double)demo_tokens_before(jobs[i], "train");
+        *loss = loss_of(jobs[i], "converted");
+        if (*tokens > 0 && isfinite(*loss)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the columns mean, with the numbers of these jobs. */
+static void legend(FILE *out, cJSON *const *jobs, int n)
+{
+    int64_t trained = 0;
+    int64_t read = 0;
+    char a[FMT_BUF];
+
+    for (int i = 0; i < n; i++) {
+        int64_t before = demo_tokens_before(jobs[i], "train");
+        int64_t search = json_int(json_at(jobs[i], "spec.tokens"), "search", 0);
+        trained = before > trained ? before : trained;
+        if (!search_trains(jobs[i]) && search > read) {
+            read = search;
+        }
+    }
+    fputs(
+        "\n  Losses are nats a token on held-out text. converted: right after the last structural "
+        "change",
+        out);
+    if (trained > 0) {
+        fprintf(out, "\n  (dha: after %s tokens of search and fusion)",
+                fmt_count(a, (double)trained));
+    }
+    fputs(".", out);
+    if (read > 0) {
+        fprintf(out,
+                " tokens spent: training; for the spectral methods\n"
+                "  also %lld tokens that the calibration only reads",
+                (long long)read);
+    } else {
+        fputs(" tokens spent: training", out);
+    }
+    fputs(".\n", out);
+}
+
 int demo_best(cJSON *const *jobs, int n)
 {
     int best = -1;
@@ -183,11 +230,7 @@ void demo_table(FILE *out, const struct fmt *f, cJSON *const *jobs, int n)
     }
     table_print(t, out, f, "  ");
     table_destroy(t);
-    fputs("\n  Losses are nats a token on held-out text. converted: right after the heads were "
-          "merged, before any\n"
-          "  recovery training. tokens spent: training, and for the spectral methods the "
-          "calibration reads too.\n",
-          out);
+    legend(out, jobs, n);
     if (best >= 0) {
         fputs("  * lowest final loss at this cache size.\n", out);
     }

@@ -13,6 +13,8 @@
 int64_t demo_tokens_before(const cJSON *job, const char *kind);
 /* One curve a job: validation loss against training tokens. series: n zeroed ones, finished by the caller. */
 int demo_curves(cJSON *const *jobs, int n, struct plot_series *series, struct dha_err *e);
+/* Where the curve of the job that trains before its conversion jumps; false where there is none. */
+bool demo_jump(cJSON *const *jobs, int n, double *tokens, double *loss);
 /* Index of the finished job with the lowest final loss, -1 if none has one. */
 int demo_best(cJSON *const *jobs, int n);
 /* Seconds that the job's stages took, those it reused at what they took then; -1 if unknown. */

@@ -71,6 +71,11 @@ void plot_script(FILE *out, const struct plot *p, const char *file, const struct
     quoted(out, p->x_label);
     fputs("\nset ylabel ", out);
     quoted(out, p->y_label);
+    if (p->note && !terminal) {
+        fputs("\nset label ", out);
+        quoted(out, p->note);
+        fprintf(out, " at %.9g,%.9g left offset 1,0.5", p->note_x, p->note_y);
+    }
     fputs("\nset key right top\nset format x '%.0s%c'\n", out);
     for (int i = 0; i < p->n; i++) {
         fprintf(out, "$d%d << EOD\n", i);
@@ -91,7 +96,8 @@ void plot_script(FILE *out, const struct plot *p, const char *file, const struct
         sep = ", ";
     }
     if (p->level && isfinite(p->level_at)) {
-        fprintf(out, "%s%.9g with lines dt 2 title ", sep, p->level_at);
+        fprintf(out, "%s%.9g with lines dt 2%s title ", sep, p->level_at,
+                terminal ? "" : " lw 2 lc rgb '#202020'");
         quoted(out, p->level_title);
     }
     fputc('\n', out);

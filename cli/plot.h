@@ -18,6 +18,8 @@ struct plot {
     bool level; /* draw a horizontal line */
     double level_at;
     const char *level_title;
+    const char *note; /* NULL, or words beside the point (note_x, note_y); not on the terminal */
+    double note_x, note_y;
 };
 
 int plot_add(struct plot_series *s, double x, double y); /* -1: out of memory */

@@ -84,6 +84,17 @@ static void the_conversion_stands_on_the_curve_where_it_happened(void **state)
     }
 }
 
+static void the_jump_of_the_curve_is_where_the_heads_are_tied(void **state)
+{
+    (void)state;
+    double x = 0;
+    double y = 0;
+    assert_true(demo_jump(jobs, 3, &x, &y));
+    assert_float_equal(x, 100, 0);
+    assert_float_equal(y, 3.1, 0);
+    assert_false(demo_jump(jobs, 1, &x, &y));
+}
+
 static void the_lowest_final_loss_is_marked(void **state)
 {
     (void)state;
@@ -95,6 +106,8 @@ static void the_lowest_final_loss_is_marked(void **state)
     capture_has(&c, "dha *");
     capture_has(&c, "+0.2000");
     capture_has(&c, "25.0 %");
+    capture_has(&c, "(dha: after 100 tokens of search and fusion)");
+    capture_has(&c, "also 30 tokens that the calibration only reads");
     capture_has(&c, "failed");
     capture_has_not(&c, "gqa *");
     capture_end(&c);
@@ -152,14 +165,18 @@ static void gnuplots_script_holds_the_data_and_survives_quotes(void **state)
                      .n = 1,
                      .level = true,
                      .level_at = 2.5,
-                     .level_title = "parent"};
+                     .level_title = "parent",
+                     .note = "it's here",
+                     .note_x = 50,
+                     .note_y = 3};
     struct capture c;
     capture_begin(&c);
     plot_script(c.out, &p, "a'b.png", &ascii);
     capture_has(&c, "set output 'a''b.png'\n");
     capture_has(&c, "title 'it''s'");
+    capture_has(&c, "set label 'it''s here' at 50,3 ");
     capture_has(&c, "$d0 << EOD\n0 4.5\nEOD\n");
-    capture_has(&c, "2.5 with lines dt 2 title 'parent'");
+    capture_has(&c, "2.5 with lines dt 2 lw 2 lc rgb '#202020' title 'parent'");
     capture_end(&c);
 }
 
@@ -168,6 +185,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_training_counts_as_training_tokens),
         cmocka_unit_test(the_conversion_stands_on_the_curve_where_it_happened),
+        cmocka_unit_test(the_jump_of_the_curve_is_where_the_heads_are_tied),
         cmocka_unit_test(the_lowest_final_loss_is_marked),
         cmocka_unit_test(maps_and_reuse_are_drawn_from_the_documents),
         cmocka_unit_test(the_json_report_has_every_method_and_the_best),
