@@ -22,11 +22,17 @@ struct corpus_options {
     int bos;               /* put before each document of text/jsonl; -1: none */
 };
 /* Streams keep calibration, training and evaluation draws apart. */
-enum corpus_stream { STREAM_TRAIN = 0, STREAM_SEARCH = 1, STREAM_CALIB = 2, STREAM_COST = 3, STREAM_REFIT = 4 };
+enum corpus_stream {
+    STREAM_TRAIN = 0,
+    STREAM_SEARCH = 1,
+    STREAM_CALIB = 2,
+    STREAM_COST = 3,
+    STREAM_REFIT = 4
+};
 
 /* text: one document a file. jsonl: one a line, field "text" (or "content"). */
-int corpus_open(struct corpus **c, char *const *paths, int n_paths,
-                const struct corpus_options *o, struct dha_err *e);
+int corpus_open(struct corpus **c, char *const *paths, int n_paths, const struct corpus_options *o,
+                struct dha_err *e);
 void corpus_close(struct corpus *c);
 int64_t corpus_tokens(const struct corpus *c);
 /* Splits off the last n tokens as a corpus of its own; both stay valid, close both. */
