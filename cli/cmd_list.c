@@ -66,6 +66,9 @@ static int print(const cJSON *doc, struct dha_err *e)
     static const enum fmt_align align[] = {FMT_RIGHT, FMT_LEFT, FMT_LEFT,  FMT_RIGHT,
                                            FMT_LEFT,  FMT_LEFT, FMT_RIGHT, FMT_RIGHT};
     const cJSON *jobs = json_get(doc, "jobs");
+    const char *trouble = json_str(doc, "trouble", NULL);
+    if (trouble) /* "running" below may be old: the daemon cannot commit */
+        fprintf(stderr, "dha: %s\n", trouble);
     struct fmt f = fmt_for(stdout);
     struct table *t;
     const cJSON *j;
