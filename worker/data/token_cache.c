@@ -15,6 +15,7 @@
 #include <xxhash.h>
 
 #include "worker/data/documents.h"
+#include "worker/fsutil.h"
 
 #define MAGIC       "DHATOK1\n"
 #define HEADER      64
@@ -277,24 +278,6 @@ done:
     return rc;
 }
 
-static int make_dirs(const char *dir, struct dha_err *e)
-{
-    char part[4096];
-    if (snprintf(part, sizeof part, "%s", dir) >= (int)sizeof part)
-        return dha_fail(e, DHA_E_INPUT, "the cache's path is too long: %.100s...", dir);
-    for (char *p = part + 1;; p++) {
-        if (*p && *p != '/')
-            continue;
-        char was = *p;
-        *p = 0;
-        if (mkdir(part, 0755) != 0 && errno != EEXIST)
-            return dha_fail_errno(e, errno, "creating %s", part);
-        *p = was;
-        if (!was)
-            return 0;
-    }
-}
-
 /* ---- all together ------------------------------------------------------------------------------- */
 
 static bool readable(const char *path)
@@ -340,7 +323,7 @@ int token_cache_open(const char *path, const struct corpus_options *o, struct ma
         return -1;
     if (!o->cache_dir)
         return dha_fail(e, DHA_E_INTERNAL, "no cache directory for tokens of %s", path);
-    if (make_key(path, o, key, e) < 0 || make_dirs(o->cache_dir, e) < 0)
+    if (make_key(path, o, key, e) < 0 || fs_make_dirs(o->cache_dir, e) < 0)
         return -1;
     size_t at = (size_t)snprintf(file, sizeof file, "%.4000s/tokens-", o->cache_dir);
     for (int i = 0; i < 32; i++)
