@@ -108,30 +108,30 @@ static int collect(struct store *s, sqlite3_stmt *q, struct store_stages *out, s
     return rc;
 }
 
-/* The first of a list, which it empties. */
-static int only(struct store_stages *l, struct store_stage *out)
+/* The first stage that q gives, or DHA_E_NOT_FOUND. */
+static int only(struct store *s, sqlite3_stmt *q, struct store_stage *out, struct dha_err *e)
 {
-    if (l->n == 0)
+    struct store_stages l;
+    memset(out, 0, sizeof *out);
+    if (collect(s, q, &l, e) != 0)
         return -1;
-    *out = l->at[0];
-    memset(&l->at[0], 0, sizeof l->at[0]);
-    store_stages_finish(l);
+    if (l.n == 0)
+        return dha_fail(e, DHA_E_NOT_FOUND,
+                        "there is no such stage, or it was set aside as damaged");
+    *out = l.at[0];
+    memset(&l.at[0], 0, sizeof l.at[0]);
+    store_stages_finish(&l);
     return 0;
 }
 
 int store_stage_get(struct store *s, int64_t id, struct store_stage *out, struct dha_err *e)
 {
-    struct store_stages l;
-    memset(out, 0, sizeof *out);
-    if (collect(s,
-                db_query(s, e,
-                         "SELECT " STAGE_COLUMNS " FROM stage s WHERE s.id = ?1 AND s.damaged = 0",
-                         DB_I(id)),
-                &l, e) != 0)
-        return -1;
-    if (only(&l, out) != 0)
-        return dha_fail(e, DHA_E_NOT_FOUND,
-                        "there is no stage %lld, or it was set aside as damaged", (long long)id);
+    if (only(s,
+             db_query(s, e,
+                      "SELECT " STAGE_COLUMNS " FROM stage s WHERE s.id = ?1 AND s.damaged = 0",
+                      DB_I(id)),
+             out, e) != 0)
+        return dha_err_context(e, "stage %lld", (long long)id);
     return 0;
 }
 
@@ -164,35 +164,23 @@ int store_stages_in_state(struct store *s, enum stage_state state, struct store_
 int store_stage_done_by_key(struct store *s, const char *key, struct store_stage *out,
                             struct dha_err *e)
 {
-    struct store_stages l;
-    memset(out, 0, sizeof *out);
-    if (collect(s,
+    return only(s,
                 db_query(s, e,
                          "SELECT " STAGE_COLUMNS " FROM stage s WHERE s.key = ?1"
                          " AND s.state = 'done' AND s.damaged = 0 ORDER BY s.id DESC LIMIT 1",
                          DB_S(key)),
-                &l, e) != 0)
-        return -1;
-    if (only(&l, out) != 0)
-        return dha_fail(e, DHA_E_NOT_FOUND, "no stage with this key is done");
-    return 0;
+                out, e);
 }
 
 int store_stage_running_by_key(struct store *s, const char *key, struct store_stage *out,
                                struct dha_err *e)
 {
-    struct store_stages l;
-    memset(out, 0, sizeof *out);
-    if (collect(s,
+    return only(s,
                 db_query(s, e,
                          "SELECT " STAGE_COLUMNS " FROM stage s WHERE s.key = ?1"
                          " AND s.state = 'running' AND s.damaged = 0",
                          DB_S(key)),
-                &l, e) != 0)
-        return -1;
-    if (only(&l, out) != 0)
-        return dha_fail(e, DHA_E_NOT_FOUND, "no stage with this key is running");
-    return 0;
+                out, e);
 }
 
 int store_candidates(struct store *s, struct store_candidate **out, size_t *n, struct dha_err *e)
