@@ -179,6 +179,22 @@ int corpus_draw(const struct corpus *c, int64_t seed, enum corpus_stream stream,
     return 0;
 }
 
+bool corpus_has_classes(const struct corpus *c)
+{
+    (void)c;
+    return false;
+}
+
+int corpus_draw_classes(const struct corpus *c, int64_t seed, enum corpus_stream stream,
+                        int64_t step, int64_t index, int seq, uint8_t *classes, struct dha_err *e)
+{
+    (void)seed, (void)stream, (void)step, (void)index;
+    if (corpus_check(c, seq, e) < 0)
+        return -1;
+    memset(classes, CORPUS_TEXT, (size_t)seq);
+    return 0;
+}
+
 int64_t corpus_windows(const struct corpus *c, int seq)
 {
     return c->n < 1 ? 0 : (c->n - 1) / seq;

@@ -9,6 +9,7 @@
 #ifndef DHA_WORKER_CORPUS_H
 #define DHA_WORKER_CORPUS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include "proto/err.h"
 
@@ -40,6 +41,14 @@ int corpus_hold_out(struct corpus *c, int64_t n, struct corpus **tail, struct dh
 /* Sequence `index` of step `step`: seq + 1 consecutive tokens from a random place -> ids[seq], targets[seq]. */
 int corpus_draw(const struct corpus *c, int64_t seed, enum corpus_stream stream, int64_t step,
                 int64_t index, int seq, int32_t *ids, int32_t *targets, struct dha_err *e);
+/* What a row is to losses that treat prompts and answers apart (METHODS 2.7). Rows whose target is < 0 count for nothing,
+ * whatever their class. */
+enum corpus_class { CORPUS_TEXT = 0, CORPUS_PROMPT = 1, CORPUS_ANSWER = 2, CORPUS_CLASSES };
+/* Whether its rows have classes (format "instruct") or are all CORPUS_TEXT. */
+bool corpus_has_classes(const struct corpus *c);
+/* Classes of the rows that corpus_draw() fills for the same arguments -> classes[seq]. */
+int corpus_draw_classes(const struct corpus *c, int64_t seed, enum corpus_stream stream,
+                        int64_t step, int64_t index, int seq, uint8_t *classes, struct dha_err *e);
 /* Evaluation windows (DESIGN 13): window i = tokens i*seq .. i*seq+seq inclusive. */
 int64_t corpus_windows(const struct corpus *c, int seq);
 int corpus_window(const struct corpus *c, int64_t i, int seq, int32_t *ids, int32_t *targets,
