@@ -7,7 +7,7 @@ JOBS    ?= $(shell nproc)
 TIMEOUT ?= 600
 
 .DEFAULT_GOAL := build
-.PHONY: help build debug asan deps demo test test-release test-asan check-quick bench install format clean
+.PHONY: help build debug asan deps demo test test-release test-asan check-quick bench quality install format clean
 
 help:
 	@echo 'make              build the programs into build/bin'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test         install packages, build, every test, then unit and flow tests under ASan+UBSan'
 	@echo 'make check-quick  build and run the unit tests (under a minute)'
 	@echo 'make bench        benchmarks, as ratios against references measured in the same run'
+	@echo 'make quality      every method at every budget on real checkpoints: docs/RESULTS.md (hours; goes on where it stopped)'
 	@echo 'make install      into $$DESTDIR$$PREFIX (default /usr/local)'
 	@echo 'make debug|asan   a debug or sanitised build in build-debug, build-asan'
 	@echo 'make deps | format | clean'
@@ -55,6 +56,13 @@ check-quick: build
 
 bench: build
 	@cmake --build build --target bench
+
+# QUALITY: where the conversions live (10 GB); ONLY=headline,orderings,sweep for a part.
+QUALITY ?= $(HOME)/.cache/dha/quality
+quality: build
+	tests/bench/quality/run.py build/bin ../shared $(QUALITY) --only "$(ONLY)"
+	@mkdir -p docs/results && cp $(QUALITY)/results.json docs/results/quality.json
+	tests/bench/quality/report.py docs/results/quality.json docs
 
 install: build
 	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
