@@ -75,6 +75,8 @@ struct kern_adamw {
     float grad_scale;   /* gradients are multiplied by this first (clipping) */
 };
 
+#define KERN_BILD_TOP 32 /* bild(): the most logits a side */
+
 struct kern_ops {
     const char *name;    /* "reference", "cpu", "cuda" */
     const char *summary; /* one line: what it is, for --version and hello records */
@@ -144,6 +146,14 @@ struct kern_ops {
     void (*attn_weights)(struct kern *k, struct kern_view p, struct kern_view q,
                          struct kern_view key, const struct kern_attn *a, int b, int h);
 
+    /* Attention against a cache (generation): the last `seq` positions of each sequence see all before them.
+     * q and o as above; key and v hold `room` rows a sequence: position t of sequence b is row b*room + t.
+     * New row i is position past + i and reads positions 0..past+i, so the cache holds the new rows' keys
+     * (after RoPE) and values already. past + seq <= room. */
+    void (*attn_cached)(struct kern *k, struct kern_view o, struct kern_view q,
+                        struct kern_view key, struct kern_view v, const struct kern_attn *a,
+                        int past, int room);
+
     /* gu [rows, 2*ffn] = gate | up; y [rows,ffn] = silu(gate) * up. dgu may be gu itself. */
     void (*swiglu_fwd)(struct kern *k, struct kern_view y, struct kern_view gu, size_t rows,
                        size_t ffn);
@@ -160,10 +170,27 @@ struct kern_ops {
      * with buf == NULL; targets [rows] i32, < 0 = row not counted.
      *   lm[r] = -log p[target];  kl[r] = sum_v pt log(pt/p)  (0 without a teacher; temperature 1)
      * grad: logits are overwritten with scale * (w_lm*(p - onehot) + w_kl*(p - pt)), rows not counted
-     * with 0. Without grad logits are left in an undefined state. */
+     * with 0. Without grad logits are left in an undefined state.
+     * weights [rows,2] are factors on w_lm and w_kl of each row (they change gradients, not lm and kl), or a view with
+     * buf == NULL: all 1. */
     void (*loss)(struct kern *k, struct kern_view logits, struct kern_view teacher,
-                 struct kern_view targets, size_t rows, size_t vocab, float w_lm, float w_kl,
-                 float scale, bool grad, struct kern_view lm, struct kern_view kl);
+                 struct kern_view targets, struct kern_view weights, size_t rows, size_t vocab,
+                 float w_lm, float w_kl, float scale, bool grad, struct kern_view lm,
+                 struct kern_view kl);
+
+    /* BiLD, distillation of the differences between the largest logits (METHODS 2.7, arXiv 2406.13555). With S = the `top`
+     * largest logits of one side, d_ij = z_Si - z_Sj for i < j (by rank) and softmax over all pairs at temperature T,
+     *   led by X = KL(softmax(d^teacher / T) || softmax(d^student / T)) on the S of X
+     *   loss[r] = led by teacher + led by student.        Equal logits rank by index; top <= KERN_BILD_TOP.
+     * Rows with weights[r] = 0 are left out: their loss is 0. The gradient, times scale * weights[r], is in at most 2 * top
+     * places a row: index, value [rows, 2*top], to be added by scatter_add(); left-out rows get value 0, index 0. */
+    void (*bild)(struct kern *k, struct kern_view logits, struct kern_view teacher,
+                 struct kern_view weights, size_t rows, size_t vocab, int top, float temperature,
+                 float scale, struct kern_view loss, struct kern_view index,
+                 struct kern_view value);
+    /* y[r, index[r,i]] += value[r,i] for i in 0..per-1, in this order (an index may occur twice). y is [rows, cols]. */
+    void (*scatter_add)(struct kern *k, struct kern_view y, struct kern_view index,
+                        struct kern_view value, size_t rows, size_t cols, size_t per);
 
     /* Fusion operator on weights (METHODS 1.3, D2). w [heads*dim, cols] is a K or V projection,
      * omega [heads, heads, dim]; for every query head h and head dim c
@@ -183,11 +210,23 @@ struct kern_ops {
                            struct kern_view omega, const struct kern_groups *g, int heads, int dim,
                            float coeff, float t);
 
+    /* Ties fusion coefficients (METHODS 1.3, D2; issue 4 item 3). In two linear steps, on entries inside the groups:
+     *   s[h,j,c]    = mean of in[h,j,c'] over the `share` dims c' = c mod (dim/share): 1 = none shared, 2 = the two dims of
+     *                 a RoPE plane, dim = one number a head pair
+     *   out[h,j,c] += keep * s[h,j,c] + pull[g] * mean over h' in group(h) of s[h',j,c]
+     * Both steps are symmetric matrices, so the same call with the same numbers is the backward pass.
+     * pull: host, one a group. */
+    void (*fusion_tie)(struct kern *k, struct kern_view out, struct kern_view in,
+                       const struct kern_groups *g, int heads, int dim, int share, float keep,
+                       const float *pull);
+
     /* AdamW, decoupled weight decay: p -= lr*wd*p; then the Adam step with bias correction. */
     void (*adamw)(struct kern *k, struct kern_view p, struct kern_view g, struct kern_view m,
                   struct kern_view v, size_t n, const struct kern_adamw *a);
     /* Sum of squares in double; blocks. NaN and Inf in x show in the result. */
     double (*sumsq)(struct kern *k, struct kern_view x, size_t n);
+    /* Sum of x[i] * y[i] in double; blocks. */
+    double (*dot)(struct kern *k, struct kern_view x, struct kern_view y, size_t n);
 };
 
 struct kern {

@@ -99,3 +99,37 @@ void reference_fusion_penalty(struct kern *k, struct kern_view domega, struct ke
                 }
     }
 }
+
+/* Mean of in[h,j,.] over the dims that share a value with c. */
+static double shared(const float *in, int h, int j, int c, int heads, int dim, int share)
+{
+    int each = dim / share;
+    double sum = 0;
+    for (int i = 0; i < share; i++)
+        sum += (double)in[at(h, j, c % each + i * each, heads, dim)];
+    return sum / share;
+}
+
+void reference_fusion_tie(struct kern *k, struct kern_view out, struct kern_view in,
+                          const struct kern_groups *g, int heads, int dim, int share, float keep,
+                          const float *pull)
+{
+    if (!kern_ok(k))
+        return;
+    float *OUT = host_f32(out);
+    const float *IN = host_f32(in);
+    for (int i = 0; i < g->n; i++) {
+        const int *head = g->member + g->start[i];
+        int s = g->start[i + 1] - g->start[i];
+        for (int a = 0; a < s; a++)
+            for (int j = 0; j < s; j++)
+                for (int c = 0; c < dim; c++) {
+                    double mean = 0;
+                    for (int b = 0; b < s; b++)
+                        mean += shared(IN, head[b], head[j], c, heads, dim, share) / s;
+                    double own = shared(IN, head[a], head[j], c, heads, dim, share);
+                    float *to = &OUT[at(head[a], head[j], c, heads, dim)];
+                    *to = (float)((double)*to + (double)keep * own + (double)pull[i] * mean);
+                }
+    }
+}

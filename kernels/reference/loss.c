@@ -19,14 +19,18 @@ static double log_sum_exp(const float *z, size_t n)
 }
 
 void reference_loss(struct kern *k, struct kern_view logits, struct kern_view teacher,
-                    struct kern_view targets, size_t rows, size_t vocab, float w_lm, float w_kl,
-                    float scale, bool grad, struct kern_view lm, struct kern_view kl)
+                    struct kern_view targets, struct kern_view weights, size_t rows, size_t vocab,
+                    float w_lm, float w_kl, float scale, bool grad, struct kern_view lm,
+                    struct kern_view kl)
 {
     if (!kern_ok(k))
         return;
     const int32_t *target = host_i32(targets);
+    const float *W = host_f32(weights);
     float *LM = host_f32(lm), *KL = host_f32(kl);
     for (size_t r = 0; r < rows; r++) {
+        double a_lm = (double)w_lm * (W ? (double)W[2 * r] : 1.0);
+        double a_kl = (double)w_kl * (W ? (double)W[2 * r + 1] : 1.0);
         float *z = host_f32(logits) + r * vocab;
         const float *zt = teacher.buf ? host_f32(teacher) + r * vocab : NULL;
         LM[r] = KL[r] = 0;
@@ -44,7 +48,7 @@ void reference_loss(struct kern *k, struct kern_view logits, struct kern_view te
                 sum += pt * (logpt - logp);
             double dlm = p - ((int32_t)v == target[r] ? 1.0 : 0.0), dkl = zt ? p - pt : 0;
             if (grad)
-                z[v] = (float)((double)scale * ((double)w_lm * dlm + (double)w_kl * dkl));
+                z[v] = (float)((double)scale * (a_lm * dlm + a_kl * dkl));
         }
         KL[r] = (float)sum;
     }

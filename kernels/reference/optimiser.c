@@ -24,6 +24,17 @@ void reference_adamw(struct kern *k, struct kern_view p, struct kern_view g, str
     }
 }
 
+double reference_dot(struct kern *k, struct kern_view x, struct kern_view y, size_t n)
+{
+    if (!kern_ok(k))
+        return 0;
+    const float *X = host_f32(x), *Y = host_f32(y);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)X[i] * (double)Y[i];
+    return sum;
+}
+
 double reference_sumsq(struct kern *k, struct kern_view x, size_t n)
 {
     if (!kern_ok(k))

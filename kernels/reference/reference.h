@@ -40,6 +40,9 @@ void reference_attn_bwd(struct kern *k, struct kern_view dq, struct kern_view dk
                         struct kern_view dv, struct kern_view dout, struct kern_view q,
                         struct kern_view key, struct kern_view v, struct kern_view o,
                         struct kern_view lse, const struct kern_attn *a);
+void reference_attn_cached(struct kern *k, struct kern_view o, struct kern_view q,
+                           struct kern_view key, struct kern_view v, const struct kern_attn *a,
+                           int past, int room);
 void reference_attn_weights(struct kern *k, struct kern_view p, struct kern_view q,
                             struct kern_view key, const struct kern_attn *a, int b, int h);
 
@@ -55,8 +58,17 @@ void reference_embed_bwd(struct kern *k, struct kern_view dw, struct kern_view d
 
 /* loss.c */
 void reference_loss(struct kern *k, struct kern_view logits, struct kern_view teacher,
-                    struct kern_view targets, size_t rows, size_t vocab, float w_lm, float w_kl,
-                    float scale, bool grad, struct kern_view lm, struct kern_view kl);
+                    struct kern_view targets, struct kern_view weights, size_t rows, size_t vocab,
+                    float w_lm, float w_kl, float scale, bool grad, struct kern_view lm,
+                    struct kern_view kl);
+
+/* bild.c */
+void reference_bild(struct kern *k, struct kern_view logits, struct kern_view teacher,
+                    struct kern_view weights, size_t rows, size_t vocab, int top, float temperature,
+                    float scale, struct kern_view loss, struct kern_view index,
+                    struct kern_view value);
+void reference_scatter_add(struct kern *k, struct kern_view y, struct kern_view index,
+                           struct kern_view value, size_t rows, size_t cols, size_t per);
 
 /* fusion.c */
 void reference_fusion_fwd(struct kern *k, struct kern_view out, struct kern_view omega,
@@ -68,10 +80,14 @@ void reference_fusion_bwd(struct kern *k, struct kern_view dw, struct kern_view 
 void reference_fusion_penalty(struct kern *k, struct kern_view domega, struct kern_view mse,
                               struct kern_view omega, const struct kern_groups *g, int heads,
                               int dim, float coeff, float t);
+void reference_fusion_tie(struct kern *k, struct kern_view out, struct kern_view in,
+                          const struct kern_groups *g, int heads, int dim, int share, float keep,
+                          const float *pull);
 
 /* optimiser.c */
 void reference_adamw(struct kern *k, struct kern_view p, struct kern_view g, struct kern_view m,
                      struct kern_view v, size_t n, const struct kern_adamw *a);
 double reference_sumsq(struct kern *k, struct kern_view x, size_t n);
+double reference_dot(struct kern *k, struct kern_view x, struct kern_view y, size_t n);
 
 #endif

@@ -185,7 +185,7 @@ static void run_loss(struct bench *b, const void *arg)
 {
     const bool *teacher = arg;
     b->k->ops->loss(b->k, at(b->logits), *teacher ? at(b->teacher) : (struct kern_view){NULL, 0},
-                    at(b->ids), CHUNK, VOCAB, 1, *teacher ? 1.0F : 0, 1e-3F, true, at(b->small),
+                    at(b->ids), (struct kern_view){NULL, 0}, CHUNK, VOCAB, 1, *teacher ? 1.0F : 0, 1e-3F, true, at(b->small),
                     kern_at(b->small, CHUNK));
 }
 static const size_t parameters = (size_t)VOCAB * DIM +

@@ -53,7 +53,7 @@ static int losses(struct run *r, const int32_t *targets, struct run *teacher, fl
             run_logits(teacher, at, n, other);
             teacher->k = own;
         }
-        ops->loss(r->k, logits, other, kern_at(r->targets, at), n, vocab, w_lm, w_kl, scale,
+        ops->loss(r->k, logits, other, kern_at(r->targets, at), (struct kern_view){NULL, 0}, n, vocab, w_lm, w_kl, scale,
                   grads != NULL, kern_at(r->lm, at), kern_at(r->kl, at));
         if (!grads)
             continue;

@@ -5,6 +5,8 @@
 #include "isa.h"
 #include "vec.h"
 
+#include <string.h>
+
 /* Entry (h, j, c) of omega [heads, heads, dim]. */
 static inline size_t at(int h, int j, size_t c, int heads, int dim)
 {
@@ -158,5 +160,53 @@ void CPU(fusion_penalty)(struct kern *k, struct kern_view domega, struct kern_vi
     for (int i = 0; i < g->n; i++) {
         struct members mem = members(g, i);
         MSE[i] = mem.n < 2 ? 0 : penalty(DOM, OM, mem, heads, dim, coeff, t);
+    }
+}
+
+/* row[c] = mean over the dims that share a value with c, and the same for its mates. */
+static void share_dims(const float *in, double *row, size_t dim, size_t share)
+{
+    size_t each = dim / share;
+    for (size_t c = 0; c < each; c++) {
+        double sum = 0;
+        for (size_t i = 0; i < share; i++)
+            sum += (double)in[c + i * each];
+        for (size_t i = 0; i < share; i++)
+            row[c + i * each] = sum / (double)share;
+    }
+}
+
+void CPU(fusion_tie)(struct kern *k, struct kern_view out, struct kern_view in,
+                     const struct kern_groups *g, int heads, int dim, int share, float keep,
+                     const float *pull)
+{
+    if (!kern_ok(k))
+        return;
+    float *OUT = host_f32(out);
+    const float *IN = host_f32(in);
+    size_t d = (size_t)dim;
+    double *row = cpu_scratch(k, 2 * d * sizeof *row), *mean = row + d;
+    if (!row)
+        return;
+    /* a few passes over some hundred KB: not worth a team of threads */
+    for (int i = 0; i < g->n; i++) {
+        struct members mem = members(g, i);
+        for (int b = 0; b < mem.n; b++) {
+            int j = mem.head[b];
+            memset(mean, 0, d * sizeof *mean);
+            for (int a = 0; a < mem.n; a++) {
+                share_dims(IN + at(mem.head[a], j, 0, heads, dim), row, d, (size_t)share);
+                for (size_t c = 0; c < d; c++)
+                    mean[c] += row[c];
+            }
+            double f = (double)pull[i] / mem.n;
+            for (int a = 0; a < mem.n; a++) {
+                size_t to = at(mem.head[a], j, 0, heads, dim);
+                share_dims(IN + to, row, d, (size_t)share);
+                for (size_t c = 0; c < d; c++)
+                    OUT[to + c] = (float)((double)OUT[to + c] + (double)keep * row[c] +
+                                          f * mean[c]);
+            }
+        }
     }
 }

@@ -55,6 +55,8 @@ void CPU(attn_bwd)(struct kern *k, struct kern_view dq, struct kern_view dk, str
                    struct kern_view dout, struct kern_view q, struct kern_view key,
                    struct kern_view v, struct kern_view o, struct kern_view lse,
                    const struct kern_attn *a);
+void CPU(attn_cached)(struct kern *k, struct kern_view o, struct kern_view q, struct kern_view key,
+                      struct kern_view v, const struct kern_attn *a, int past, int room);
 void CPU(attn_weights)(struct kern *k, struct kern_view p, struct kern_view q, struct kern_view key,
                        const struct kern_attn *a, int b, int h);
 void CPU(swiglu_fwd)(struct kern *k, struct kern_view y, struct kern_view gu, size_t rows,
@@ -66,8 +68,14 @@ void CPU(embed_fwd)(struct kern *k, struct kern_view y, struct kern_view w, stru
 void CPU(embed_bwd)(struct kern *k, struct kern_view dw, struct kern_view dy, struct kern_view ids,
                     size_t rows, size_t dim);
 void CPU(loss)(struct kern *k, struct kern_view logits, struct kern_view teacher,
-               struct kern_view targets, size_t rows, size_t vocab, float w_lm, float w_kl,
-               float scale, bool grad, struct kern_view lm, struct kern_view kl);
+               struct kern_view targets, struct kern_view weights, size_t rows, size_t vocab,
+               float w_lm, float w_kl, float scale, bool grad, struct kern_view lm,
+               struct kern_view kl);
+void CPU(bild)(struct kern *k, struct kern_view logits, struct kern_view teacher,
+               struct kern_view weights, size_t rows, size_t vocab, int top, float temperature,
+               float scale, struct kern_view loss, struct kern_view index, struct kern_view value);
+void CPU(scatter_add)(struct kern *k, struct kern_view y, struct kern_view index,
+                      struct kern_view value, size_t rows, size_t cols, size_t per);
 void CPU(fusion_fwd)(struct kern *k, struct kern_view out, struct kern_view omega,
                      struct kern_view w, const struct kern_groups *g, int heads, int dim,
                      size_t cols);
@@ -77,8 +85,12 @@ void CPU(fusion_bwd)(struct kern *k, struct kern_view dw, struct kern_view domeg
 void CPU(fusion_penalty)(struct kern *k, struct kern_view domega, struct kern_view mse,
                          struct kern_view omega, const struct kern_groups *g, int heads, int dim,
                          float coeff, float t);
+void CPU(fusion_tie)(struct kern *k, struct kern_view out, struct kern_view in,
+                     const struct kern_groups *g, int heads, int dim, int share, float keep,
+                     const float *pull);
 void CPU(adamw)(struct kern *k, struct kern_view p, struct kern_view g, struct kern_view m,
                 struct kern_view v, size_t n, const struct kern_adamw *a);
 double CPU(sumsq)(struct kern *k, struct kern_view x, size_t n);
+double CPU(dot)(struct kern *k, struct kern_view x, struct kern_view y, size_t n);
 
 #endif

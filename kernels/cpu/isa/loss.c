@@ -141,14 +141,15 @@ static void second_pass(const struct row *r, float a, float b)
 }
 
 void CPU(loss)(struct kern *k, struct kern_view logits, struct kern_view teacher,
-               struct kern_view targets, size_t rows, size_t vocab, float w_lm, float w_kl,
-               float scale, bool grad, struct kern_view lm, struct kern_view kl)
+               struct kern_view targets, struct kern_view weights, size_t rows, size_t vocab,
+               float w_lm, float w_kl, float scale, bool grad, struct kern_view lm,
+               struct kern_view kl)
 {
     if (!kern_ok(k))
         return;
     const int32_t *target = host_i32(targets);
     float *LM = host_f32(lm), *KL = host_f32(kl), *Z = host_f32(logits);
-    const float *ZT = host_f32(teacher);
+    const float *ZT = host_f32(teacher), *W = host_f32(weights);
     size_t parts = (size_t)cpu_team(k, 4 * rows * vocab);
     size_t blocks = (vocab + BLOCK - 1) / BLOCK, stride = (blocks + 31) / 16 * 16;
     size_t own = 2 * stride + (ZT && grad ? (vocab + 31) / 16 * 16 : 0); /* a part's scratch */
@@ -179,8 +180,9 @@ void CPU(loss)(struct kern *k, struct kern_view logits, struct kern_view teacher
                 KL[i] = (float)(r.cross - r.lse_t + r.lse);
             if (grad) {
                 /* Without a teacher there is no KL, whatever its weight. */
-                second_pass(&r, scale * (r.zt ? w_lm + w_kl : w_lm), scale * w_kl);
-                r.z[target[i]] -= scale * w_lm;
+                float a_lm = W ? w_lm * W[2 * i] : w_lm, a_kl = W ? w_kl * W[2 * i + 1] : w_kl;
+                second_pass(&r, scale * (r.zt ? a_lm + a_kl : a_lm), scale * a_kl);
+                r.z[target[i]] -= scale * a_lm;
             }
         }
     }

@@ -46,6 +46,33 @@ static double sumsq_piece(const float *x, size_t n)
     return sum;
 }
 
+/* As sumsq. */
+static double dot_piece(const float *x, const float *y, size_t n)
+{
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)y[i];
+    return sum;
+}
+
+double CPU(dot)(struct kern *k, struct kern_view x, struct kern_view y, size_t n)
+{
+    if (!kern_ok(k))
+        return 0;
+    enum { PIECES = 64 };
+    const float *X = host_f32(x), *Y = host_f32(y);
+    double sums[PIECES], sum = 0;
+#pragma omp parallel for num_threads(cpu_team(k, 2 * n)) schedule(static)
+    for (size_t i = 0; i < PIECES; i++) {
+        struct span s = cpu_span(n, PIECES, i);
+        sums[i] = dot_piece(X + s.first, Y + s.first, s.end - s.first);
+    }
+    for (size_t i = 0; i < PIECES; i++)
+        sum += sums[i];
+    return sum;
+}
+
 double CPU(sumsq)(struct kern *k, struct kern_view x, size_t n)
 {
     if (!kern_ok(k))

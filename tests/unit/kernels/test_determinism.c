@@ -93,8 +93,8 @@ static struct outputs work(int threads)
     k->ops->rmsnorm_fwd(k, AT(o), AT(lse), AT(q), AT(bias), ROWS, DIM, 1e-5F);
     k->ops->rmsnorm_bwd(k, AT(dq), AT(bias), AT(o), AT(q), AT(bias), AT(lse), ROWS, DIM);
     k->ops->gemm(k, false, true, ROWS, VOCAB, DIM, 1, AT(q), DIM, AT(w), DIM, 0, AT(logits), VOCAB);
-    k->ops->loss(k, AT(logits), (struct kern_view){NULL, 0}, AT(id), ROWS, VOCAB, 1, 0, 1, true,
-                 AT(rows), kern_at(rows, ROWS));
+    k->ops->loss(k, AT(logits), (struct kern_view){NULL, 0}, AT(id), (struct kern_view){NULL, 0},
+                 ROWS, VOCAB, 1, 0, 1, true, AT(rows), kern_at(rows, ROWS));
     k->ops->gemm(k, true, false, VOCAB, DIM, ROWS, 1, AT(logits), VOCAB, AT(q), DIM, 1, AT(dw),
                  DIM);
     /* the sum over the vocabulary is long enough to be cut between threads */

@@ -54,6 +54,35 @@ static void check(struct duo *d)
         check_shape(d, &shapes[i], (uint32_t)i + 1);
 }
 
+static void check_tie(struct duo *d)
+{
+    static const float pull[16] = {0.5F, 1.25F, 0.75F, 2, 0, 1, 1, 1};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct shape *s = &shapes[i];
+        int shares[] = {1, s->dim % 2 ? 1 : 2, s->dim}, group_of[16];
+        scattered_map(group_of, s->heads, s->groups, (uint32_t)i + 1);
+        for (int v = 0; v < 3; v++) {
+            size_t n = (size_t)(s->heads * s->heads * s->dim);
+            struct arr in = arr_random(d, n, 1, 1, 0), out = arr_random(d, n, 2, 1, 0);
+            for (int b = 0; b < BACKENDS; b++) {
+                struct kern_groups *g = d->k[b]->ops->groups_new(d->k[b], s->heads, group_of);
+                d->k[b]->ops->fusion_tie(d->k[b], out.v[b], in.v[b], g, s->heads, s->dim, shares[v],
+                                         0.25F, pull);
+                d->k[b]->ops->groups_free(d->k[b], g);
+            }
+            arr_same(d, &out, ROUNDING, 2 * ROUNDING, "fusion_tie"); /* double on both */
+            arr_free(d, &in);
+            arr_free(d, &out);
+        }
+    }
+}
+
+static void tying_agrees_with_reference(void **state)
+{
+    (void)state;
+    with_every_cpu(check_tie);
+}
+
 static void fusion_agrees_with_reference(void **state)
 {
     (void)state;
@@ -95,6 +124,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fusion_agrees_with_reference),
+        cmocka_unit_test(tying_agrees_with_reference),
         cmocka_unit_test(penalty_at_delta_start_is_two_over_group_size),
     };
     return cmocka_run_group_tests_name("kernels: fusion", tests, NULL, NULL);

@@ -287,7 +287,9 @@ static const int32_t loss_target[LOSS_ROWS] = {3, -1, 8, 0};
 struct loss {
     struct both *z, *zt; /* zt NULL: no teacher */
     double w_lm, w_kl;
+    bool by_row;
 };
+static const float loss_weight[2 * LOSS_ROWS] = {1, 0, 2, 3, 0, 0.5F, 0.25F, 4};
 static double log_p(const struct both *z, size_t r, size_t v)
 {
     double sum = 0;
@@ -311,27 +313,33 @@ static double loss_objective(void *ctx)
     const struct loss *f = ctx;
     double sum = 0;
     for (size_t r = 0; r < LOSS_ROWS; r++)
-        sum += (double)0.25F * (f->w_lm * lm_of(f, r) + f->w_kl * kl_of(f, r));
+        sum += (double)0.25F *
+               (f->w_lm * lm_of(f, r) * (f->by_row ? (double)loss_weight[2 * r] : 1) +
+                f->w_kl * kl_of(f, r) * (f->by_row ? (double)loss_weight[2 * r + 1] : 1));
     return sum;
 }
 
-static void check_loss(double w_lm, double w_kl, bool teacher)
+static void check_loss(double w_lm, double w_kl, bool teacher, bool by_row)
 {
     size_t n = LOSS_ROWS * VOCAB;
     struct both *zt = random_both(n, 2, 2, 0);
-    struct loss f = {random_both(n, 1, 2, 0), teacher ? zt : NULL, w_lm, w_kl};
+    struct loss f = {random_both(n, 1, 2, 0), teacher ? zt : NULL, w_lm, w_kl, by_row};
     struct both *dz = random_both(n, 1, 2, 0); /* the same logits, overwritten by the gradient */
     struct both *lm = random_both(LOSS_ROWS, 3, 1, 0), *kl = random_both(LOSS_ROWS, 4, 1, 0);
     struct kern_buf *ids = k->ops->alloc(k, KERN_I32, LOSS_ROWS);
     k->ops->upload(k, kern_at(ids, 0), loss_target, LOSS_ROWS);
+    struct kern_buf *w = k->ops->alloc(k, KERN_F32, 2 * LOSS_ROWS);
+    k->ops->upload(k, kern_at(w, 0), loss_weight, 2 * LOSS_ROWS);
     k->ops->loss(k, dz->v, teacher ? zt->v : (struct kern_view){NULL, 0}, kern_at(ids, 0),
-                 LOSS_ROWS, VOCAB, (float)w_lm, (float)w_kl, 0.25F, true, lm->v, kl->v);
+                 by_row ? kern_at(w, 0) : (struct kern_view){NULL, 0}, LOSS_ROWS, VOCAB,
+                 (float)w_lm, (float)w_kl, 0.25F, true, lm->v, kl->v);
     for (size_t r = 0; r < LOSS_ROWS; r++) {
         assert_near(from_buf(lm, r), lm_of(&f, r), "lm", r);
         assert_near(from_buf(kl, r), kl_of(&f, r), "kl", r);
     }
     assert_gradient(loss_objective, &f, f.z, dz, false, "dlogits");
     k->ops->free(k, ids);
+    k->ops->free(k, w);
     struct both *all[] = {f.z, zt, dz, lm, kl};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         drop(all[i]);
@@ -340,11 +348,78 @@ static void check_loss(double w_lm, double w_kl, bool teacher)
 static void loss_gradients_are_derivatives_for_lm_kl_and_mixture(void **state)
 {
     (void)state;
-    check_loss(1, 0, false);
-    check_loss(0, 1, true);
-    check_loss(0.25, 0.75, true);
-    check_loss(1, 0, true); /* KL is reported though it is not trained on */
-    check_loss(1, 1, false);
+    check_loss(1, 0, false, false);
+    check_loss(0, 1, true, false);
+    check_loss(0.25, 0.75, true, false);
+    check_loss(1, 0, true, false); /* KL is reported though it is not trained on */
+    check_loss(1, 1, false, false);
+    check_loss(0.25, 0.75, true, true);
+}
+
+/* ---- BiLD: the definition once more, with the ranks found by counting ---- */
+
+enum { BILD_TOP = 4 };
+static const float bild_weight[LOSS_ROWS] = {1, 0, 0.5F, 2};
+static int rank_of(const double *z, size_t v)
+{
+    int rank = 0;
+    for (size_t i = 0; i < VOCAB; i++)
+        rank += z[i] > z[v] || (!(z[i] < z[v]) && i < v);
+    return rank;
+}
+/* KL over the differences of the BILD_TOP largest of `leader`, each pair counted once. */
+static double bild_led(const double *z, const double *zt, const double *leader)
+{
+    double mass = 0, mass_t = 0, sum = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t a = 0; a < VOCAB; a++)
+            for (size_t b = 0; b < VOCAB; b++) {
+                if (rank_of(leader, b) >= BILD_TOP || rank_of(leader, a) >= rank_of(leader, b))
+                    continue;
+                double d = (z[a] - z[b]) / 3, dt = (zt[a] - zt[b]) / 3;
+                if (pass == 0) {
+                    mass += exp(d);
+                    mass_t += exp(dt);
+                } else {
+                    double p = exp(d) / mass, q = exp(dt) / mass_t;
+                    sum += q * log(q / p);
+                }
+            }
+    return sum;
+}
+static double bild_of(const struct loss *f, size_t r)
+{
+    const double *z = f->z->x + r * VOCAB, *zt = f->zt->x + r * VOCAB;
+    return bild_weight[r] != 0 ? bild_led(z, zt, zt) + bild_led(z, zt, z) : 0;
+}
+static double bild_objective(void *ctx)
+{
+    double sum = 0;
+    for (size_t r = 0; r < LOSS_ROWS; r++)
+        sum += (double)0.25F * (double)bild_weight[r] * bild_of(ctx, r);
+    return sum;
+}
+
+static void bild_gradient_is_the_derivative(void **state)
+{
+    (void)state;
+    size_t n = LOSS_ROWS * VOCAB, places = LOSS_ROWS * 2 * BILD_TOP;
+    struct loss f = {.z = random_both(n, 1, 2, 0), .zt = random_both(n, 2, 2, 0)};
+    struct both *dz = random_both(n, 3, 0, 0), *loss = random_both(LOSS_ROWS, 4, 1, 0);
+    struct both *w = random_both(LOSS_ROWS, 5, 1, 0), *value = random_both(places, 6, 1, 0);
+    struct kern_buf *index = k->ops->alloc(k, KERN_I32, places);
+    k->ops->upload(k, w->v, bild_weight, LOSS_ROWS);
+    k->ops->bild(k, f.z->v, f.zt->v, w->v, LOSS_ROWS, VOCAB, BILD_TOP, 3, 0.25F, loss->v,
+                 kern_at(index, 0), value->v);
+    k->ops->scatter_add(k, dz->v, kern_at(index, 0), value->v, LOSS_ROWS, VOCAB, 2 * BILD_TOP);
+    for (size_t r = 0; r < LOSS_ROWS; r++)
+        assert_near(from_buf(loss, r), bild_of(&f, r), "bild", r);
+    assert_true(bild_of(&f, 0) > 0.01);
+    assert_gradient(bild_objective, &f, f.z, dz, false, "dlogits");
+    k->ops->free(k, index);
+    struct both *all[] = {f.z, f.zt, dz, loss, w, value};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        drop(all[i]);
 }
 
 /* ---- fusion ---- */
@@ -450,6 +525,68 @@ static void fusion_penalty_gradient_is_the_derivative_of_the_hinge(void **state)
     drop(f.omega);
 }
 
+/* ---- tying: the map from its definition; its backward is the derivative of <dout, out> ---- */
+
+enum { TH = 5, TD = 4 };
+struct tie {
+    struct both *in, *dout;
+    int share;
+    double keep;
+    const float *pull;
+};
+static double tie_shared(const struct tie *f, size_t h, size_t j, size_t c)
+{
+    double sum = 0;
+    size_t each = TD / (size_t)f->share;
+    for (size_t i = 0; i < TD; i++)
+        if (i % each == c % each)
+            sum += f->in->x[(h * TH + j) * TD + i] / f->share;
+    return sum;
+}
+static double tie_out(const struct tie *f, size_t h, size_t j, size_t c)
+{
+    double mean = 0;
+    int size = 0;
+    if (fusion_group_of[h] != fusion_group_of[j])
+        return 0;
+    for (size_t i = 0; i < TH; i++)
+        if (fusion_group_of[i] == fusion_group_of[h]) {
+            mean += tie_shared(f, i, j, c);
+            size++;
+        }
+    return f->keep * tie_shared(f, h, j, c) + (double)f->pull[fusion_group_of[h]] * mean / size;
+}
+static double tie_objective(void *ctx)
+{
+    const struct tie *f = ctx;
+    double sum = 0;
+    for (size_t i = 0; i < TH * TH * TD; i++)
+        sum += f->dout->x[i] * tie_out(f, i / (TH * TD), i / TD % TH, i % TD);
+    return sum;
+}
+
+static void tying_is_its_own_backward_pass(void **state)
+{
+    (void)state;
+    static const float pull[2] = {0.75F, 1.5F};
+    size_t n = TH * TH * TD;
+    for (int share = 1; share <= TD; share *= 2) {
+        struct tie f = {random_both(n, 1, 1, 0), random_both(n, 2, 1, 0), share, 0.25, pull};
+        struct both *out = random_both(n, 3, 0, 0), *din = random_both(n, 4, 1, 0);
+        struct kern_groups *g = k->ops->groups_new(k, TH, fusion_group_of);
+        k->ops->fusion_tie(k, out->v, f.in->v, g, TH, TD, share, 0.25F, pull);
+        k->ops->fusion_tie(k, din->v, f.dout->v, g, TH, TD, share, 0.25F, pull);
+        for (size_t i = 0; i < n; i++)
+            assert_near(from_buf(out, i), tie_out(&f, i / (TH * TD), i / TD % TH, i % TD), "out",
+                        i);
+        assert_gradient(tie_objective, &f, f.in, din, true, "din");
+        k->ops->groups_free(k, g);
+        struct both *all[] = {f.in, f.dout, out, din};
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            drop(all[i]);
+    }
+}
+
 /* ---- embedding and bias: linear, so the transpose again ---- */
 
 static void embedding_and_bias_backward_are_the_transposes(void **state)
@@ -534,6 +671,8 @@ int main(void)
         cmocka_unit_test(attention_gradients_are_derivatives),
         cmocka_unit_test(swiglu_gradients_are_derivatives),
         cmocka_unit_test(loss_gradients_are_derivatives_for_lm_kl_and_mixture),
+        cmocka_unit_test(bild_gradient_is_the_derivative),
+        cmocka_unit_test(tying_is_its_own_backward_pass),
         cmocka_unit_test(fusion_gradients_are_derivatives),
         cmocka_unit_test(fusion_penalty_gradient_is_the_derivative_of_the_hinge),
         cmocka_unit_test(embedding_and_bias_backward_are_the_transposes),

@@ -18,7 +18,8 @@ static void check(struct duo *d, size_t rows, size_t vocab, bool teacher, float 
     struct arr lm = arr_random(d, rows, 3, 1, 0), kl = arr_random(d, rows, 4, 1, 0);
     for (int i = 0; i < BACKENDS; i++)
         d->k[i]->ops->loss(d->k[i], z.v[i], teacher ? zt.v[i] : (struct kern_view){NULL, 0},
-                           target.v[i], rows, vocab, w_lm, w_kl, 0.5F, grad, lm.v[i], kl.v[i]);
+                           target.v[i], (struct kern_view){NULL, 0}, rows, vocab, w_lm, w_kl, 0.5F,
+                           grad, lm.v[i], kl.v[i]);
     double slack = 16 * ROUNDING * (1 + (double)size);
     arr_same(d, &lm, slack, 4 * ROUNDING, "loss lm");
     arr_same(d, &kl, 2 * slack, 4 * ROUNDING, "loss kl");
@@ -59,8 +60,8 @@ static void check_masked(struct duo *d)
     struct arr logits = arr_from(d, z, VOCAB), id = arr_ints(d, &target, 1);
     struct arr lm = arr_random(d, 1, 3, 1, 0), kl = arr_random(d, 1, 4, 1, 0);
     for (int i = 0; i < BACKENDS; i++)
-        d->k[i]->ops->loss(d->k[i], logits.v[i], (struct kern_view){NULL, 0}, id.v[i], 1, VOCAB, 1,
-                           0, 1, true, lm.v[i], kl.v[i]);
+        d->k[i]->ops->loss(d->k[i], logits.v[i], (struct kern_view){NULL, 0}, id.v[i],
+                           (struct kern_view){NULL, 0}, 1, VOCAB, 1, 0, 1, true, lm.v[i], kl.v[i]);
     arr_same(d, &lm, 200 * 4 * ROUNDING, 0, "masked lm");
     arr_same(d, &logits, 1e-6, 1e-4, "masked gradient");
     free(z);
@@ -79,8 +80,8 @@ static void check_nan(struct duo *d)
     struct arr logits = arr_from(d, z, 40), id = arr_ints(d, targets, 2);
     struct arr lm = arr_random(d, 2, 3, 1, 0), kl = arr_random(d, 2, 4, 1, 0);
     for (int i = 0; i < BACKENDS; i++)
-        d->k[i]->ops->loss(d->k[i], logits.v[i], (struct kern_view){NULL, 0}, id.v[i], 2, 20, 1, 0,
-                           1, true, lm.v[i], kl.v[i]);
+        d->k[i]->ops->loss(d->k[i], logits.v[i], (struct kern_view){NULL, 0}, id.v[i],
+                           (struct kern_view){NULL, 0}, 2, 20, 1, 0, 1, true, lm.v[i], kl.v[i]);
     for (int b = 0; b < BACKENDS; b++) {
         float *x = arr_get(d, &lm, b);
         assert_true(!isnan(x[0]));

@@ -76,6 +76,21 @@ static void check_sumsq(struct duo *d)
     }
 }
 
+static void check_dot(struct duo *d)
+{
+    static const size_t sizes[] = {1, 15, 255, 4097, 300007};
+    for (size_t s = 0; s < 5; s++) {
+        struct arr x = arr_random(d, sizes[s], 1, 1, 0), y = arr_random(d, sizes[s], 2, 1, 0);
+        double sum[BACKENDS];
+        for (int i = 0; i < BACKENDS; i++)
+            sum[i] = d->k[i]->ops->dot(d->k[i], x.v[i], y.v[i], sizes[s]);
+        assert_true(fabs(sum[CPU] - sum[REF]) <= 1e-14 * (double)sizes[s]);
+        assert_true(sum[REF] != 0);
+        arr_free(d, &x);
+        arr_free(d, &y);
+    }
+}
+
 static void check_sumsq_nan(struct duo *d)
 {
     enum { N = 1000 };
@@ -119,6 +134,11 @@ static void sum_of_squares_agrees_with_reference(void **state)
     (void)state;
     with_every_cpu(check_sumsq);
 }
+static void dot_product_agrees_with_reference(void **state)
+{
+    (void)state;
+    with_every_cpu(check_dot);
+}
 static void sum_of_squares_shows_nan_and_inf(void **state)
 {
     (void)state;
@@ -131,6 +151,7 @@ int main(void)
         cmocka_unit_test(adamw_agrees_with_reference_over_five_steps),
         cmocka_unit_test(moments_without_gradient_end_at_zero),
         cmocka_unit_test(sum_of_squares_agrees_with_reference),
+        cmocka_unit_test(dot_product_agrees_with_reference),
         cmocka_unit_test(sum_of_squares_shows_nan_and_inf),
     };
     return cmocka_run_group_tests_name("kernels: optimiser", tests, NULL, NULL);
