@@ -47,23 +47,26 @@ static int absolute_string(cJSON *item, const char *base, struct dha_err *e)
                                             : dha_fail(e, DHA_E_NO_MEMORY, "making paths absolute");
 }
 
+struct absolute {
+    const char *base;
+    struct dha_err *e;
+};
+
+static int make_absolute(void *arg, cJSON *item, const char *where)
+{
+    struct absolute *a = arg;
+    (void)where;
+    return absolute_string(item, a->base, a->e);
+}
+
 int specfile_absolute(cJSON *spec, const char *base, struct dha_err *e)
 {
-    cJSON *data = cJSON_GetObjectItemCaseSensitive(spec, "data");
-    cJSON *item;
+    struct absolute a = {base, e};
 
-    if (absolute_string(cJSON_GetObjectItemCaseSensitive(spec, "model"), base, e) ||
-        absolute_string(cJSON_GetObjectItemCaseSensitive(data, "valid"), base, e) ||
-        absolute_string(cJSON_GetObjectItemCaseSensitive(data, "tokenizer"), base, e)) {
-        return -1;
-    }
-    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(data, "train"))
-    {
-        if (absolute_string(item, base, e)) {
-            return -1;
-        }
-    }
-    return 0;
+    return absolute_string(cJSON_GetObjectItemCaseSensitive(spec, "model"), base, e) ||
+                   spec_each_file(spec, make_absolute, &a)
+               ? -1
+               : 0;
 }
 
 int specfile_read(const char *path, const struct args *a, cJSON **out, struct dha_err *e)

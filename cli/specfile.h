@@ -7,7 +7,7 @@
 /* Reads a spec ("-": standard input), applies each "path=value" of --set, then makes its paths absolute: relative to
  * the spec's directory (standard input: the current one). */
 int specfile_read(const char *path, const struct args *a, cJSON **out, struct dha_err *e);
-/* Rewrites model, data.train[], data.valid and data.tokenizer. What is not a string is left for the daemon to
+/* Rewrites model and every path that spec_each_file() finds. What is not a string is left for the daemon to
  * refuse. base NULL: the current directory. */
 int specfile_absolute(cJSON *spec, const char *base, struct dha_err *e);
 /* POST /v1/jobs. *out: the whole answer. A refused spec prints all its errors on stderr. */

@@ -75,33 +75,33 @@ static int add_model(cJSON *list, const char *dir, struct dha_err *e)
     return rc;
 }
 
+struct identity_list {
+    cJSON *list;
+    struct dha_err *e;
+};
+
+static int add_file(void *arg, cJSON *item, const char *where)
+{
+    struct identity_list *l = arg;
+    (void)where;
+    return add_identity(l->list, item->valuestring, l->e);
+}
+
 /* Identities of the files that the inputs name; `model` holds those of the model's, which every stage
  * that reads the model shares. */
-static cJSON *identities(const cJSON *inputs, const cJSON *model, struct dha_err *e)
+static cJSON *identities(cJSON *inputs, const cJSON *model, struct dha_err *e)
 {
-    static const char *const single[] = {"data.valid", "data.tokenizer"};
-    const cJSON *train = json_at(inputs, "data.train"), *f;
-    cJSON *list = json_get(inputs, "model") ? cJSON_Duplicate(model, true) : cJSON_CreateArray();
-    if (!list) {
+    struct identity_list l = {.e = e};
+    l.list = json_get(inputs, "model") ? cJSON_Duplicate(model, true) : cJSON_CreateArray();
+    if (!l.list) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         return NULL;
     }
-    cJSON_ArrayForEach(f, train)
-    {
-        if (cJSON_IsString(f) && add_identity(list, f->valuestring, e) != 0) {
-            goto fail;
-        }
+    if (spec_each_file(inputs, add_file, &l) != 0) {
+        cJSON_Delete(l.list);
+        return NULL;
     }
-    for (size_t i = 0; i < sizeof single / sizeof *single; i++) {
-        f = json_at(inputs, single[i]);
-        if (cJSON_IsString(f) && add_identity(list, f->valuestring, e) != 0) {
-            goto fail;
-        }
-    }
-    return list;
-fail:
-    cJSON_Delete(list);
-    return NULL;
+    return l.list;
 }
 
 static int by_key(const void *a, const void *b)
@@ -286,6 +286,21 @@ int stagekey_check_files(const struct job_spec *s, struct spec_errors *errs)
     }
     if (s->data.tokenizer) {
         check_file(s->data.tokenizer, "$.data.tokenizer", errs);
+    }
+    for (int m = 0; m < s->data.n_mixture; m++) {
+        const struct domain_spec *d = &s->data.mixture[m];
+        for (int i = 0; i < d->n_train; i++) {
+            snprintf(where, sizeof where, "$.data.mixture[%d].train[%d]", m, i);
+            check_file(d->train[i], where, errs);
+        }
+        if (d->valid) {
+            snprintf(where, sizeof where, "$.data.mixture[%d].valid", m);
+            check_file(d->valid, where, errs);
+        }
+    }
+    for (int i = 0; i < s->n_eval_tasks; i++) {
+        snprintf(where, sizeof where, "$.eval.tasks[%d].path", i);
+        check_file(s->eval_tasks[i].path, where, errs);
     }
     return errs->n - before;
 }

@@ -91,6 +91,15 @@ static const struct {
                   {"kv_parent", I64, IN(bye.kv_parent), .required = false},
                   {"kv_converted", I64, IN(bye.kv_converted), .required = false},
                   STR("output", bye.output, .exact = true)}},
+    [REC_TASK] = {"task",
+                  {STR("model", task.model, .required = true, .exact = true),
+                   STR("task", task.task, .required = true, .exact = true),
+                   {"questions", I64, IN(task.questions), .required = true},
+                   {"acc", NUM, IN(task.acc), .required = true},
+                   {"acc_stderr", NUM, IN(task.acc_stderr), .nan = true},
+                   {"acc_norm", NUM, IN(task.acc_norm), .nan = true},
+                   {"acc_norm_stderr", NUM, IN(task.acc_norm_stderr), .nan = true},
+                   {"exact_match", NUM, IN(task.exact_match), .nan = true}}},
     [REC_UNKNOWN] = {"unknown", {{.key = NULL}}},
 };
 _Static_assert(sizeof types / sizeof types[0] == REC_UNKNOWN + 1, "one row a record type");

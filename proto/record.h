@@ -19,6 +19,7 @@ enum record_type {
     REC_EVAL,
     REC_ERROR,
     REC_BYE,
+    REC_TASK,
     REC_UNKNOWN
 };
 
@@ -57,11 +58,21 @@ struct record {
             char digest[72]; /* SHA-256 of the manifest, hex */
         } checkpoint;
         struct {
-            char name[24]; /* "parent" "converted" "valid" "final" */
-            double loss;   /* nats a token */
+            /* "parent" "converted" "valid" "final"; with a mixture also "valid:wiki" ... for its domains */
+            char name[40];
+            double loss; /* nats a token */
             int64_t tokens, windows;
             int64_t step, trained_tokens; /* where on the training curve ("valid") */
         } eval;
+        struct {            /* a model's score on a multiple-choice task (worker/eval/) */
+            char model[16]; /* "parent" "final" */
+            char task[16];  /* "arc-e" ... */
+            int64_t questions;
+            double acc, acc_stderr; /* by likelihood; shares of 1 */
+            double acc_norm,
+                acc_norm_stderr; /* by likelihood a character; NaN where the task has none */
+            double exact_match;  /* the answer's tokens are the greedy ones */
+        } task;
         struct {
             char code[24], message[640], hint[320];
         } error;

@@ -84,6 +84,17 @@ static int read_spec(const cJSON *v, struct job_spec *out, struct dha_err *e)
     for (int i = 0; i < out->data.n_train; i++)
         if (need_abs(out->data.train[i], "spec.data.train", e) != 0)
             return -1;
+    for (int i = 0; i < out->data.n_mixture; i++) {
+        const struct domain_spec *d = &out->data.mixture[i];
+        for (int k = 0; k < d->n_train; k++)
+            if (need_abs(d->train[k], "spec.data.mixture's train", e) != 0)
+                return -1;
+        if (need_abs(d->valid, "spec.data.mixture's valid", e) != 0)
+            return -1;
+    }
+    for (int i = 0; i < out->n_eval_tasks; i++)
+        if (need_abs(out->eval_tasks[i].path, "spec.eval.tasks", e) != 0)
+            return -1;
     return 0;
 }
 

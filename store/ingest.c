@@ -187,6 +187,21 @@ static int eval(struct store *s, const struct target *t, const struct record *r,
     return say(s, t, "eval", j, rc, e);
 }
 
+/* Scores go into the stage's eval.json; here they are told to whoever listens. */
+static int task(struct store *s, const struct target *t, const struct record *r, struct dha_err *e)
+{
+    cJSON *j = cJSON_CreateObject();
+    int rc = json_put_str(j, "model", r->task.model);
+    rc |= json_put_str(j, "task", r->task.task);
+    rc |= json_put_int(j, "questions", r->task.questions);
+    rc |= json_put_num(j, "acc", r->task.acc);
+    rc |= json_put_num(j, "acc_stderr", r->task.acc_stderr);
+    rc |= json_put_num(j, "acc_norm", r->task.acc_norm);
+    rc |= json_put_num(j, "acc_norm_stderr", r->task.acc_norm_stderr);
+    rc |= json_put_num(j, "exact_match", r->task.exact_match);
+    return say(s, t, "task", j, rc, e);
+}
+
 /* The first error is the cause; what follows it are its consequences. */
 static int error(struct store *s, const struct target *t, const struct record *r, struct dha_err *e)
 {
@@ -228,6 +243,7 @@ static apply_fn *const apply[] = {
     [REC_PROGRESS] = progress,     [REC_HEAD_BUDGET] = head_budget,
     [REC_CHECKPOINT] = checkpoint, [REC_EVAL] = eval,
     [REC_ERROR] = error,           [REC_BYE] = bye,
+    [REC_TASK] = task,
     [REC_UNKNOWN] = NULL, /* of a newer worker: skipped, but counted in the offset */
 };
 _Static_assert(sizeof apply / sizeof apply[0] == REC_UNKNOWN + 1, "a row each record type");

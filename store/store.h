@@ -373,7 +373,7 @@ int store_head_budgets(struct store *s, int64_t stage, struct store_head_budget 
 struct store_eval {
     int64_t stage;
     int attempt;
-    char name[24];
+    char name[40];
     double loss;
     int64_t tokens, windows, step, trained_tokens, time_us;
 };

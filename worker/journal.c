@@ -59,6 +59,10 @@ static void say(struct journal *j, const struct record *r)
         fprintf(stderr, "%-6s %s after %.1f s%s%s\n", j->stage, r->bye.code, r->bye.seconds,
                 r->bye.output[0] ? ": " : "", r->bye.output);
         break;
+    case REC_TASK:
+        fprintf(stderr, "%-6s %s of %s: %.1f %% of %" PRId64 " questions\n", j->stage, r->task.task,
+                r->task.model, 100 * r->task.acc, r->task.questions);
+        break;
     case REC_HEAD_BUDGET:
     case REC_ERROR:
     case REC_UNKNOWN: break;

@@ -1,34 +1,15 @@
-/* corpus.c: files side by side as one sequence of tokens, and where in it a training sequence starts.
+/* corpus.c: files side by side as one sequence of tokens, and where in it a training sequence starts. Rows of instruct
+ * data are in corpus_rows.c, mixtures in corpus_mix.c.
  *
  * A corpus is a window [first, first + n) of the logical concatenation of its files. Holding out a tail makes
  * a second window on the same files, which are counted (not thread-safe: open, split and close on one
  * thread; drawing is safe from many).
  */
-#include "worker/data/corpus.h"
+#include "worker/data/corpus_impl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "worker/data/token_cache.h"
-#include "worker/data/token_file.h"
-
-struct segment {
-    char *path;
-    struct mapped_file map;
-    struct token_span span;
-    int64_t first; /* of the concatenation */
-};
-
-struct files {
-    int users, n;
-    struct segment seg[]; /* [n] */
-};
-
-struct corpus {
-    struct files *f;
-    int64_t first, n;
-};
 
 static void files_release(struct files *f)
 {
@@ -38,6 +19,7 @@ static void files_release(struct files *f)
         mapped_file_close(&f->seg[i].map);
         free(f->seg[i].path);
     }
+    free(f->starts);
     free(f);
 }
 
@@ -47,12 +29,12 @@ static int open_segment(struct segment *s, const char *path, const struct corpus
     s->path = strdup(path);
     if (!s->path)
         return dha_fail(e, DHA_E_NO_MEMORY, "no memory to open %s", path);
-    if (strcmp(o->format, "text") != 0 && strcmp(o->format, "jsonl") != 0)
+    if (!token_cache_format(o->format))
         return mapped_file_open(&s->map, path, e) < 0
                    ? -1
                    : token_span_parse(s->map.data, s->map.len, o->format, o->vocab, path, &s->span,
                                       e);
-    if (token_cache_open(path, o, &s->map, &s->span, e) < 0)
+    if (token_cache_open(path, o, &s->map, &s->span, &s->classes, e) < 0)
         return -1;
     int64_t bad = token_span_bad(&s->span, o->vocab);
     if (bad < 0)
@@ -89,6 +71,11 @@ int corpus_open(struct corpus **out, char *const *paths, int n_paths,
         }
         c->n += f->seg[i].span.n;
     }
+    if (f->seg[0].classes && corpus_index_examples(f, e) < 0) {
+        corpus_close(c);
+        return -1;
+    }
+    c->n_ex = f->n_examples;
     *out = c;
     return 0;
 }
@@ -97,18 +84,33 @@ void corpus_close(struct corpus *c)
 {
     if (!c)
         return;
+    for (int i = 0; i < c->n_domains; i++) {
+        free((char *)(uintptr_t)c->domains[i].name); /* ours, though others only read it */
+        corpus_close(c->domains[i].corpus);
+    }
+    free(c->domains);
     files_release(c->f);
     free(c);
 }
 
 int64_t corpus_tokens(const struct corpus *c)
 {
-    return c->n;
+    int64_t n = c->n;
+    for (int i = 0; i < c->n_domains; i++)
+        n += corpus_tokens(c->domains[i].corpus);
+    return n;
 }
 
 int corpus_hold_out(struct corpus *c, int64_t n, struct corpus **tail, struct dha_err *e)
 {
     *tail = NULL;
+    if (!c->f)
+        return dha_fail(e, DHA_E_INTERNAL, "a mixture's domains are held out one by one");
+    int64_t x = c->ex; /* with examples: from the first that starts in the last n tokens */
+    if (corpus_has_classes(c)) {
+        x = corpus_example_at(c, c->first + c->n - n);
+        n = c->f->starts[c->ex + c->n_ex] - c->f->starts[x];
+    }
     if (n < 1 || n >= c->n)
         return dha_fail(e, DHA_E_INPUT, "cannot hold out %lld of %lld tokens of %s", (long long)n,
                         (long long)c->n, c->f->seg[0].path);
@@ -116,14 +118,18 @@ int corpus_hold_out(struct corpus *c, int64_t n, struct corpus **tail, struct dh
     if (!t)
         return dha_fail(e, DHA_E_NO_MEMORY, "no memory for a corpus");
     c->n -= n;
-    *t = (struct corpus){c->f, c->first + c->n, n};
+    *t = (struct corpus){.f = c->f, .first = c->first + c->n, .n = n};
+    if (corpus_has_classes(c)) {
+        t->ex = x;
+        t->n_ex = c->ex + c->n_ex - x;
+        c->n_ex -= t->n_ex;
+    }
     c->f->users++;
     *tail = t;
     return 0;
 }
 
-/* The file that holds token `at` of the concatenation. */
-static const struct segment *find(const struct files *f, int64_t at)
+const struct segment *corpus_find(const struct files *f, int64_t at)
 {
     int lo = 0, hi = f->n - 1;
     while (lo < hi) {
@@ -139,7 +145,7 @@ static const struct segment *find(const struct files *f, int64_t at)
 /* seq + 1 tokens from `at` on: ids are all but the last, targets all but the first. */
 static void copy_out(const struct corpus *c, int64_t at, int seq, int32_t *ids, int32_t *targets)
 {
-    const struct segment *s = find(c->f, c->first + at);
+    const struct segment *s = corpus_find(c->f, c->first + at);
     int64_t i = c->first + at - s->first;
     for (int t = 0; t <= seq; t++, i++) {
         while (i == s->span.n) {
@@ -156,7 +162,11 @@ static void copy_out(const struct corpus *c, int64_t at, int seq, int32_t *ids, 
 
 int corpus_check(const struct corpus *c, int seq, struct dha_err *e)
 {
-    if (c->n > seq)
+    for (int i = 0; i < c->n_domains; i++)
+        if (corpus_check(c->domains[i].corpus, seq, e) < 0)
+            return dha_err_context(e, "domain %s", c->domains[i].name);
+    /* of examples, one is enough: a row takes them in turns */
+    if (!c->f || c->n > seq || c->n_ex > 0)
         return 0;
     const char *path = c->f->seg[0].path;
     dha_fail(e, DHA_E_INPUT, "%s%s: %lld tokens, but a sequence of %d needs %d", path,
@@ -167,36 +177,56 @@ int corpus_check(const struct corpus *c, int seq, struct dha_err *e)
     return -1;
 }
 
+int64_t corpus_below(uint64_t random, int64_t n)
+{
+    return (int64_t)((unsigned __int128)random * (uint64_t)n >> 64);
+}
+
 int corpus_draw(const struct corpus *c, int64_t seed, enum corpus_stream stream, int64_t step,
                 int64_t index, int seq, int32_t *ids, int32_t *targets, struct dha_err *e)
 {
+    if (!c->f)
+        c = corpus_pick(c, seed, stream, step, index);
     if (corpus_check(c, seq, e) < 0)
         return -1;
-    /* x * places / 2^64: uniform but for 2^-64 x places */
     uint64_t x = corpus_random(seed, (uint64_t)stream, step, index, 0);
-    uint64_t places = (uint64_t)(c->n - seq);
-    copy_out(c, (int64_t)((unsigned __int128)x * places >> 64), seq, ids, targets);
+    if (corpus_has_classes(c))
+        corpus_fill_row(c, c->ex + corpus_below(x, c->n_ex), seq, false, ids, targets, NULL);
+    else
+        copy_out(c, corpus_below(x, c->n - seq), seq, ids, targets);
     return 0;
 }
 
 bool corpus_has_classes(const struct corpus *c)
 {
-    (void)c;
-    return false;
+    return c->f ? c->f->starts != NULL : corpus_has_classes(c->domains[0].corpus);
 }
 
 int corpus_draw_classes(const struct corpus *c, int64_t seed, enum corpus_stream stream,
                         int64_t step, int64_t index, int seq, uint8_t *classes, struct dha_err *e)
 {
-    (void)seed, (void)stream, (void)step, (void)index;
+    if (!c->f)
+        c = corpus_pick(c, seed, stream, step, index);
     if (corpus_check(c, seq, e) < 0)
         return -1;
     memset(classes, CORPUS_TEXT, (size_t)seq);
+    if (!corpus_has_classes(c))
+        return 0;
+    uint64_t x = corpus_random(seed, (uint64_t)stream, step, index, 0);
+    int32_t *row = malloc(2 * (size_t)seq * sizeof *row);
+    if (!row)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for a row of %d tokens", seq);
+    corpus_fill_row(c, c->ex + corpus_below(x, c->n_ex), seq, false, row, row + seq, classes);
+    free(row);
     return 0;
 }
 
 int64_t corpus_windows(const struct corpus *c, int seq)
 {
+    if (!c->f)
+        return 0;
+    if (corpus_has_classes(c))
+        return corpus_rows(c, seq);
     return c->n < 1 ? 0 : (c->n - 1) / seq;
 }
 
@@ -208,7 +238,10 @@ int corpus_window(const struct corpus *c, int64_t i, int seq, int32_t *ids, int3
     if (i < 0 || i >= corpus_windows(c, seq))
         return dha_fail(e, DHA_E_INTERNAL, "no window %lld of %lld", (long long)i,
                         (long long)corpus_windows(c, seq));
-    copy_out(c, i * seq, seq, ids, targets);
+    if (corpus_has_classes(c))
+        corpus_fill_row(c, corpus_row_example(c, i, seq), seq, true, ids, targets, NULL);
+    else
+        copy_out(c, i * seq, seq, ids, targets);
     return 0;
 }
 

@@ -5,6 +5,13 @@
  * header) or from text/JSONL (plain, .gz, .zst), which is tokenised once with a SentencePiece model
  * into a cache file named by the digest of the input and the tokenizer (published atomically;
  * a damaged cache file is made again).
+ *
+ * Format "instruct" is JSONL of prompts and answers (worker/data/instruct.h). Every token then has a class, and a
+ * sequence is made of whole examples, one after another as long as they fit; what is left of the row is text of the
+ * next example that counts for nothing.
+ *
+ * A mixture is several corpora with weights: a sequence first draws its domain by them, then its place in that
+ * domain, both as functions of the same (seed, stream, step, index). Its domains are read one by one for evaluation.
  */
 #ifndef DHA_WORKER_CORPUS_H
 #define DHA_WORKER_CORPUS_H
@@ -15,12 +22,13 @@
 
 struct corpus;
 struct corpus_options {
-    const char *format;    /* "u16" "u32" "text" "jsonl" */
-    const char *tokenizer; /* SentencePiece model; needed for text and jsonl */
+    const char *format;    /* "u16" "u32" "text" "jsonl" "instruct" */
+    const char *tokenizer; /* SentencePiece model; needed for text, jsonl and instruct */
     const char *model_dir; /* for the error when only tokenizer.json is there; may be NULL */
     const char *cache_dir; /* needed for text and jsonl; created */
     int vocab;             /* every token must be below */
-    int bos;               /* put before each document of text/jsonl; -1: none */
+    int bos;               /* put before each document of text/jsonl/instruct; -1: none */
+    int eos;               /* put after each answer of instruct; -1: none */
 };
 /* Streams keep calibration, training and evaluation draws apart. */
 enum corpus_stream {
@@ -46,13 +54,31 @@ int corpus_draw(const struct corpus *c, int64_t seed, enum corpus_stream stream,
 enum corpus_class { CORPUS_TEXT = 0, CORPUS_PROMPT = 1, CORPUS_ANSWER = 2, CORPUS_CLASSES };
 /* Whether its rows have classes (format "instruct") or are all CORPUS_TEXT. */
 bool corpus_has_classes(const struct corpus *c);
-/* Classes of the rows that corpus_draw() fills for the same arguments -> classes[seq]. */
+/* Classes of the rows that corpus_draw() fills for the same arguments -> classes[seq]: what the token that the row predicts
+ * belongs to. Instruct data: targets are >= 0 on prompts and answers, < 0 (and the class CORPUS_TEXT) on the rest. */
 int corpus_draw_classes(const struct corpus *c, int64_t seed, enum corpus_stream stream,
                         int64_t step, int64_t index, int seq, uint8_t *classes, struct dha_err *e);
-/* Evaluation windows (DESIGN 13): window i = tokens i*seq .. i*seq+seq inclusive. */
+/* Examples longer than a sequence of seq, whose prompt is cut from the left in it (0 without classes). */
+int64_t corpus_overlong(const struct corpus *c, int seq);
+/* Evaluation windows (DESIGN 13): window i = tokens i*seq .. i*seq+seq inclusive; of instruct data the i-th row of whole
+ * examples, where only answers have targets (a loss is over answers). A mixture has none: its domains have. */
 int64_t corpus_windows(const struct corpus *c, int seq);
 int corpus_window(const struct corpus *c, int64_t i, int seq, int32_t *ids, int32_t *targets,
                   struct dha_err *e);
+
+/* ---- mixtures ------------------------------------------------------------------------------------------ */
+struct corpus_domain {
+    const char *name;
+    double weight; /* of all: the weights are divided by their sum */
+    struct corpus *corpus;
+};
+/* Takes the corpora over (also on failure), copies the names. No domain may be a mixture itself. */
+int corpus_mix(struct corpus **c, const struct corpus_domain *d, int n, struct dha_err *e);
+/* 0 for a corpus that is no mixture. */
+int corpus_domains(const struct corpus *c);
+/* Borrowed until corpus_close(c). */
+struct corpus_domain corpus_domain_at(const struct corpus *c, int i);
+
 /* Too short for seq? Clear error naming the file, its tokens and what is needed. */
 int corpus_check(const struct corpus *c, int seq, struct dha_err *e);
 /* Counter-based generator: 64 uniform bits of (seed, stream, step, index, n). */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "proto/json.h"
+#include "worker/data/question.h"
 #include "worker/data/text_stream.h"
 
 /* More than a piece: a document that ends exactly with a piece is told from one that goes on. */
@@ -15,14 +16,15 @@
 struct documents {
     struct text_stream *s;
     char *path;
-    bool jsonl, end; /* end: of the stream; buf may hold more */
-    char *buf;       /* bytes [at, have) are to be given out */
+    bool jsonl, instruct,
+        end;   /* instruct: a kind of jsonl. end: of the stream; buf may hold more */
+    char *buf; /* bytes [at, have) are to be given out */
     size_t at, have, cap;
     long line;
     bool first; /* the next piece starts a document */
     /* jsonl: the document being cut */
     char *doc;
-    size_t doc_len, doc_at;
+    size_t doc_len, doc_at, doc_prompt;
 };
 
 int documents_open(struct documents **out, const char *path, const char *format, struct dha_err *e)
@@ -31,7 +33,8 @@ int documents_open(struct documents **out, const char *path, const char *format,
     struct documents *d = calloc(1, sizeof *d);
     if (!d)
         return dha_fail(e, DHA_E_NO_MEMORY, "no memory to read %s", path);
-    d->jsonl = strcmp(format, "jsonl") == 0;
+    d->instruct = strcmp(format, "instruct") == 0;
+    d->jsonl = d->instruct || strcmp(format, "jsonl") == 0;
     d->first = true;
     d->cap = WINDOW;
     d->buf = malloc(d->cap);
@@ -101,6 +104,7 @@ static int give(struct piece *p, const char *text, size_t len, bool first, struc
     memcpy(p->text, text, len);
     p->len = len;
     p->first = first;
+    p->prompt = 0;
     return 1;
 }
 
@@ -127,7 +131,10 @@ static int bad_line(const struct documents *d, struct dha_err *e, const char *wh
     dha_fail(e, DHA_E_INPUT, "%s, line %ld: %s%s", d->path, d->line, why, more);
     if (e)
         snprintf(e->path, sizeof e->path, "%.255s", d->path);
-    return dha_err_hint(e, "each line must be an object such as {\"text\": \"...\"}");
+    return dha_err_hint(e, d->instruct
+                               ? "each line must be an object such as {\"prompt\": \"...\", "
+                                 "\"answer\": \"...\"}"
+                               : "each line must be an object such as {\"text\": \"...\"}");
 }
 
 static bool blank(const char *s, size_t n)
@@ -149,7 +156,15 @@ static int take_document(struct documents *d, const char *line, size_t len, stru
     if (!text)
         text = json_get(j, "content");
     int rc = -1;
-    if (!cJSON_IsObject(j)) {
+    if (d->instruct) {
+        rc = question_example(j, &d->doc, &d->doc_prompt, &why);
+        d->doc_len = rc ? 0 : strlen(d->doc);
+        d->doc_at = 0;
+        if (rc)
+            bad_line(d, e, "", why.msg);
+        else if (d->doc_len > DOCUMENT_PIECE)
+            rc = bad_line(d, e, "an example of more than 2 MiB", "");
+    } else if (!cJSON_IsObject(j)) {
         bad_line(d, e, "not an object", "");
     } else if (!cJSON_IsString(text)) {
         bad_line(d, e, "no string \"text\" or \"content\"", "");
@@ -214,6 +229,7 @@ static int next_jsonl(struct documents *d, struct piece *p, struct dha_err *e)
     size_t len = cut(d->doc + d->doc_at, d->doc_len - d->doc_at);
     if (give(p, d->doc + d->doc_at, len, first, e) < 0)
         return -1;
+    p->prompt = d->doc_prompt;
     d->doc_at += len;
     if (d->doc_at == d->doc_len) {
         free(d->doc);

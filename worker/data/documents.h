@@ -2,7 +2,7 @@
  * pieces that fit in memory.
  *
  * text: the file is one document. jsonl: one object a line, its "text" (or "content") is the document; empty lines are
- * skipped.
+ * skipped. instruct: one object a line as in question.h; a document is prompt and answer together and is never cut.
  * A document of at most DOCUMENT_PIECE bytes is one piece. A longer one is cut into pieces of at most that,
  * each right after its last newline (or, without a newline, anywhere between characters). Every piece is
  * tokenised alone, so a cut costs what a document's start costs: at most the tokenizer's dummy prefix and a
@@ -23,7 +23,8 @@ struct documents;
 struct piece {
     char *text; /* malloc'ed: the caller frees it */
     size_t len;
-    bool first; /* of its document */
+    bool first;    /* of its document */
+    size_t prompt; /* instruct: bytes of text that are the prompt */
 };
 
 int documents_open(struct documents **d, const char *path, const char *format, struct dha_err *e);

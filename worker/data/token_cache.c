@@ -18,16 +18,28 @@
 #include "worker/fsutil.h"
 
 #define MAGIC       "DHATOK1\n"
+#define TEMPLATES   1 /* raised when question.c words an example differently */
 #define HEADER      64
 #define MAX_THREADS 8 /* each may hold 300 MB: DOCUMENT_PIECE x 140 */
 
 struct header {
     char magic[8];
-    uint32_t width, zero;
+    uint32_t width, class_width;
     uint64_t count, hash;
     uint8_t key[32];
 };
 _Static_assert(sizeof(struct header) == HEADER, "the header is written as it lies");
+
+bool token_cache_format(const char *format)
+{
+    return strcmp(format, "text") == 0 || strcmp(format, "jsonl") == 0 ||
+           strcmp(format, "instruct") == 0;
+}
+
+static bool has_classes(const struct corpus_options *o)
+{
+    return strcmp(o->format, "instruct") == 0;
+}
 
 static int fail_at(const char *path, struct dha_err *e)
 {
@@ -90,11 +102,14 @@ static int digest_file(EVP_MD_CTX *into, const char *path, struct dha_err *e)
 static int make_key(const char *path, const struct corpus_options *o, uint8_t key[32],
                     struct dha_err *e)
 {
-    char options[96];
+    char options[160];
     unsigned len;
     int rc = -1;
     snprintf(options, sizeof options, "dha tokens 1 %s bos=%d piece=%zu", o->format, o->bos,
              DOCUMENT_PIECE);
+    if (has_classes(o))
+        snprintf(options + strlen(options), sizeof options - strlen(options),
+                 " eos=%d templates=%d", o->eos, TEMPLATES);
     EVP_MD_CTX *c = EVP_MD_CTX_new();
     if (!c || !EVP_DigestInit_ex(c, EVP_sha256(), NULL) ||
         !EVP_DigestUpdate(c, options, strlen(options) + 1))
@@ -109,7 +124,7 @@ static int make_key(const char *path, const struct corpus_options *o, uint8_t ke
 
 /* 1: there and whole, 0: absent or damaged, -1: an error worth telling */
 static int try_open(const char *file, const uint8_t key[32], struct mapped_file *m,
-                    struct token_span *s, struct dha_err *e)
+                    struct token_span *s, const uint8_t **classes, struct dha_err *e)
 {
     struct header h;
     if (access(file, F_OK) != 0)
@@ -121,9 +136,10 @@ static int try_open(const char *file, const uint8_t key[32], struct mapped_file 
         const uint8_t *tokens = (const uint8_t *)m->data + HEADER;
         size_t bytes = m->len - HEADER;
         if (memcmp(h.magic, MAGIC, 8) == 0 && memcmp(h.key, key, 32) == 0 &&
-            (h.width == 2 || h.width == 4) && h.count <= bytes && h.count * h.width == bytes &&
-            h.hash == XXH3_64bits(tokens, bytes)) {
+            (h.width == 2 || h.width == 4) && h.class_width <= 1 && h.count <= bytes &&
+            h.count * (h.width + h.class_width) == bytes && h.hash == XXH3_64bits(tokens, bytes)) {
             *s = (struct token_span){tokens, (int64_t)h.count, (int)h.width};
+            *classes = h.class_width ? tokens + h.count * h.width : NULL;
             return 1;
         }
     }
@@ -137,9 +153,27 @@ struct maker {
     struct spm *spm;
     FILE *f;
     XXH3_state_t *hash;
-    int bos, width;
+    int bos, eos, width;
     uint64_t count;
+    bool with_classes;
+    uint8_t *classes; /* [count], written at the end */
+    size_t classes_cap;
 };
+
+/* The class of the n tokens that follow. */
+static int put_class(struct maker *k, uint8_t class, size_t n, struct dha_err *e)
+{
+    if (k->count + n > k->classes_cap) {
+        size_t cap = 2 * (k->count + n);
+        uint8_t *grown = realloc(k->classes, cap);
+        if (!grown)
+            return dha_fail(e, DHA_E_NO_MEMORY, "no memory for the classes of %zu tokens", cap);
+        k->classes = grown;
+        k->classes_cap = cap;
+    }
+    memset(k->classes + k->count, class, n);
+    return 0;
+}
 
 static int put(struct maker *k, const int32_t *ids, size_t n, struct dha_err *e)
 {
@@ -163,17 +197,63 @@ static int put(struct maker *k, const int32_t *ids, size_t n, struct dha_err *e)
 struct work {
     struct piece piece;
     int32_t *ids;
-    size_t n;
+    size_t n, prompt; /* prompt: of the n */
     int rc;
     struct dha_err err;
 };
 
+/* Where the answer's tokens begin: behind as many as the prompt alone has (lm-evaluation-harness: _encode_pair). */
+static int encode_prompt(const struct maker *k, struct work *w)
+{
+    int32_t *ids = NULL;
+    int rc = spm_encode(k->spm, w->piece.text, w->piece.prompt, &ids, &w->prompt, &w->err);
+    free(ids);
+    if (w->prompt > w->n)
+        w->prompt = w->n;
+    return rc;
+}
+
 static void encode_all(const struct maker *k, struct work *w, int n, int threads)
 {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         w[i].rc = spm_encode(k->spm, w[i].piece.text, w[i].piece.len, &w[i].ids, &w[i].n,
                              &w[i].err);
+        if (w[i].rc == 0 && k->with_classes)
+            w[i].rc = encode_prompt(k, &w[i]);
+    }
+}
+
+static int put_example(struct maker *k, const struct work *w, struct dha_err *e)
+{
+    uint8_t first = CORPUS_PROMPT | TOKEN_STARTS;
+    size_t at = 0;
+    if (k->bos >= 0) {
+        if (put_class(k, first, 1, e) < 0 || put(k, &k->bos, 1, e) < 0)
+            return -1;
+    } else if (w->n > 0) {
+        if (put_class(k, first, 1, e) < 0 || put(k, w->ids, 1, e) < 0)
+            return -1;
+        at = 1;
+    }
+    size_t prompt = w->prompt > at ? w->prompt - at : 0;
+    if (put_class(k, CORPUS_PROMPT, prompt, e) < 0 || put(k, w->ids + at, prompt, e) < 0)
+        return -1;
+    at += prompt;
+    if (put_class(k, CORPUS_ANSWER, w->n - at, e) < 0 || put(k, w->ids + at, w->n - at, e) < 0)
+        return -1;
+    return k->eos < 0                                                           ? 0
+           : put_class(k, CORPUS_ANSWER, 1, e) < 0 || put(k, &k->eos, 1, e) < 0 ? -1
+                                                                                : 0;
+}
+
+static int put_piece(struct maker *k, const struct work *w, struct dha_err *e)
+{
+    if (k->with_classes)
+        return put_example(k, w, e);
+    if (w->piece.first && k->bos >= 0 && put(k, &k->bos, 1, e) < 0)
+        return -1;
+    return put(k, w->ids, w->n, e);
 }
 
 /* Pieces are encoded in batches, side by side, and written in their order. */
@@ -201,9 +281,7 @@ static int tokenise(struct maker *k, struct documents *d, struct dha_err *e)
                     *e = w[i].err;
                 rc = -1;
             }
-            if (rc >= 0 && w[i].piece.first && k->bos >= 0 && put(k, &k->bos, 1, e) < 0)
-                rc = -1;
-            if (rc >= 0 && put(k, w[i].ids, w[i].n, e) < 0)
+            if (rc >= 0 && put_piece(k, &w[i], e) < 0)
                 rc = -1;
             free(w[i].piece.text);
             free(w[i].ids);
@@ -217,13 +295,18 @@ static int tokenise(struct maker *k, struct documents *d, struct dha_err *e)
 static int write_file(struct maker *k, struct documents *d, const uint8_t key[32],
                       struct dha_err *e)
 {
-    struct header h = {.magic = MAGIC, .width = (uint32_t)k->width};
+    struct header h = {.magic = MAGIC, .width = (uint32_t)k->width, .class_width = k->with_classes};
     memcpy(h.key, key, sizeof h.key);
     XXH3_64bits_reset(k->hash);
     if (fwrite(&h, sizeof h, 1, k->f) != 1)
         return dha_fail_errno(e, errno, "writing the token cache");
     if (tokenise(k, d, e) < 0)
         return -1;
+    if (k->with_classes && k->count > 0) {
+        if (fwrite(k->classes, 1, k->count, k->f) != k->count)
+            return dha_fail_errno(e, errno, "writing the token cache");
+        XXH3_64bits_update(k->hash, k->classes, k->count);
+    }
     h.count = k->count;
     h.hash = XXH3_64bits_digest(k->hash);
     if (fseek(k->f, 0, SEEK_SET) != 0 || fwrite(&h, sizeof h, 1, k->f) != 1 || fflush(k->f) != 0 ||
@@ -248,7 +331,7 @@ static int make(const char *path, const struct corpus_options *o, const uint8_t 
 {
     char temp[4200];
     struct documents *d = NULL;
-    struct maker k = {.bos = o->bos};
+    struct maker k = {.bos = o->bos, .eos = o->eos, .with_classes = has_classes(o)};
     int rc = -1;
     snprintf(temp, sizeof temp, "%.4150s.tmp", file);
     if (spm_open(&k.spm, o->tokenizer, e) < 0 || documents_open(&d, path, o->format, e) < 0)
@@ -273,6 +356,7 @@ static int make(const char *path, const struct corpus_options *o, const uint8_t 
         unlink(temp);
 done:
     XXH3_freeState(k.hash);
+    free(k.classes);
     documents_close(d);
     spm_close(k.spm);
     return rc;
@@ -314,11 +398,12 @@ int token_cache_check(const struct corpus_options *o, struct dha_err *e)
 }
 
 int token_cache_open(const char *path, const struct corpus_options *o, struct mapped_file *m,
-                     struct token_span *s, struct dha_err *e)
+                     struct token_span *s, const uint8_t **classes, struct dha_err *e)
 {
     char file[4200], lock_path[4220];
     uint8_t key[32];
     *m = (struct mapped_file){NULL, 0};
+    *classes = NULL;
     if (token_cache_check(o, e) < 0)
         return -1;
     if (!o->cache_dir)
@@ -328,7 +413,7 @@ int token_cache_open(const char *path, const struct corpus_options *o, struct ma
     size_t at = (size_t)snprintf(file, sizeof file, "%.4000s/tokens-", o->cache_dir);
     for (int i = 0; i < 32; i++)
         at += (size_t)snprintf(file + at, sizeof file - at, "%02x", key[i]);
-    int rc = try_open(file, key, m, s, e);
+    int rc = try_open(file, key, m, s, classes, e);
     if (rc == 0) {
         snprintf(lock_path, sizeof lock_path, "%s.lock", file);
         int lock = open(lock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -338,9 +423,9 @@ int token_cache_open(const char *path, const struct corpus_options *o, struct ma
                 close(lock);
             return -1;
         }
-        rc = try_open(file, key, m, s, e); /* made while we waited? */
+        rc = try_open(file, key, m, s, classes, e); /* made while we waited? */
         if (rc == 0 && make(path, o, key, file, e) == 0)
-            rc = try_open(file, key, m, s, e);
+            rc = try_open(file, key, m, s, classes, e);
         else if (rc == 0)
             rc = -2;
         close(lock);

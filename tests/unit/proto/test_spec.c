@@ -236,7 +236,7 @@ static void every_field_is_checked(void **state)
         {"'tokens'", "{'train':1e16}", "$.tokens.train", "out of range"},
         {"'tokens'", "[]", "$.tokens", "must be an object"},
         {"'recovery'", "{'kl':-1}", "$.recovery.kl", "out of range"},
-        {"'recovery'", "{'kl':0,'lm':0}", "$.recovery", "both 0"},
+        {"'recovery'", "{'kl':0,'lm':0}", "$.recovery", "all 0"},
         {"'batch_tokens'", "0", "$.batch_tokens", "out of range"},
         {"'optim'", "{'lr':0}", "$.optim.lr", "more than 0"},
         {"'optim'", "{'lr':11}", "$.optim.lr", "at most 10"},
