@@ -11,16 +11,20 @@ int cmd_stage(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_eval(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_tasks(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_score(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_inspect(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_export(int argc, char **argv, struct comm *comm, struct dha_err *e);
 
 /* ---- options (cmd_options.c) ---------------------------------------------------------------------- */
+#define OPTION_MANY 64
 struct option_spec {
-    const char *name; /* long option, without -- */
-    const char **str; /* set to its argument, or */
-    bool *flag;       /* set to true, or */
-    long long *num;   /* parsed as a whole number */
+    const char *name;  /* long option, without -- */
+    const char **str;  /* set to its argument, or */
+    bool *flag;        /* set to true, or */
+    long long *num;    /* parsed as a whole number, or */
+    const char **many; /* may be given again: its arguments [OPTION_MANY], */
+    int *n_many;       /* and their number */
     bool required;
 };
 /* Options by the table (ends with a NULL name); returns the index of the first other argument, -1 + DHA_E_USAGE. */

@@ -18,6 +18,13 @@ static int take(const struct option_spec *o, const char *arg, struct dha_err *e)
         *o->str = arg;
         return 0;
     }
+    if (o->many) {
+        if (*o->n_many == OPTION_MANY)
+            return dha_fail(e, DHA_E_USAGE, "--%s is given more than %d times", o->name,
+                            OPTION_MANY);
+        o->many[(*o->n_many)++] = arg;
+        return 0;
+    }
     errno = 0;
     *o->num = strtoll(arg, &end, 10);
     if (errno || *end || end == arg)

@@ -87,7 +87,7 @@ static void keep_eval(struct run_job *r, const char *stage_dir)
     while (f && fgets(line, sizeof line, f)) {
         size_t n = strcspn(line, "\n");
         if (record_parse(line, n, &rec, NULL) || rec.type != REC_EVAL ||
-            !strcmp(rec.eval.name, "valid"))
+            !strncmp(rec.eval.name, "valid", 5)) /* a point of the curve, or of a domain's */
             continue;
         cJSON_DeleteItemFromObjectCaseSensitive(r->result, rec.eval.name);
         json_put_num(r->result, rec.eval.name, rec.eval.loss);

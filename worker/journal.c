@@ -63,6 +63,7 @@ static void say(struct journal *j, const struct record *r)
         fprintf(stderr, "%-6s %s of %s: %.1f %% of %" PRId64 " questions\n", j->stage, r->task.task,
                 r->task.model, 100 * r->task.acc, r->task.questions);
         break;
+    case REC_LAYER:
     case REC_HEAD_BUDGET:
     case REC_ERROR:
     case REC_UNKNOWN: break;

@@ -25,6 +25,11 @@ static const struct command commands[] = {
      cmd_check},
     {"eval", "--model DIR --data F --seq-len N [--format F] [--tokenizer T] [--windows W] [--json]",
      "mean loss over windows of N tokens that do not overlap, in nats a token", cmd_eval},
+    {"tasks",
+     "MODEL --task arc-e=FILE ... [--shots N] [--limit N] [--tokenizer T] [--bos] [--details F] "
+     "[--json]",
+     "multiple choice by likelihood, as lm-evaluation-harness scores it, and greedy exact match",
+     cmd_tasks},
     {"score", "--model DIR --tokens F --seq-len N --out O [--format F]",
      "one f32 loss a predicted token, written to O; F: token file or a .safetensors with input_ids",
      cmd_score},

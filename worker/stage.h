@@ -14,6 +14,7 @@
 #include "worker/journal.h"
 #include "worker/method/method.h"
 #include "worker/model/model.h"
+#include "worker/train/evaluate.h"
 
 struct stage {
     const struct stage_spec *s;
@@ -37,7 +38,7 @@ int stage_train(struct stage *st, struct dha_err *e);
 int stage_eval(struct stage *st, struct dha_err *e);
 int stage_export(struct stage *st, struct dha_err *e);
 
-/* ---- what drivers share (stage_common.c) -------------------------------------------------------------- */
+/* ---- what drivers share (stage_common.c, stage_data.c) -------------------------------------------------------------- */
 /* The parent as an MHA model: one with fewer K/V heads than query heads is expanded (METHODS 1.11, "GQA inputs"). */
 int stage_load_parent(struct stage *st, struct model **m, struct dha_err *e);
 /* Opens train and valid (or holds valid out of train) and settles the sequence length. */
@@ -46,7 +47,10 @@ void stage_hello(struct stage *st, int64_t steps, int64_t resumed_from);
 /* What method code needs: parent, data, ranks, calibration tokens; its progress becomes phase records, and a stop asked
  * for stops it. */
 struct method_env stage_method_env(struct stage *st, struct model *parent);
-/* Evaluates on valid and journals it as `name`. */
+/* Evaluates on valid and journals it as `name`; of a mixture each domain, too. A parent that is worse than guessing is an
+ * error. */
+int stage_evaluate_all(struct stage *st, struct model *m, const char *name, struct eval_result *v,
+                       struct dha_err *e);
 int stage_evaluate(struct stage *st, struct model *m, const char *name, double *loss,
                    struct dha_err *e);
 /* OUT/model, published by rename of a complete directory; all ranks call, rank 0 writes. */

@@ -15,7 +15,6 @@
 #include "worker/fsutil.h"
 #include "worker/model/expand.h"
 #include "worker/stage.h"
-#include "worker/train/evaluate.h"
 #include "worker/train/trainer.h"
 
 int stage_out(const struct stage *st, char *buf, size_t cap, const char *name, struct dha_err *e)
@@ -100,97 +99,6 @@ int stage_load_parent(struct stage *st, struct model **m, struct dha_err *e)
         *m = as_is, as_is = NULL;
     model_free(as_is);
     return comm_agree(st->comm, rc, e);
-}
-
-/* ---- data --------------------------------------------------------------------------------------------- */
-
-static int open_corpora(struct stage *st, const struct model_config *cfg, struct dha_err *e)
-{
-    const struct data_spec *d = &st->s->spec.data;
-    struct corpus_options o = {.format = d->format,
-                               .tokenizer = d->tokenizer,
-                               .model_dir = st->s->spec.model,
-                               .cache_dir = st->s->cache,
-                               .vocab = cfg->vocab,
-                               .bos = cfg->bos};
-    char tokenizer[PATH_MAX];
-    if (!o.tokenizer) {
-        if (fs_path(tokenizer, sizeof tokenizer, e, "%s/tokenizer.model", st->s->spec.model))
-            return -1;
-        o.tokenizer = tokenizer;
-    }
-    if (corpus_open(&st->train, d->train, d->n_train, &o, e))
-        return -1;
-    if (d->valid && corpus_open(&st->valid, &d->valid, 1, &o, e))
-        return dha_err_context(e, "data.valid");
-    return 0;
-}
-
-/* Without data.valid: the last 2 % of the training tokens, but at least 16 and at most 256 windows. */
-static int hold_out(struct stage *st, struct dha_err *e)
-{
-    int64_t window = st->seq, all = corpus_tokens(st->train), n = all / 50;
-    if (n < 16 * window + 1)
-        n = 16 * window + 1;
-    if (n > 256 * window + 1)
-        n = 256 * window + 1;
-    if (n > all / 2) {
-        dha_fail(e, DHA_E_INPUT,
-                 "%" PRId64
-                 " training tokens are too few to hold out 16 windows of %d for validation",
-                 all, st->seq);
-        return dha_err_hint(e, "give data.valid, more data, or a smaller data.seq_len");
-    }
-    return corpus_hold_out(st->train, n, &st->valid, e);
-}
-
-int stage_open_data(struct stage *st, const struct model_config *cfg, struct dha_err *e)
-{
-    int rc = 0;
-    st->seq = st->s->spec.data.seq_len;
-    if (st->seq == 0)
-        st->seq = cfg->max_positions < 256 ? cfg->max_positions : 256;
-    if (st->seq > cfg->max_positions) {
-        rc = dha_fail(e, DHA_E_SPEC, "data.seq_len is %d, but the model has %d positions", st->seq,
-                      cfg->max_positions);
-        dha_err_hint(e, "use --set data.seq_len=%d or less", cfg->max_positions);
-    }
-    /* rank 0 first: it may have to tokenise, the others then find the cache */
-    if (rc == 0 && st->comm->rank == 0)
-        rc = open_corpora(st, cfg, e);
-    if (comm_agree(st->comm, rc, e))
-        return -1;
-    if (st->comm->rank != 0)
-        rc = open_corpora(st, cfg, e);
-    if (rc == 0)
-        rc = corpus_check(st->train, st->seq, e);
-    if (rc == 0 && !st->valid)
-        rc = hold_out(st, e);
-    if (rc == 0)
-        rc = corpus_check(st->valid, st->seq, e);
-    return comm_agree(st->comm, rc, e);
-}
-
-int stage_evaluate(struct stage *st, struct model *m, const char *name, double *loss,
-                   struct dha_err *e)
-{
-    struct eval_result v;
-    if (evaluate(m, st->valid, st->seq, st->s->spec.eval_windows, st->comm, &v, e))
-        return dha_err_context(e, "evaluating the %s model", name);
-    if (!isfinite(v.loss)) {
-        /* of the parent: it came like that; of ours: a merge or a training that broke it */
-        bool parent = !strcmp(name, "parent");
-        dha_fail(e, parent ? DHA_E_INPUT : DHA_E_DIVERGED,
-                 "the loss of the %s model is not a finite number", name);
-        return dha_err_hint(e,
-                            parent ? "its weights are damaged, or overflow in f32: %s"
-                                   : "see the stages before; the parent is %s",
-                            st->s->spec.model);
-    }
-    journal_eval(st->journal, name, v.loss, v.tokens, v.windows, 0, 0);
-    if (loss)
-        *loss = v.loss;
-    return 0;
 }
 
 /* ---- models on disk ------------------------------------------------------------------------------------- */

@@ -36,15 +36,31 @@ static int open_segment(struct segment *s, const char *path, const struct corpus
                                       e);
     if (token_cache_open(path, o, &s->map, &s->span, &s->classes, e) < 0)
         return -1;
-    int64_t bad = token_span_bad(&s->span, o->vocab);
-    if (bad < 0)
+    return 0; /* in the vocabulary: check_tokenizer() */
+}
+
+int spm_fits(const struct spm *s, const char *path, int vocab, struct dha_err *e)
+{
+    if (spm_vocab(s) <= vocab)
         return 0;
-    dha_fail(e, DHA_E_INPUT, "%s: %s gives token %u, outside the model's vocabulary of %d", path,
-             o->tokenizer, token_at(&s->span, bad), o->vocab);
+    dha_fail(e, DHA_E_INPUT, "%s has %d tokens: some are outside the model's vocabulary of %d",
+             path, spm_vocab(s), vocab);
     dha_err_hint(e, "the tokenizer is not this model's");
     if (e)
-        snprintf(e->path, sizeof e->path, "%.255s", o->tokenizer);
+        snprintf(e->path, sizeof e->path, "%.255s", path);
     return -1;
+}
+
+static int check_tokenizer(const struct corpus_options *o, struct dha_err *e)
+{
+    struct spm *s = NULL;
+    int rc = 0;
+    if (token_cache_format(o->format) && token_cache_check(o, e) == 0)
+        rc = spm_open(&s, o->tokenizer, e) || spm_fits(s, o->tokenizer, o->vocab, e) ? -1 : 0;
+    else if (token_cache_format(o->format))
+        rc = -1;
+    spm_close(s);
+    return rc;
 }
 
 int corpus_open(struct corpus **out, char *const *paths, int n_paths,
@@ -53,6 +69,8 @@ int corpus_open(struct corpus **out, char *const *paths, int n_paths,
     *out = NULL;
     if (n_paths < 1)
         return dha_fail(e, DHA_E_INPUT, "no data files given");
+    if (check_tokenizer(o, e) < 0)
+        return -1;
     struct corpus *c = calloc(1, sizeof *c);
     struct files *f = calloc(1, sizeof *f + (size_t)n_paths * sizeof *f->seg);
     if (!c || !f) {

@@ -90,6 +90,8 @@ int spm_open(struct spm **s, const char *model, struct dha_err *e);
 void spm_close(struct spm *s);
 int spm_vocab(const struct spm *s);
 int spm_bos(const struct spm *s);
+/* An error if it has tokens that a model of `vocab` tokens does not have. */
+int spm_fits(const struct spm *s, const char *path, int vocab, struct dha_err *e);
 /* *ids is malloc'ed. */
 int spm_encode(const struct spm *s, const char *text, size_t len, int32_t **ids, size_t *n,
                struct dha_err *e);

@@ -231,6 +231,11 @@ static int winogrande(const struct fields *f, struct question *q)
                         f->e);
     free(target);
     q->gold = b.gold;
+    q->ask = say("%s\nQuestion: Does _ stand for %s or %s?\nAnswer:", b.sentence, b.option[0],
+                 b.option[1]);
+    q->reply = say(" %s", b.option[b.gold]);
+    if (rc == 0 && (!q->ask || !q->reply))
+        rc = no_memory(f->e);
     return rc;
 }
 
@@ -290,12 +295,24 @@ int question_parse(const cJSON *line, enum task t, struct question *q, struct dh
     return -1;
 }
 
+const char *question_ask(const struct question *q)
+{
+    return q->ask ? q->ask : q->context[q->gold];
+}
+
+const char *question_reply(const struct question *q)
+{
+    return q->reply ? q->reply : q->continuation[q->gold];
+}
+
 void question_finish(struct question *q)
 {
     for (int i = 0; i < q->n; i++) {
         free(q->context[i]);
         free(q->continuation[i]);
     }
+    free(q->ask);
+    free(q->reply);
     memset(q, 0, sizeof *q);
 }
 
@@ -330,18 +347,6 @@ static int join(const char *prompt, const char *answer, char **text, size_t *end
     return *text ? 0 : no_memory(e);
 }
 
-static int blank_example(const struct fields *f, char **text, size_t *prompt)
-{
-    struct blank b;
-    if (read_blank(f, &b))
-        return -1;
-    char *p = say("%s\nQuestion: Does _ stand for %s or %s?\nAnswer:", b.sentence, b.option[0],
-                  b.option[1]);
-    int rc = p ? join(p, b.option[b.gold], text, prompt, f->e) : no_memory(f->e);
-    free(p);
-    return rc;
-}
-
 int question_example(const cJSON *line, char **text, size_t *prompt, struct dha_err *e)
 {
     struct fields f = {line, e};
@@ -356,11 +361,9 @@ int question_example(const cJSON *line, char **text, size_t *prompt, struct dha_
     }
     if (told_task(line, &t))
         return dha_fail(e, DHA_E_INPUT, "no \"prompt\" and \"answer\", and no known task's fields");
-    if (t == TASK_WINOGRANDE)
-        return blank_example(&f, text, prompt);
     if (question_parse(line, t, &q, e))
         return -1;
-    int rc = join(q.context[q.gold], q.continuation[q.gold], text, prompt, e);
+    int rc = join(question_ask(&q), question_reply(&q), text, prompt, e);
     question_finish(&q);
     return rc;
 }

@@ -14,7 +14,7 @@
  * An instruct example is {"prompt": ..., "answer": ...}, joined by a space where neither brings one, or one of these
  * lines, told by its fields and its task_name: context and right continuation. A winogrande line becomes
  *   {sentence}\nQuestion: Does _ stand for {option1} or {option2}?\nAnswer: {option}
- * since its continuation is the same whatever the answer is.
+ * (our wording), since its continuation is the same whatever the answer is; exact match asks the same way.
  */
 #ifndef DHA_WORKER_QUESTION_H
 #define DHA_WORKER_QUESTION_H
@@ -44,7 +44,11 @@ struct question {
     char *context[QUESTION_CHOICES];
     char *continuation[QUESTION_CHOICES];
     int64_t characters[QUESTION_CHOICES]; /* of the choice, at least 1 */
+    /* The same as a prompt and its one right answer; NULL: the gold choice's context and continuation. */
+    char *ask, *reply;
 };
+const char *question_ask(const struct question *q);
+const char *question_reply(const struct question *q);
 /* A zeroed question is finished. Errors name what is wrong with the line, not where it stands. */
 int question_parse(const cJSON *line, enum task t, struct question *q, struct dha_err *e);
 void question_finish(struct question *q);

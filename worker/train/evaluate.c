@@ -1,6 +1,8 @@
 #include "worker/train/evaluate.h"
 
 #include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 int run_batch_for(int seq, int64_t most)
@@ -11,8 +13,9 @@ int run_batch_for(int seq, int64_t most)
     return (int)(b < most ? b : (most > 0 ? most : 1));
 }
 
-int evaluate(struct model *m, const struct corpus *c, int seq, int64_t windows, struct comm *comm,
-             struct eval_result *out, struct dha_err *e)
+/* A corpus that is no mixture. */
+static int evaluate_one(struct model *m, const struct corpus *c, int seq, int64_t windows,
+                        struct comm *comm, struct eval_result *out, struct dha_err *e)
 {
     struct run *r = NULL;
     int32_t *ids = NULL, *targets = NULL;
@@ -52,9 +55,9 @@ int evaluate(struct model *m, const struct corpus *c, int seq, int64_t windows, 
         run_forward(r, ids);
         if (run_loss(r, targets, NULL, 1, 0, 1, NULL, &lm, &kl, e))
             goto out;
-        int64_t n = windows - at < batch ? windows - at : batch;
         sums[0] += lm;
-        sums[1] += (double)(n * seq);
+        for (size_t i = 0; i < rows; i++)
+            sums[1] += targets[i] >= 0;
     }
     rc = 0;
 out:
@@ -68,4 +71,44 @@ out:
     *out = (struct eval_result){
         .loss = sums[0] / sums[1], .tokens = (int64_t)sums[1], .windows = windows};
     return 0;
+}
+
+int evaluate(struct model *m, const struct corpus *c, int seq, int64_t windows, struct comm *comm,
+             struct eval_result *out, struct dha_err *e)
+{
+    int n = corpus_domains(c);
+    if (n == 0)
+        return evaluate_one(m, c, seq, windows, comm, out, e);
+    if (n > EVAL_DOMAINS)
+        return dha_fail(e, DHA_E_INTERNAL, "a mixture of %d domains", n);
+    struct eval_result all = {.n_domains = n};
+    int64_t each = windows == 0 ? 0 : windows / n > 0 ? windows / n : 1;
+    for (int i = 0; i < n; i++) {
+        struct corpus_domain d = corpus_domain_at(c, i);
+        struct eval_result one;
+        if (evaluate_one(m, d.corpus, seq, each, comm, &one, e))
+            return dha_err_context(e, "domain %s", d.name);
+        all.domain[i].name = d.name;
+        all.domain[i].loss = one.loss;
+        all.domain[i].tokens = one.tokens;
+        all.domain[i].windows = one.windows;
+        all.loss += d.weight * one.loss;
+        all.tokens += one.tokens;
+        all.windows += one.windows;
+    }
+    *out = all;
+    return 0;
+}
+
+void evaluate_journal(struct journal *j, const char *name, const struct eval_result *v,
+                      int64_t step, int64_t trained)
+{
+    struct record r;
+    journal_eval(j, name, v->loss, v->tokens, v->windows, step, trained);
+    for (int i = 0; i < v->n_domains; i++) {
+        char full[sizeof r.eval.name];
+        snprintf(full, sizeof full, "%.14s:%.24s", name, v->domain[i].name);
+        journal_eval(j, full, v->domain[i].loss, v->domain[i].tokens, v->domain[i].windows, step,
+                     trained);
+    }
 }
