@@ -26,7 +26,7 @@ struct field {
     {                                                                                              \
         key, TEXT, IN(member), sizeof((struct record *)0)->member, __VA_ARGS__                     \
     }
-#define FIELD_MAX 16
+#define FIELD_MAX 20
 
 static const struct {
     const char *name;
@@ -61,12 +61,21 @@ static const struct {
                        {"eta_s", NUM, IN(progress.eta_s), .required = false},
                        {"fusion_loss", NUM, IN(progress.fusion_loss), .nan = true},
                        {"lambda", NUM, IN(progress.lambda), .nan = true},
-                       {"threshold", NUM, IN(progress.threshold), .nan = true}}},
+                       {"threshold", NUM, IN(progress.threshold), .nan = true},
+                       {"bild", NUM, IN(progress.bild), .nan = true},
+                       {"closed", NUM, IN(progress.closed), .nan = true},
+                       {"teacher_ms", NUM, IN(progress.teacher_ms), .nan = true}}},
     [REC_HEAD_BUDGET] = {"head_budget",
                          {{"layer", INT, IN(head_budget.layer), .required = true},
                           STR("kind", head_budget.kind, .required = true, .exact = true),
                           {"heads", INT, IN(head_budget.heads), .required = true},
                           {"map", MAP, IN(head_budget.map), .required = false}}},
+    [REC_LAYER] = {"layer",
+                   {STR("name", layer.name, .required = true, .exact = true),
+                    {"layer", INT, IN(layer.layer), .required = true},
+                    STR("kind", layer.kind, .required = true, .exact = true),
+                    {"step", I64, IN(layer.step), .required = false},
+                    {"value", NUM, IN(layer.value), .required = true}}},
     [REC_CHECKPOINT] = {"checkpoint",
                         {{"step", I64, IN(checkpoint.step), .required = true},
                          {"bytes", I64, IN(checkpoint.bytes), .required = false},

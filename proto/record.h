@@ -20,6 +20,7 @@ enum record_type {
     REC_ERROR,
     REC_BYE,
     REC_TASK,
+    REC_LAYER,
     REC_UNKNOWN
 };
 
@@ -44,6 +45,9 @@ struct record {
             double lm, kl;       /* its parts */
             double lr, grad_norm, tokens_per_s, comm_ms, eta_s;
             double fusion_loss, lambda, threshold; /* NaN where there is no operator */
+            double bild;       /* a part of the loss; NaN where it is not trained on */
+            double closed;     /* share of masks that are closed; NaN without masks */
+            double teacher_ms; /* of the step; NaN without a teacher */
         } progress;
         struct {
             int layer;
@@ -52,6 +56,13 @@ struct record {
             int n_map;    /* query heads */
             int map[256];
         } head_budget;
+        struct { /* a number of one layer's keys or values on the way ("fusion_loss") */
+            char name[24];
+            int layer;
+            char kind[8]; /* "key" | "value" */
+            int64_t step;
+            double value;
+        } layer;
         struct {
             int64_t step, bytes;
             char path[512];

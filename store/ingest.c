@@ -109,6 +109,9 @@ static int progress(struct store *s, const struct target *t, const struct record
         {"fusion_loss", r->progress.fusion_loss, true},
         {"lambda", r->progress.lambda, true},
         {"threshold", r->progress.threshold, true},
+        {"bild", r->progress.bild, true},
+        {"closed", r->progress.closed, true},
+        {"teacher_ms", r->progress.teacher_ms, true},
     };
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++)
         if (!points[i].optional || !isnan(points[i].value))
@@ -125,6 +128,17 @@ static int progress(struct store *s, const struct target *t, const struct record
         DB_D(r->progress.tokens_per_s), DB_D(r->progress.loss), DB_D(r->progress.lm),
         DB_D(r->progress.kl), DB_D(r->progress.fusion_loss), DB_D(r->progress.eta_s), DB_S(NULL),
         DB_I(t->now_us));
+}
+
+/* A metric of its own for each layer and kind: "fusion_loss.3.key". */
+static int layer(struct store *s, const struct target *t, const struct record *r, struct dha_err *e)
+{
+    char name[48];
+    (void)e;
+    snprintf(name, sizeof name, "%s.%d.%s", r->layer.name, r->layer.layer, r->layer.kind);
+    if (isfinite(r->layer.value))
+        metric_add(s, t->attempt, name, r->layer.step, 0, r->layer.value);
+    return 0;
 }
 
 static int head_budget(struct store *s, const struct target *t, const struct record *r,
@@ -239,11 +253,16 @@ typedef int apply_fn(struct store *, const struct target *, const struct record 
                      struct dha_err *);
 
 static apply_fn *const apply[] = {
-    [REC_HELLO] = hello,           [REC_PHASE] = phase,
-    [REC_PROGRESS] = progress,     [REC_HEAD_BUDGET] = head_budget,
-    [REC_CHECKPOINT] = checkpoint, [REC_EVAL] = eval,
-    [REC_ERROR] = error,           [REC_BYE] = bye,
+    [REC_HELLO] = hello,
+    [REC_PHASE] = phase,
+    [REC_PROGRESS] = progress,
+    [REC_HEAD_BUDGET] = head_budget,
+    [REC_CHECKPOINT] = checkpoint,
+    [REC_EVAL] = eval,
+    [REC_ERROR] = error,
+    [REC_BYE] = bye,
     [REC_TASK] = task,
+    [REC_LAYER] = layer,
     [REC_UNKNOWN] = NULL, /* of a newer worker: skipped, but counted in the offset */
 };
 _Static_assert(sizeof apply / sizeof apply[0] == REC_UNKNOWN + 1, "a row each record type");

@@ -1,6 +1,6 @@
 /* stage_fuse.c: from the parent to a model with fewer K/V heads. Leaves model/ and journals the head budget and the loss of
  * the parent and of the converted model. The groups come from the plan and the budget, or are adjacent; the heads by mean
- * pooling, by the spectral merge, or by training a fusion operator until its rows agree (METHODS 1.7).
+ * pooling, by the spectral merge, or by training (fuse_train.h).
  */
 #include <inttypes.h>
 #include <limits.h>
@@ -10,9 +10,9 @@
 #include <string.h>
 
 #include "worker/fsutil.h"
+#include "worker/fuse_train.h"
 #include "worker/method/budget.h"
 #include "worker/stage.h"
-#include "worker/train/trainer.h"
 
 static int load_plan(const struct stage *st, const struct model_config *cfg, struct plan *p,
                      struct dha_err *e)
@@ -90,37 +90,6 @@ static int choose_groups(const struct stage *st, const struct model_config *cfg,
     return 0;
 }
 
-static int by_fusion_operator(struct stage *st, const struct method_env *env, const int *group_of,
-                              struct model **out, struct dha_err *e)
-{
-    struct model *m = NULL;
-    struct trainer_options o;
-    struct trainer_result r;
-    char ckpt[PATH_MAX], identity[33];
-    int rc = -1;
-    if (st->s->spec.tokens_fuse <= 0) {
-        dha_fail(e, DHA_E_SPEC,
-                 "the fusion operator needs tokens to train on, but tokens.fuse is 0");
-        dha_err_hint(e, "set tokens.fuse, a third of all tokens for instance");
-        return -1;
-    }
-    if (model_clone(&m, env->parent, e) || model_oper_attach(m, group_of, e))
-        goto out;
-    stage_training(st, &o, ckpt, sizeof ckpt, identity);
-    o.model = m;
-    o.tokens = st->s->spec.tokens_fuse;
-    o.penalty = true;
-    o.valid = st->valid;
-    o.evals = 3;
-    if (trainer_run(&o, &r, e))
-        goto out;
-    st->bye.bye.tokens = r.tokens;
-    rc = fusion_fuse(m, out, e);
-out:
-    model_free(m);
-    return rc;
-}
-
 static void journal_heads(struct stage *st, const struct model_config *c)
 {
     for (int i = 0; i < 2 * c->layers; i++) {
@@ -145,7 +114,8 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
     int rc = group_of ? choose_groups(st, cfg, group_of, e)
                       : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
-    if (rc == 0 && s->method.merge != MERGE_FUSION) {
+    bool trains = s->method.merge == MERGE_FUSION || s->method.merge == MERGE_MASKS;
+    if (rc == 0 && !trains) {
         stage_hello(st, 0, -1);
         if (s->tokens_fuse > 0)
             rc = dha_fail(e, DHA_E_SPEC,
@@ -153,7 +123,8 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
                           s->tokens_fuse, s->method.name);
     }
     if (rc == 0)
-        rc = s->method.merge == MERGE_FUSION     ? by_fusion_operator(st, &env, group_of, out, e)
+        rc = s->method.merge == MERGE_FUSION  ? fuse_by_operator(st, &env, parent, group_of, out, e)
+             : s->method.merge == MERGE_MASKS ? fuse_by_masks(st, &env, parent, group_of, out, e)
              : s->method.merge == MERGE_SPECTRAL ? spectral_merge(&env, group_of, out, e)
                                                  : meanpool_merge(&env, group_of, out, e);
     /* without a search stage the merge's calibration is what read those tokens */

@@ -6,6 +6,7 @@
 #include <limits.h>
 
 #include "worker/fsutil.h"
+#include "worker/fuse_train.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
 
@@ -30,6 +31,7 @@ static int learned(struct stage *st, const struct method_env *env, struct plan *
     /* weights move during search (decision D4): a copy does, so the parent need not be restored */
     if (model_clone(&m, env->parent, e) || model_oper_attach(m, group_of, e))
         goto out;
+    model_oper_share(m, env->method->scalar_omega, env->method->rope_tied);
     stage_training(st, &o, ckpt, sizeof ckpt, identity);
     o.model = m;
     o.stream = STREAM_SEARCH;
@@ -37,7 +39,7 @@ static int learned(struct stage *st, const struct method_env *env, struct plan *
     if (trainer_run(&o, &r, e))
         goto out;
     st->bye.bye.tokens = r.tokens;
-    rc = fusion_plan(env, m, plan, e);
+    rc = fuse_write_shares(st, m, e) || fusion_plan(env, m, plan, e) ? -1 : 0;
 out:
     model_free(m);
     free(group_of);

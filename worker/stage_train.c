@@ -1,4 +1,4 @@
-/* stage_train.c: recovery (continued pre-training) of a converted model, by LM, by KL to the parent, or a mixture. Leaves
+/* stage_train.c: recovery (continued pre-training) of a converted model, by LM, by KL or BiLD to the parent, or mixtures. Leaves
  * model/ and, while it runs, ckpt/.
  */
 #include <limits.h>
@@ -7,6 +7,13 @@
 #include "worker/train/trainer.h"
 
 #define EVALS 6 /* points on the loss-against-tokens curve */
+
+static int64_t fuse_steps(const struct trainer_options *o, int64_t tokens)
+{
+    struct trainer_options fuse = *o;
+    fuse.tokens = tokens;
+    return trainer_steps(&fuse);
+}
 
 int stage_train(struct stage *st, struct dha_err *e)
 {
@@ -25,7 +32,7 @@ int stage_train(struct stage *st, struct dha_err *e)
     if (stage_input_model(st, path, sizeof path, e) || model_load(&m, st->k, path, e) ||
         stage_open_data(st, &m->cfg, e))
         goto out;
-    if (s->w_kl > 0 && stage_load_parent(st, &teacher, e))
+    if ((s->w_kl > 0 || s->w_bild > 0) && stage_load_parent(st, &teacher, e))
         goto out;
     stage_training(st, &o, ckpt, sizeof ckpt, identity);
     o.model = m;
@@ -33,6 +40,9 @@ int stage_train(struct stage *st, struct dha_err *e)
     o.tokens = s->tokens_train;
     o.w_lm = s->w_lm;
     o.w_kl = s->w_kl;
+    o.w_bild = s->w_bild;
+    /* goes on in the data where the training of the fuse stage ended */
+    o.data_step = s->tokens_fuse > 0 ? fuse_steps(&o, s->tokens_fuse) : 0;
     o.valid = st->valid;
     o.evals = EVALS;
     if (trainer_run(&o, &r, e))

@@ -40,12 +40,24 @@ struct param {
     int n_dims;
 };
 
-/* Fusion operators of one model (METHODS 1.3), or NULL. Entry e = 2*layer + (0 keys | 1 values).
- * omega: per entry [H,H,d], entry e at e*H*H*d. eff/deff: per entry the effective [H*d, D] weights and their
- * gradient, at e*H*d*D. With operators the model computes with H key and H value heads. */
+/* Operators of one model that put effective key and value weights in place of k_proj and v_proj, or NULL. Entry e = 2*layer +
+ * (0 keys | 1 values). eff/deff: per entry the effective [H*d, D] weights and their gradient, at e*H*d*D. With operators
+ * the model computes with H key and H value heads. There are two kinds:
+ *
+ * Fusion (METHODS 1.3). omega: what is trained, per entry [H,H,d], entry e at e*H*H*d. What mixes the weights is
+ *   tied = (1 - contract) * S omega + contract * restore * mean of S omega over the rows of a group
+ * with S the mean over dims that share a coefficient (scalar omega, RoPE planes) and restore a factor a group: at contract = 0
+ * the operator itself, at 1 all rows of a group are equal and fusing them changes nothing (kern.h: fusion_tie).
+ *
+ * Masks (METHODS 2.6): mask != NULL, omega == NULL; see mask.h. */
+struct model_mask;
 struct model_oper {
     int heads, dim, layers;
-    struct kern_buf *omega, *domega, *eff, *deff;
+    struct kern_buf *omega, *domega, *tied, *dtied, *eff, *deff;
+    int share[2];    /* dims that share a coefficient: of keys, of values */
+    double contract; /* 0..1, set by the trainer's schedule */
+    float *restore;  /* [2*layers*heads]: by group; 1 unless model_oper_restore_norms() */
+    struct model_mask *mask;
     struct kern_buf *eff_bias, *deff_bias; /* [2*layers*H*d]; NULL without attention biases */
     struct kern_groups **groups;           /* [2*layers] */
     int *group_of;                         /* host copy [2*layers*heads] */
@@ -95,9 +107,15 @@ struct kern_buf *model_grads_new(struct model *m, struct dha_err *e); /* [n_para
 /* Puts delta operators (omega = 1 on the diagonal) on every entry; group_of [2*layers*heads]. The model must be MHA. */
 int model_oper_attach(struct model *m, const int *group_of, struct dha_err *e);
 void model_oper_detach(struct model *m);
-/* eff = omega * W for all entries: once after every change of parameters or omega. Zeroes deff. */
+/* Dims that share one coefficient: all of them (scalar), or both of a key's RoPE plane (rope_tied). */
+void model_oper_share(struct model *m, bool scalar, bool rope_tied);
+/* From now on a contracted group has its members' mean Frobenius norm (METHODS 2.9), as the weights and groups are now. */
+int model_oper_restore_norms(struct model *m, struct dha_err *e);
+/* omega = what mixes at present; contract = 0 and restore = 1 after it. */
+void model_oper_settle(struct model *m);
+/* The effective weights of all entries: once after every change of parameters, omega, contract or masks. Zeroes deff. */
 void model_oper_apply(struct model *m);
-/* From deff (gathered over all micro-batches of a step): grads of k_proj and v_proj +=, domega +=. */
+/* From deff (gathered over all micro-batches of a step): grads of k_proj and v_proj +=, domega += (masks: dmerged +=, dz). */
 void model_oper_backward(struct model *m, struct kern_buf *grads);
 
 /* ---- runs: explicit forward and backward of one [batch, seq] shape ------------------------------ */
@@ -134,6 +152,22 @@ void run_logits(struct run *r, size_t first, size_t n, struct kern_view dst);
  * goes into the run's hidden-state gradient and the head's grads +=. */
 int run_loss(struct run *r, const int32_t *targets, struct run *teacher, float w_lm, float w_kl,
              float scale, struct kern_buf *grads, double *lm, double *kl, struct dha_err *e);
+/* What a row counts for, by its class (enum corpus_class; classes NULL: all class 0). The weights are those of a row: a mean
+ * has its 1 / rows in them. BiLD: METHODS 2.7, top 16, temperature 3; needs a teacher. */
+enum { RUN_CLASSES = 3, RUN_BILD_TOP = 16 };
+struct run_objective {
+    double lm[RUN_CLASSES], kl[RUN_CLASSES], bild[RUN_CLASSES];
+    const uint8_t *classes; /* host, [batch*seq] */
+};
+struct run_sums { /* over counted rows of each class; unweighted */
+    double lm[RUN_CLASSES], kl[RUN_CLASSES], bild[RUN_CLASSES];
+    double teacher_seconds; /* its output layer */
+};
+/* As run_loss() for the gradient of sum over rows of lm * weight + kl * weight + bild * weight; *sums +=. BiLD's sum is taken
+ * over rows whose class has a weight for it. */
+int run_objective(struct run *r, const int32_t *targets, struct run *teacher,
+                  const struct run_objective *o, struct kern_buf *grads, struct run_sums *sums,
+                  struct dha_err *e);
 /* After run_loss with grads: everything else; grads += (k_proj, v_proj through model_oper: into deff). */
 void run_backward(struct run *r, struct kern_buf *grads);
 /* One f32 loss a counted token, in row order (for `score`). */

@@ -226,9 +226,11 @@ void run_free(struct run *r)
 {
     if (!r)
         return;
-    struct kern_buf *all[] = {r->ids, r->targets, r->x,  r->rstd, r->qkv, r->att,
-                              r->lse, r->gu,      r->h1, r->h2,   r->act, r->logits,
-                              r->lm,  r->kl,      r->dx, r->dh,   r->back};
+    struct kern_buf *all[] = {r->ids,        r->targets,   r->x,           r->rstd,         r->qkv,
+                              r->att,        r->lse,       r->gu,          r->h1,           r->h2,
+                              r->act,        r->logits,    r->lm,          r->kl,           r->dx,
+                              r->dh,         r->back,      r->row_weights, r->bild_weights, r->bild,
+                              r->bild_index, r->bild_value};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         r->k->ops->free(r->k, all[i]);
     free(r->qkv_at);

@@ -27,6 +27,10 @@ struct run {
     struct kern_buf *act;     /* swiglu's output */
     struct kern_buf *logits;  /* [chunk, vocab] */
     struct kern_buf *lm, *kl; /* [rows] */
+    /* of run_objective(), made when first asked for */
+    struct kern_buf *row_weights, *bild_weights; /* [rows, 2], [rows] */
+    struct kern_buf *bild;                       /* [rows] */
+    struct kern_buf *bild_index, *bild_value;    /* [chunk, 2 * RUN_BILD_TOP] */
     /* RUN_TRAIN: */
     struct kern_buf *dx, *dh; /* gradient of the residual, of a norm's output */
     struct kern_buf *back;    /* dact, or datt | dqkv: never alive together */

@@ -143,6 +143,10 @@ static cJSON *manifest(const struct optim *o, const struct ckpt_state *s, const 
     char hex[40];
     snprintf(hex, sizeof hex, "%a", s->lambda);
     bad |= json_put_str(j, "lambda", hex);
+    snprintf(hex, sizeof hex, "%a", s->mask_lambda[0]);
+    bad |= json_put_str(j, "mask_lambda_1", hex);
+    snprintf(hex, sizeof hex, "%a", s->mask_lambda[1]);
+    bad |= json_put_str(j, "mask_lambda_2", hex);
     snprintf(hex, sizeof hex, "%a", s->fusion_loss);
     bad |= json_put_str(j, "fusion_loss", hex);
     for (int i = 0; !bad && i < o->n_groups; i++) {
@@ -438,6 +442,8 @@ static int load_one(const char *path, struct optim *o, struct ckpt_state *s, con
     *s = (struct ckpt_state){.step = json_int(j, "step", 0),
                              .tokens = json_int(j, "tokens", 0),
                              .lambda = strtod(json_str(j, "lambda", "0"), NULL),
+                             .mask_lambda = {strtod(json_str(j, "mask_lambda_1", "0"), NULL),
+                                             strtod(json_str(j, "mask_lambda_2", "0"), NULL)},
                              .fusion_loss = strtod(json_str(j, "fusion_loss", "nan"), NULL)};
     rc = 0;
 out:

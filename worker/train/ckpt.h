@@ -16,9 +16,10 @@
 
 struct
     ckpt_state { /* everything else that a resume needs (the data order is a function of the step) */
-    int64_t step;   /* finished steps */
-    int64_t tokens; /* trained on so far */
-    double lambda;  /* fusion multiplier */
+    int64_t step;          /* finished steps */
+    int64_t tokens;        /* trained on so far */
+    double lambda;         /* fusion multiplier */
+    double mask_lambda[2]; /* the masks' (METHODS 3.2) */
     double
         fusion_loss; /* L_fusion of the last step, NaN without operators: the stop rule looks at it */
 };

@@ -32,6 +32,11 @@ int optim_add(struct optim *o, struct kern_buf *params, struct kern_buf *grads, 
     return 0;
 }
 
+void optim_apart(struct optim *o)
+{
+    o->group[o->n_groups - 1].apart = true;
+}
+
 /* Host address of a whole buffer. The CPU backends have one; a device backend brings collectives of its own. */
 static float *host_of(struct optim *o, struct kern_buf *b)
 {
@@ -54,7 +59,7 @@ int optim_reduce(struct optim *o, double *norm, struct dha_err *e)
             comm_reduce_scatter_f32(o->comm, x, g->n, g->chunk);
         }
         size_t at = (size_t)o->comm->rank * g->chunk;
-        if (g->own)
+        if (g->own && !g->apart)
             sum += o->k->ops->sumsq(o->k, kern_at(g->grads, at), g->own);
     }
     comm_sum_f64(o->comm, &sum, 1);
@@ -91,8 +96,11 @@ int optim_update(struct optim *o, int64_t t, double factor, double norm, struct 
         a.grad_scale = (float)(o->clip / (norm + 1e-6));
     for (int i = 0; i < o->n_groups; i++) {
         struct optim_group *g = &o->group[i];
-        a.lr = (float)(g->lr * factor);
-        update_own(o, g, a);
+        struct kern_adamw own = a;
+        own.lr = (float)(g->lr * factor);
+        if (g->apart)
+            own.grad_scale = 1.0f;
+        update_own(o, g, own);
         o->k->ops->zero(o->k, kern_at(g->grads, 0), g->n);
     }
     if (kern_sync(o->k, NULL))

@@ -21,10 +21,11 @@ struct optim_group {
     struct kern_buf *m, *v;   /* owned, [own] */
     size_t own;               /* elements of this rank's piece */
     double lr;                /* peak */
+    bool apart;               /* outside the global norm, never clipped */
     struct optim_span *spans; /* owned copy, ascending, covering [0,n) */
     int n_spans;
 };
-#define OPTIM_GROUPS 2
+#define OPTIM_GROUPS 3 /* the model; omega, or merged heads; masks */
 struct optim {
     struct kern *k;
     struct comm *comm;
@@ -37,6 +38,8 @@ struct optim {
 void optim_init(struct optim *o, struct kern *k, struct comm *comm, double clip);
 int optim_add(struct optim *o, struct kern_buf *params, struct kern_buf *grads, size_t n, double lr,
               const struct optim_span *spans, int n_spans, struct dha_err *e);
+/* The group added last stays outside the norm: its gradient has a scale of its own, and must not shrink the others. */
+void optim_apart(struct optim *o);
 /* Sums the gradients over ranks; *norm = global norm over all groups, the same on every rank. */
 int optim_reduce(struct optim *o, double *norm, struct dha_err *e);
 /* Step t (from 1) with the learning rates times `factor`; gradients are zeroed. */

@@ -11,6 +11,15 @@ double schedule_lr(int64_t s, int64_t steps, int64_t warmup, double final);
 /* t(s) = max(0, b^s (1 - s/k)), METHODS Eq. in 1.5, with k = 0.8 steps and b^k = 0.02 (decision D3). */
 double schedule_threshold(int64_t s, int64_t steps);
 
+/* How far the rows of a group are drawn to their mean at step s (issue 4, item 3): 0 at the start, rising to 1 at 0.8 of the
+ * steps and 1 from there on, so that the last fifth trains what fusing leaves. In between sin^2: it starts and ends without a
+ * bend, and a step changes the model by at most 2/steps of the way. */
+double schedule_contract(int64_t s, int64_t steps);
+
+/* Rates of omega and lambda where the spec gives none. */
+double schedule_omega_rate(int64_t steps);
+double schedule_lambda_rate(int64_t steps);
+
 /* Tokens -> whole steps of batch_tokens, rounded to nearest, at least 1 for any tokens > 0. */
 int64_t schedule_steps(int64_t tokens, int64_t batch_tokens);
 

@@ -12,9 +12,10 @@
 #include "worker/train/evaluate.h"
 #include "worker/train/schedule.h"
 
-#define CKPT_KEEP    2
-#define CKPT_SECONDS 60.0
-#define FUSION_DONE  1e-3 /* METHODS 1.5: stop rule */
+#define CKPT_KEEP     2
+#define CKPT_SECONDS  60.0
+#define LAYER_REPORTS 20   /* points on the curves of each layer's L_fusion */
+#define FUSION_DONE   1e-3 /* METHODS 1.5: stop rule */
 
 struct trainer {
     const struct trainer_options *o;
@@ -29,10 +30,12 @@ struct trainer {
     int64_t local;         /* sequences of this rank, at most */
     int micro;             /* sequences of one forward pass */
     int32_t *ids, *targets;
+    uint8_t *classes;     /* NULL: all rows are text */
     struct kern_buf *mse; /* fusion losses: entry e's groups at e * heads */
-    double *mse_host;
+    double *mse_host;     /* [entries]: means over groups, of the last step */
     struct record progress;
-    double last_save, step_seconds;
+    double last_save, step_seconds, teacher_seconds, all_seconds;
+    double lr_omega, lr_lambda; /* as given or chosen */
 };
 
 static double now_s(void)
@@ -73,17 +76,45 @@ static int param_spans(const struct model *m, double wd, struct optim_span **out
     return 0;
 }
 
+static int64_t sequences_of(const struct trainer_options *o)
+{
+    return o->batch_tokens / o->seq > 0 ? o->batch_tokens / o->seq : 1;
+}
+
+int64_t trainer_steps(const struct trainer_options *o)
+{
+    return schedule_steps(o->tokens, sequences_of(o) * o->seq);
+}
+
 static void plan_batches(struct trainer *t)
 {
     const struct trainer_options *o = t->o;
-    t->sequences = o->batch_tokens / o->seq > 0 ? o->batch_tokens / o->seq : 1;
+    t->sequences = sequences_of(o);
     t->local = (t->sequences + o->comm->size - 1) / o->comm->size;
     /* the largest divisor of the local sequences that fits, so that no pass is half empty */
     t->micro = run_batch_for(o->seq, t->local);
     while (t->local % t->micro)
         t->micro--;
-    t->steps = schedule_steps(o->tokens, t->sequences * o->seq);
+    t->steps = trainer_steps(o);
     t->warmup = (int64_t)llround(o->warmup * (double)t->steps);
+}
+
+/* METHODS 2.7: merged heads take twice the rate and no decay. */
+static int optim_of_masks(struct trainer *t, struct dha_err *e)
+{
+    const struct trainer_options *o = t->o;
+    struct model_mask *mask = o->model->oper->mask;
+    struct optim_span merged = {0, mask->n, 0}, masks = {0, (size_t)o->masks->n, 0};
+    if (optim_add(&t->optim, mask->merged, mask->dmerged, mask->n, 2 * o->lr, &merged, 1, e))
+        return -1;
+    if (!o->masks->alpha)
+        return 0;
+    double rate = o->lr_omega > 0 ? o->lr_omega : masks_rate(o->masks->kind, t->steps);
+    if (optim_add(&t->optim, o->masks->alpha, o->masks->dalpha, (size_t)o->masks->n, rate, &masks,
+                  1, e))
+        return -1;
+    optim_apart(&t->optim);
+    return 0;
 }
 
 static int set_up_optim(struct trainer *t, struct dha_err *e)
@@ -99,14 +130,16 @@ static int set_up_optim(struct trainer *t, struct dha_err *e)
     free(spans);
     if (rc || !m->oper)
         return rc;
+    if (o->masks)
+        return optim_of_masks(t, e);
     size_t entries = 2 * (size_t)m->oper->layers;
     size_t h = (size_t)m->oper->heads, omegas = entries * h * h * (size_t)m->oper->dim;
     struct optim_span all = {0, omegas, 0};
     t->mse = t->k->ops->alloc(t->k, KERN_F32, entries * h);
-    t->mse_host = calloc(entries * h, sizeof *t->mse_host);
+    t->mse_host = calloc(entries, sizeof *t->mse_host);
     if (!t->mse || !t->mse_host)
         return dha_fail(e, DHA_E_NO_MEMORY, "no memory for the fusion losses");
-    return optim_add(&t->optim, m->oper->omega, m->oper->domega, omegas, o->lr_omega, &all, 1, e);
+    return optim_add(&t->optim, m->oper->omega, m->oper->domega, omegas, t->lr_omega, &all, 1, e);
 }
 
 static int set_up(struct trainer *t, struct dha_err *e)
@@ -114,12 +147,16 @@ static int set_up(struct trainer *t, struct dha_err *e)
     const struct trainer_options *o = t->o;
     plan_batches(t);
     size_t rows = (size_t)t->micro * (size_t)o->seq;
+    t->lr_omega = o->lr_omega > 0 ? o->lr_omega : schedule_omega_rate(t->steps);
+    t->lr_lambda = o->lr_lambda > 0 ? o->lr_lambda : schedule_lambda_rate(t->steps);
     t->ids = malloc(rows * sizeof *t->ids);
     t->targets = malloc(rows * sizeof *t->targets);
     t->grads = model_grads_new(o->model, e);
     if (!t->grads)
         return -1;
-    if (!t->ids || !t->targets)
+    if (corpus_has_classes(o->train))
+        t->classes = malloc(rows);
+    if (!t->ids || !t->targets || (corpus_has_classes(o->train) && !t->classes))
         return dha_fail(e, DHA_E_NO_MEMORY, "no memory for %zu tokens", rows);
     if (corpus_check(o->train, o->seq, e) ||
         run_new(&t->run, o->model, t->micro, o->seq, RUN_TRAIN, e))
@@ -140,6 +177,7 @@ static void tear_down(struct trainer *t)
     run_free(t->teacher);
     run_free(t->run);
     t->k->ops->free(t->k, t->grads);
+    free(t->classes);
     free(t->targets);
     free(t->ids);
 }
@@ -155,8 +193,11 @@ static int draw(struct trainer *t, int64_t i, struct dha_err *e)
         int64_t index = (i * t->micro + b) * o->comm->size + o->comm->rank;
         size_t at = (size_t)b * (size_t)o->seq;
         bool filler = index >= t->sequences;
-        if (corpus_draw(o->train, o->seed, o->stream, t->state.step, filler ? 0 : index, o->seq,
-                        t->ids + at, t->targets + at, e))
+        if (corpus_draw(o->train, o->seed, o->stream, o->data_step + t->state.step,
+                        filler ? 0 : index, o->seq, t->ids + at, t->targets + at, e) ||
+            (t->classes &&
+             corpus_draw_classes(o->train, o->seed, o->stream, o->data_step + t->state.step,
+                                 filler ? 0 : index, o->seq, t->classes + at, e)))
             return -1;
         for (int j = 0; filler && j < o->seq; j++)
             t->targets[at + (size_t)j] = -1;
@@ -164,19 +205,85 @@ static int draw(struct trainer *t, int64_t i, struct dha_err *e)
     return 0;
 }
 
-/* Gradients of this rank's sequences, scaled by 1 / tokens of the whole step. sums = {lm, kl}. */
-static int accumulate(struct trainer *t, double sums[2], struct dha_err *e)
+/* What the losses of a step add up to. */
+struct losses {
+    struct run_objective objective;
+    struct run_sums sums;
+    double rows[RUN_CLASSES];
+};
+
+/* Rows of each class in the step, over all ranks. */
+static int count_rows(struct trainer *t, double rows[RUN_CLASSES], struct dha_err *e)
 {
     const struct trainer_options *o = t->o;
-    float scale = 1.0f / (float)(t->sequences * o->seq);
+    int rc = 0;
+    if (!t->classes) {
+        rows[CORPUS_TEXT] = (double)(t->sequences * o->seq);
+        return 0;
+    }
+    for (int64_t i = 0; rc == 0 && i * t->micro < t->local; i++) {
+        rc = draw(t, i, e);
+        for (int r = 0; rc == 0 && r < t->micro * o->seq; r++)
+            if (t->targets[r] >= 0)
+                rows[t->classes[r]]++;
+    }
+    if (comm_agree(o->comm, rc, e))
+        return -1;
+    comm_sum_f64(o->comm, rows, RUN_CLASSES);
+    return 0;
+}
+
+/* Which class each loss is over; see trainer.h. */
+static bool lm_counts(int c)
+{
+    return c != CORPUS_PROMPT;
+}
+static bool kl_counts(const struct trainer_options *o, int c)
+{
+    return c != CORPUS_ANSWER || !(o->w_bild > 0);
+}
+
+static double over(const double *x, const struct trainer_options *o,
+                   bool (*counts)(const struct trainer_options *, int))
+{
+    double sum = 0;
+    for (int c = 0; c < RUN_CLASSES; c++)
+        sum += counts(o, c) ? x[c] : 0;
+    return sum;
+}
+static bool answers(const struct trainer_options *o, int c)
+{
+    (void)o;
+    return lm_counts(c);
+}
+
+/* Means: a row weighs 1 / rows that the loss is over, in the whole step. */
+static void weigh(const struct trainer *t, struct losses *l)
+{
+    const struct trainer_options *o = t->o;
+    double n_lm = over(l->rows, o, answers), n_kl = over(l->rows, o, kl_counts);
+    for (int c = 0; c < RUN_CLASSES; c++) {
+        l->objective.lm[c] = lm_counts(c) && n_lm > 0 ? o->w_lm / n_lm : 0;
+        l->objective.bild[c] = lm_counts(c) && n_lm > 0 ? o->w_bild / n_lm : 0;
+        l->objective.kl[c] = kl_counts(o, c) && n_kl > 0 ? o->w_kl / n_kl : 0;
+    }
+    l->objective.classes = t->classes;
+}
+
+/* Gradients of this rank's sequences. */
+static int accumulate(struct trainer *t, struct losses *l, struct dha_err *e)
+{
     for (int64_t i = 0; i * t->micro < t->local; i++) {
         if (draw(t, i, e))
             return -1;
-        if (t->teacher)
+        if (t->teacher) {
+            double begun = now_s();
             run_forward(t->teacher, t->ids);
+            t->k->ops->sync(t->k);
+            l->sums.teacher_seconds += now_s() - begun;
+        }
         run_forward(t->run, t->ids);
-        if (run_loss(t->run, t->targets, t->teacher, (float)o->w_lm, (float)o->w_kl, scale,
-                     t->grads, &sums[0], &sums[1], e))
+        if (run_objective(t->run, t->targets, t->teacher, &l->objective, t->grads, &l->sums, e))
             return -1;
         run_backward(t->run, t->grads);
     }
@@ -198,10 +305,11 @@ static double penalty(struct trainer *t, double threshold, double *mean)
                                   op->dim, (float)coeff, (float)threshold);
     double violation = 0, sum = 0;
     int groups = 0;
+    memset(t->mse_host, 0, 2 * (size_t)op->layers * sizeof *t->mse_host);
     if (mse)
         t->k->ops->download(t->k, mse, kern_at(t->mse, 0), 2 * (size_t)op->layers * h);
     for (int en = 0; mse && en < 2 * op->layers; en++) {
-        int size[MODEL_MAX_HEADS] = {0};
+        int size[MODEL_MAX_HEADS] = {0}, here = 0;
         const int *of = op->group_of + en * op->heads;
         for (int i = 0; i < op->heads; i++)
             size[of[i]]++;
@@ -210,10 +318,13 @@ static double penalty(struct trainer *t, double threshold, double *mean)
             if (size[g] < 2)
                 continue;
             groups++;
+            here++;
             sum += v;
+            t->mse_host[en] += v;
             if (v > threshold)
                 violation += v - threshold;
         }
+        t->mse_host[en] /= here ? here : 1;
     }
     *mean = groups ? sum / groups : 0.0;
     if (!mse)
@@ -236,59 +347,119 @@ static int diverged(struct trainer *t, double loss, double norm, struct dha_err 
     return -1;
 }
 
+/* The operators of this step. Only `closed` of what the masks report is of interest here. */
+static void open_step(struct trainer *t)
+{
+    struct model *m = t->o->model;
+    if (!m->oper)
+        return;
+    if (t->o->masks)
+        masks_open_step(t->o->masks, t->state.step);
+    else if (t->o->contract)
+        m->oper->contract = schedule_contract(t->state.step, t->steps);
+    model_oper_apply(m);
+}
+
+/* Gradients of the operators; *violation of the fusion constraint, *fusion = L_fusion (NaN without fusion operators). */
+static void operators_backward(struct trainer *t, double threshold, double *violation,
+                               double *fusion)
+{
+    *fusion = NAN;
+    *violation = 0;
+    if (!t->o->model->oper)
+        return;
+    model_oper_backward(t->o->model, t->grads);
+    if (t->o->masks)
+        masks_backward(t->o->masks, t->state.step, t->state.mask_lambda, t->o->comm);
+    else
+        *violation = penalty(t, threshold, fusion);
+}
+
+/* In the stage. */
+static int64_t tokens_so_far(const struct trainer *t)
+{
+    return t->state.tokens + t->o->done_steps * t->sequences * t->o->seq;
+}
+
+static void report(struct trainer *t, const struct losses *l, double took)
+{
+    const struct trainer_options *o = t->o;
+    struct record *r = &t->progress;
+    double n_lm = over(l->rows, o, answers), n_kl = over(l->rows, o, kl_counts);
+    r->type = REC_PROGRESS;
+    r->progress.step = o->done_steps + t->state.step;
+    r->progress.steps = o->all_steps > 0 ? o->all_steps : t->steps;
+    r->progress.tokens = tokens_so_far(t);
+    r->progress.lm = n_lm > 0 ? over(l->sums.lm, o, answers) / n_lm : 0;
+    r->progress.kl = n_kl > 0 ? over(l->sums.kl, o, kl_counts) / n_kl : 0;
+    r->progress.bild = o->w_bild > 0 ? (n_lm > 0 ? over(l->sums.bild, o, answers) / n_lm : 0) : NAN;
+    r->progress.tokens_per_s = (double)(t->sequences * o->seq) / took;
+    r->progress.eta_s = (double)(r->progress.steps - r->progress.step) * t->step_seconds;
+    r->progress.closed = o->masks ? o->masks->closed : NAN;
+    r->progress.teacher_ms = t->teacher ? 1e3 * l->sums.teacher_seconds : NAN;
+    journal_write(o->journal, r);
+}
+
+/* What is minimised, apart from penalties. */
+static double loss_of(const struct losses *l)
+{
+    double loss = 0;
+    for (int c = 0; c < RUN_CLASSES; c++)
+        loss += l->objective.lm[c] * l->sums.lm[c] + l->objective.kl[c] * l->sums.kl[c] +
+                l->objective.bild[c] * l->sums.bild[c];
+    return loss;
+}
+
 static int step(struct trainer *t, struct dha_err *e)
 {
     const struct trainer_options *o = t->o;
     struct model *m = o->model;
-    double sums[2] = {0, 0}, norm = 0, violation = 0, comm0 = o->comm->seconds, begun = now_s();
-    double fusion = NAN, threshold = schedule_threshold(t->state.step, t->steps);
-    if (m->oper)
-        model_oper_apply(m);
-    if (comm_agree(o->comm, accumulate(t, sums, e), e))
+    struct losses l = {.rows = {0}};
+    double norm = 0, violation, fusion, comm0 = o->comm->seconds, begun = now_s();
+    double threshold = schedule_threshold(t->state.step, t->steps);
+    bool constrained = m->oper && !o->masks && o->penalty;
+    open_step(t);
+    if (count_rows(t, l.rows, e))
         return -1;
-    if (m->oper) {
-        model_oper_backward(m, t->grads);
-        violation = penalty(t, threshold, &fusion);
-    }
+    weigh(t, &l);
+    if (comm_agree(o->comm, accumulate(t, &l, e), e))
+        return -1;
+    operators_backward(t, threshold, &violation, &fusion);
     if (optim_reduce(&t->optim, &norm, e))
         return -1;
-    comm_sum_f64(o->comm, sums, 2);
-    double tokens = (double)(t->sequences * o->seq);
-    double lm = sums[0] / tokens, kl = sums[1] / tokens, loss = o->w_lm * lm + o->w_kl * kl;
+    comm_sum_f64(o->comm, l.sums.lm, RUN_CLASSES);
+    comm_sum_f64(o->comm, l.sums.kl, RUN_CLASSES);
+    comm_sum_f64(o->comm, l.sums.bild, RUN_CLASSES);
+    double loss = loss_of(&l);
     /* every rank has the same numbers, so every rank takes the same branch */
-    if (!isfinite(loss) || !isfinite(norm) || (m->oper && !isfinite(fusion)))
+    if (!isfinite(loss) || !isfinite(norm) || (m->oper && !o->masks && !isfinite(fusion)))
         return diverged(t, loss, norm, e);
     double factor = schedule_lr(t->state.step, t->steps, t->warmup, o->final_lr);
     if (optim_update(&t->optim, t->state.step + 1, factor, norm, e))
         return -1;
     double lambda = t->state.lambda;
-    if (m->oper && o->penalty) { /* dual ascent, projected: METHODS 1.12 */
-        t->state.lambda += o->lr_lambda * violation;
+    if (o->masks)
+        masks_close_step(o->masks, t->state.step, t->state.mask_lambda);
+    if (constrained) { /* dual ascent, projected: METHODS 1.12 */
+        t->state.lambda += t->lr_lambda * violation;
         if (t->state.lambda < 0)
             t->state.lambda = 0;
     }
-    t->state.fusion_loss = m->oper ? fusion : NAN;
+    t->state.fusion_loss = fusion;
     t->state.step++;
     t->state.tokens += t->sequences * o->seq;
     double took = now_s() - begun;
     t->step_seconds = t->step_seconds > 0 ? 0.8 * t->step_seconds + 0.2 * took : took;
-    struct record *r = &t->progress;
-    *r = (struct record){.type = REC_PROGRESS};
-    r->progress.step = t->state.step;
-    r->progress.steps = t->steps;
-    r->progress.tokens = t->state.tokens;
-    r->progress.loss = loss;
-    r->progress.lm = lm;
-    r->progress.kl = kl;
-    r->progress.lr = o->lr * factor;
-    r->progress.grad_norm = norm;
-    r->progress.tokens_per_s = tokens / took;
-    r->progress.comm_ms = 1e3 * (o->comm->seconds - comm0);
-    r->progress.eta_s = (double)(t->steps - t->state.step) * t->step_seconds;
-    r->progress.fusion_loss = m->oper ? fusion : NAN;
-    r->progress.lambda = m->oper && o->penalty ? lambda : NAN;
-    r->progress.threshold = m->oper && o->penalty ? threshold : NAN;
-    journal_write(o->journal, r);
+    t->all_seconds += took;
+    t->teacher_seconds += l.sums.teacher_seconds;
+    t->progress.progress.loss = loss;
+    t->progress.progress.lr = o->lr * factor;
+    t->progress.progress.grad_norm = norm;
+    t->progress.progress.comm_ms = 1e3 * (o->comm->seconds - comm0);
+    t->progress.progress.fusion_loss = fusion;
+    t->progress.progress.lambda = constrained ? lambda : NAN;
+    t->progress.progress.threshold = constrained ? threshold : NAN;
+    report(t, &l, took);
     return 0;
 }
 
@@ -316,25 +487,54 @@ static int save(struct trainer *t, struct dha_err *e)
     return 0;
 }
 
+/* The operators as they are after the finished steps. */
+static void show_operators(struct trainer *t)
+{
+    const struct trainer_options *o = t->o;
+    if (!o->model->oper)
+        return;
+    if (o->masks)
+        masks_show(o->masks, t->state.step);
+    else if (o->contract)
+        o->model->oper->contract = schedule_contract(t->state.step, t->steps);
+    model_oper_apply(o->model);
+}
+
+/* L_fusion of each layer's keys and values, as of the last step: the mean over its groups of two heads or more. */
+static void report_layers(struct trainer *t)
+{
+    struct model_oper *op = t->o->model->oper;
+    for (int en = 0; op && !t->o->masks && en < 2 * op->layers; en++) {
+        struct record r = {.type = REC_LAYER};
+        snprintf(r.layer.name, sizeof r.layer.name, "fusion_loss");
+        snprintf(r.layer.kind, sizeof r.layer.kind, "%s", en % 2 ? "value" : "key");
+        r.layer.layer = en / 2;
+        r.layer.step = t->o->done_steps + t->state.step;
+        r.layer.value = t->mse_host[en];
+        journal_write(t->o->journal, &r);
+    }
+}
+
 static int evaluate_now(struct trainer *t, struct dha_err *e)
 {
     const struct trainer_options *o = t->o;
     struct eval_result v;
-    if (o->model->oper)
-        model_oper_apply(o->model);
+    show_operators(t);
     if (evaluate(o->model, o->valid, o->seq, o->eval_windows, o->comm, &v, e))
         return dha_err_context(e, "evaluating at step %" PRId64, t->state.step);
-    journal_eval(o->journal, "valid", v.loss, v.tokens, v.windows, t->state.step, t->state.tokens);
+    evaluate_journal(o->journal, "valid", &v, o->done_steps + t->state.step, tokens_so_far(t));
     return 0;
 }
 
-/* Evaluations lie at steps i * steps / evals, i = 1..evals. */
+/* n points lie at steps i * steps / n, i = 1..n. */
+static bool due(const struct trainer *t, int64_t n)
+{
+    return t->state.step * n / t->steps != (t->state.step - 1) * n / t->steps;
+}
+
 static bool eval_due(const struct trainer *t)
 {
-    int64_t n = t->o->evals;
-    if (!t->o->valid || n <= 0)
-        return false;
-    return t->state.step * n / t->steps != (t->state.step - 1) * n / t->steps;
+    return t->o->valid && t->o->evals > 0 && due(t, t->o->evals);
 }
 
 static void warn_rank0(void *arg, const char *text)
@@ -355,7 +555,10 @@ static int resume(struct trainer *t, struct dha_err *e)
             from = t->saved_step = t->state.step;
     }
     if (o->hello)
-        o->hello(o->arg, t->steps, from);
+        o->hello(o->arg, o->all_steps > 0 ? o->all_steps : t->steps,
+                 from >= 0           ? o->done_steps + from
+                 : o->done_steps > 0 ? o->done_steps
+                                     : -1);
     return 0;
 }
 
@@ -381,7 +584,7 @@ static int obey(struct trainer *t, struct dha_err *e)
 static bool fused_enough(const struct trainer *t)
 {
     return t->o->penalty && t->state.fusion_loss < FUSION_DONE &&
-           schedule_threshold(t->state.step, t->steps) <= 0;
+           schedule_threshold(t->state.step, t->steps) <= 0 && !t->o->contract;
 }
 
 static int loop(struct trainer *t, struct dha_err *e)
@@ -391,6 +594,8 @@ static int loop(struct trainer *t, struct dha_err *e)
             return -1;
         if (eval_due(t) && evaluate_now(t, e))
             return -1;
+        if (due(t, LAYER_REPORTS))
+            report_layers(t);
         int stop = obey(t, e);
         if (stop < 0)
             return -1;
@@ -412,10 +617,14 @@ int trainer_run(const struct trainer_options *o, struct trainer_result *out, str
     if (rc == 0)
         rc = loop(&t, e);
     if (rc == 0)
-        *out = (struct trainer_result){.steps = t.state.step,
-                                       .tokens = t.state.tokens,
-                                       .loss = t.progress.progress.loss,
-                                       .fusion_loss = t.state.fusion_loss};
+        show_operators(&t);
+    if (rc == 0)
+        *out = (struct trainer_result){
+            .steps = t.state.step,
+            .tokens = t.state.tokens,
+            .loss = t.progress.progress.loss,
+            .fusion_loss = t.state.fusion_loss,
+            .teacher_share = t.all_seconds > 0 ? t.teacher_seconds / t.all_seconds : 0};
     tear_down(&t);
     return rc;
 }

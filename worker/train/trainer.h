@@ -1,8 +1,12 @@
-/* trainer.h: the training loop that all stages with training share: search and fuse of `dha` (with fusion operators), and
- * recovery (`train`), by LM, by KL to the parent, or a mixture.
+/* trainer.h: the training loop that all stages with training share: search and fuse (with fusion operators or masks), and
+ * recovery (`train`), by LM, by KL or BiLD to the parent, or mixtures.
  *
- * One step, in the order of trainer_run(): effective weights from the operators (if any); for each micro-batch
- * teacher forward, forward, loss, backward; operator backward and fusion penalty; reduce, clip, AdamW, gather; lambda.
+ * One step, in the order of trainer_run(): contraction or masks of the step, effective weights (if there are operators); for
+ * each micro-batch teacher forward, forward, loss, backward; operator backward, fusion penalty or sparsity loss; reduce, clip,
+ * AdamW, gather; multipliers.
+ *
+ * The loss is a sum of means: LM over text and answers, KL over text and prompts, BiLD over text and answers, each times
+ * its weight. Without BiLD, KL is over answers, too (METHODS 2.7; rows have classes only with instruction data).
  * The data order is a pure function of (seed, stream, step, index): sequence i of a step goes to rank i % size.
  * With the same number of ranks a killed and resumed run gives the same bits as one that was not killed.
  */
@@ -13,10 +17,11 @@
 #include "worker/data/corpus.h"
 #include "worker/journal.h"
 #include "worker/model/model.h"
+#include "worker/train/masks.h"
 
 struct trainer_options {
     struct model *model;   /* trained in place; with model->oper attached, omega is trained, too */
-    struct model *teacher; /* NULL unless w_kl > 0 */
+    struct model *teacher; /* NULL unless w_kl or w_bild > 0 */
     const struct corpus *train, *valid; /* valid: NULL = no evaluations on the way */
     struct comm *comm;
     struct journal *journal;
@@ -24,11 +29,18 @@ struct trainer_options {
     int64_t seed;
     int seq;
     int64_t batch_tokens, tokens; /* a step; in all */
-    double w_lm, w_kl;
+    int64_t
+        data_step; /* step 0 draws what this step of the stream does: so that stages do not train on the same data */
+    int64_t done_steps,
+        all_steps; /* reports only: steps of the stage before this training, and in all (0: only this) */
+    double w_lm, w_kl, w_bild;
+    /* lr_omega, lr_lambda: 0 = chosen for the number of steps (schedule.h; alpha of masks has lr_omega, masks.h) */
     double lr, lr_omega, lr_lambda, warmup, final_lr, clip, weight_decay;
     bool
         penalty; /* augmented Lagrangian on the operators (METHODS 1.5); stops early at L_fusion < 1e-3 with t = 0 */
-    int evals; /* evaluations of valid on the way (0 = none) */
+    bool contract; /* the operators are tied on the way (schedule_contract); then no early end */
+    struct masks *masks; /* with masks attached to the model: their schedule, borrowed; else NULL */
+    int evals;           /* evaluations of valid on the way (0 = none) */
     int64_t eval_windows;
     const char *ckpt_dir; /* NULL: no checkpoints */
     const char *identity; /* of the run, for ckpt.h */
@@ -38,9 +50,12 @@ struct trainer_options {
 };
 struct trainer_result {
     int64_t steps, tokens;
-    double loss;        /* of the last step */
-    double fusion_loss; /* of the last step, NaN without operators */
+    double loss;          /* of the last step */
+    double fusion_loss;   /* of the last step, NaN without operators */
+    double teacher_share; /* of the steps' time; 0 without a teacher */
 };
+/* Steps that these options come to. */
+int64_t trainer_steps(const struct trainer_options *o);
 /* DHA_E_STOPPED after a checkpoint when asked to stop; DHA_E_DIVERGED when the loss is not finite (checkpoints stay). */
 int trainer_run(const struct trainer_options *o, struct trainer_result *out, struct dha_err *e);
 

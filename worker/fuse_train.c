@@ -1,0 +1,231 @@
+#include "worker/fuse_train.h"
+
+#include <limits.h>
+#include <stdlib.h>
+
+#include "worker/fsutil.h"
+#include "worker/method/layer.h"
+#include "worker/train/trainer.h"
+
+#define EVALS 12 /* points on the loss curve through fusion */
+
+static int need_tokens(const struct stage *st, const char *who, struct dha_err *e)
+{
+    if (st->s->spec.tokens_fuse > 0)
+        return 0;
+    dha_fail(e, DHA_E_SPEC, "%s need tokens to train on, but tokens.fuse is 0", who);
+    return dha_err_hint(e, "set tokens.fuse, a third of all tokens for instance");
+}
+
+static void options(struct stage *st, struct model *m, struct model *teacher,
+                    struct trainer_options *o, char *ckpt, size_t cap, char identity[33])
+{
+    const struct job_spec *s = &st->s->spec;
+    stage_training(st, o, ckpt, cap, identity);
+    o->model = m;
+    o->tokens = s->tokens_fuse;
+    o->w_lm = s->w_lm;
+    o->w_kl = s->w_kl;
+    o->w_bild = s->w_bild;
+    o->teacher = s->w_kl > 0 || s->w_bild > 0 ? teacher : NULL;
+    o->valid = st->valid;
+    o->evals = EVALS;
+}
+
+/* ---- shares --------------------------------------------------------------------------------------- */
+
+static cJSON *share_rows(const float *omega, int heads, int dim)
+{
+    cJSON *rows = cJSON_CreateArray();
+    for (int h = 0; rows && h < heads; h++) {
+        double row[MODEL_MAX_HEADS];
+        for (int j = 0; j < heads; j++) {
+            row[j] = 0;
+            for (int c = 0; c < dim; c++)
+                row[j] += (double)omega[(h * heads + j) * dim + c] / dim;
+        }
+        if (!cJSON_AddItemToArray(rows, cJSON_CreateDoubleArray(row, heads))) {
+            cJSON_Delete(rows);
+            return NULL;
+        }
+    }
+    return rows;
+}
+
+static cJSON *shares(struct model *m, struct dha_err *e)
+{
+    const struct model_oper *op = m->oper;
+    size_t n = (size_t)op->heads * (size_t)op->heads * (size_t)op->dim;
+    float *omega = malloc(n * sizeof *omega);
+    cJSON *doc = cJSON_CreateObject(), *list = cJSON_AddArrayToObject(doc, "entries");
+    int bad = !omega || !list || json_put_str(doc, "format", "dha-shares-1");
+    for (int i = 0; !bad && i < 2 * op->layers; i++) {
+        cJSON *one = cJSON_CreateObject();
+        m->k->ops->download(m->k, omega, kern_at(op->tied, (size_t)i * n), n);
+        bad |= json_put_int(one, "layer", i / 2) |
+               json_put_str(one, "kind", i % 2 ? "value" : "key") |
+               json_put(one, "shares", share_rows(omega, op->heads, op->dim)) |
+               !cJSON_AddItemToArray(list, one);
+    }
+    free(omega);
+    if (!bad)
+        return doc;
+    cJSON_Delete(doc);
+    dha_fail(e, DHA_E_NO_MEMORY, "no memory for shares.json");
+    return NULL;
+}
+
+int fuse_write_shares(struct stage *st, struct model *with_oper, struct dha_err *e)
+{
+    char path[PATH_MAX];
+    int rc = 0;
+    if (st->comm->rank == 0) {
+        cJSON *j = shares(with_oper, e);
+        rc = j ? stage_out(st, path, sizeof path, "shares.json", e) : -1;
+        if (rc == 0)
+            rc = json_write_file(path, j, e);
+        cJSON_Delete(j);
+    }
+    return comm_agree(st->comm, rc, e);
+}
+
+/* ---- fusion operators ------------------------------------------------------------------------------- */
+
+int fuse_train_operators(struct stage *st, struct model *m, struct model *teacher,
+                         const int *group_of, const struct fuse_part *part, struct dha_err *e)
+{
+    const struct method *method = &st->s->spec.method;
+    struct trainer_options o;
+    struct trainer_result r;
+    char ckpt[PATH_MAX], identity[33];
+    if (model_oper_attach(m, group_of, e))
+        return -1;
+    model_oper_share(m, method->scalar_omega, method->rope_tied);
+    if (part->contract && method->norm_restore && model_oper_restore_norms(m, e))
+        return -1;
+    options(st, m, teacher, &o, ckpt, sizeof ckpt, identity);
+    if (part->dir && fs_path(ckpt, sizeof ckpt, e, "%s/%s/ckpt", st->s->out, part->dir))
+        return -1;
+    o.tokens = part->tokens;
+    o.data_step = o.done_steps = part->done;
+    o.all_steps = part->all;
+    o.contract = part->contract;
+    /* contracted rows end equal whatever they were: nothing is left for the constraint to do */
+    o.penalty = !part->contract;
+    if (part->greeted)
+        o.hello = NULL;
+    if (trainer_run(&o, &r, e))
+        return -1;
+    st->bye.bye.tokens += r.tokens;
+    return 0;
+}
+
+int fuse_operators(struct stage *st, struct model *m, struct model **out, struct dha_err *e)
+{
+    if (fuse_write_shares(st, m, e))
+        return -1;
+    model_oper_settle(m);
+    return fusion_fuse(m, out, e);
+}
+
+int fuse_by_operator(struct stage *st, const struct method_env *env, struct model *teacher,
+                     const int *group_of, struct model **out, struct dha_err *e)
+{
+    const struct job_spec *s = &st->s->spec;
+    struct model *m = NULL;
+    struct fuse_part all = {.tokens = s->tokens_fuse, .contract = s->method.tie == TIE_CONTRACT};
+    int rc = -1;
+    if (need_tokens(st, "fusion operators", e))
+        return -1;
+    if (s->method.progressive)
+        return fuse_by_levels(st, env, teacher, group_of, out, e);
+    if (model_clone(&m, env->parent, e) == 0 &&
+        fuse_train_operators(st, m, teacher, group_of, &all, e) == 0)
+        rc = fuse_operators(st, m, out, e);
+    model_free(m);
+    return rc;
+}
+
+/* ---- masks ------------------------------------------------------------------------------------------ */
+
+/* Every head's rows = the merged head of its group: what the model computes with at z = 0. */
+static int take_merged(struct model *m, int entry, double *w, double *bias, float *host,
+                       struct dha_err *e)
+{
+    const struct model_oper *op = m->oper;
+    size_t d = (size_t)op->dim, each = d * (size_t)m->cfg.hidden;
+    for (int h = 0; h < op->heads; h++) {
+        size_t g = (size_t)op->group_of[entry * op->heads + h];
+        m->k->ops->download(m->k, host, kern_at(op->mask->merged, op->mask->at[entry] + g * each),
+                            each);
+        for (size_t x = 0; x < each; x++)
+            w[(size_t)h * each + x] = (double)host[x];
+        if (!bias)
+            continue;
+        m->k->ops->download(m->k, host, kern_at(op->mask->merged, op->mask->bias_at[entry] + g * d),
+                            d);
+        for (size_t x = 0; x < d; x++)
+            bias[(size_t)h * d + x] = (double)host[x];
+    }
+    return method_sync(m->k, "reading merged heads", e);
+}
+
+static int drop_masks(struct model *m, struct model **out, struct dha_err *e)
+{
+    const struct model_oper *op = m->oper;
+    float *host = malloc((size_t)op->dim * (size_t)m->cfg.hidden * sizeof *host);
+    struct model *to = NULL;
+    int rc = -1;
+    if (!host) {
+        dha_fail(e, DHA_E_NO_MEMORY, "no memory for a head's weights");
+        goto out;
+    }
+    if (method_with_maps(m, op->group_of, &to, e))
+        goto out;
+    for (int l = 0; l < op->layers; l++) {
+        struct attn_layer a;
+        if (layer_load(&a, m, l, e))
+            goto out;
+        int bad = take_merged(m, 2 * l, a.k, a.bk, host, e) ||
+                  take_merged(m, 2 * l + 1, a.v, a.bv, host, e) || layer_store(&a, to, l, e);
+        layer_finish(&a);
+        if (bad)
+            goto out;
+    }
+    *out = to;
+    to = NULL;
+    rc = 0;
+out:
+    model_free(to);
+    free(host);
+    return rc;
+}
+
+int fuse_by_masks(struct stage *st, const struct method_env *env, struct model *teacher,
+                  const int *group_of, struct model **out, struct dha_err *e)
+{
+    const struct job_spec *s = &st->s->spec;
+    struct model *m = NULL;
+    struct masks *masks = NULL;
+    struct trainer_options o;
+    struct trainer_result r;
+    char ckpt[PATH_MAX], identity[33];
+    int rc = -1;
+    if (need_tokens(st, "masks", e))
+        return -1;
+    if (model_clone(&m, env->parent, e) ||
+        model_mask_attach(m, group_of, s->method.norm_restore, e))
+        goto out;
+    options(st, m, teacher, &o, ckpt, sizeof ckpt, identity);
+    if (masks_new(&masks, m, s->method.masks, s->seed, trainer_steps(&o), e))
+        goto out;
+    o.masks = masks;
+    if (trainer_run(&o, &r, e))
+        goto out;
+    st->bye.bye.tokens = r.tokens;
+    rc = drop_masks(m, out, e);
+out:
+    masks_free(masks);
+    model_free(m);
+    return rc;
+}
