@@ -44,7 +44,7 @@ static int open_source(const struct source *s, const struct model_config *cfg, s
     const char *format = s->format ? s->format : format_of(s->data);
     if (!format) {
         dha_fail(e, DHA_E_USAGE, "cannot tell the format of %s from its name", s->data);
-        return dha_err_hint(e, "give --format u16, u32, text or jsonl");
+        return dha_err_hint(e, "give --format u16, u32, text, jsonl or instruct");
     }
     const char *home = getenv("XDG_CACHE_HOME");
     if (fs_path(tokenizer, sizeof tokenizer, e, "%s/tokenizer.model", s->model) ||
@@ -55,7 +55,8 @@ static int open_source(const struct source *s, const struct model_config *cfg, s
                                .model_dir = s->model,
                                .cache_dir = s->cache ? s->cache : cache,
                                .vocab = cfg->vocab,
-                               .bos = cfg->bos};
+                               .bos = cfg->bos,
+                               .eos = cfg->eos};
     char *path = strdup(s->data);
     int rc = path ? corpus_open(c, &path, 1, &o, e) : dha_fail(e, DHA_E_NO_MEMORY, "no memory");
     free(path);

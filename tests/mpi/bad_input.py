@@ -66,8 +66,36 @@ with open(f"{m}/model.safetensors", "r+b") as f:
     at = json.loads(f.read(n))["model.layers.1.mlp.down_proj.weight"]["data_offsets"][0]
     f.seek(8 + n + at)
     f.write(b"\xc0\x7f" * 64)  # bf16 NaN
-d = fails("weights not finite", spec(demo, model=m), 65, "finite", "damaged")
+d = fails("weights not finite", spec(demo, model=m), 65, "model.layers.1.mlp.down_proj.weight", "NaN", "damaged")
 check(not os.path.exists(f"{d}/fuse/out/model"), "weights not finite: no model was published")
+
+# tokens that are another tokenizer's: the parent does worse on them than guessing
+import random
+random.seed(7)
+tokens(*[random.randrange(512) for _ in range(20000)])
+fails("tokens of another tokenizer", u16(), 65, "parent", "worse than guessing", "tokenizer")
+
+# mixtures and tasks
+def mixture(*weights):
+    s = spec(demo)
+    s["data"] = {"format": "text", "seq_len": 64, "mixture": [
+        {"domain": f"d{i}", "weight": w, "train": [f"{demo}/train.txt"], "valid": f"{demo}/valid.txt"}
+        for i, w in enumerate(weights)]}
+    return s
+fails("weights that do not sum to 1", mixture(0.5, 0.4), 64, "$.data.mixture", "sum to 0.9")
+fails("a negative weight", mixture(1.5, -0.5), 64, "$.data.mixture[1].weight")
+fails("an unknown task", spec(demo, eval={"tasks": [{"task": "ark-e", "path": "/x"}]}), 64, "ark-e", "did you mean")
+q = f"{base}/q.jsonl"
+open(q, "w").write('{"task_name":"arc-e","input_question":"Who?","options":["he","she"],"answer":"they"}\n')
+fails("a question without its answer", spec(demo, eval={"tasks": [{"task": "arc-e", "path": q}]}), 65, "q.jsonl, line 1", "they")
+open(q, "w").write('{"prompt":"Who?"}\n')
+fails("an example without an answer", spec(demo, data={"train": [q], "valid": q, "format": "instruct", "seq_len": 64}), 65,
+      "q.jsonl, line 1", "answer")
+
+# calibration on fewer tokens than the model is wide goes on, but says so
+s = spec(demo, method="spectral", tokens={"search": 32, "train": 0}, data={"seq_len": 16})
+out, err = run(worker, 0, s, f"{base}/short-calibration", 0)
+check("warning: 32 tokens to calibrate with" in err, "short calibration: warned")
 
 # a full disk while a checkpoint is written: tmpfs of 6 MiB for the stage's directory
 d = f"{base}/full"
@@ -97,6 +125,7 @@ check_says("too small a budget", spec(demo, method="spectral", budget=0.01), 64,
 check_says("positions", spec(demo, data={"seq_len": 256}), 64, "128")
 check_says("a tensor of another shape", spec(demo, model=f"{base}/mismatch-model"), 65, "345")
 check_says("a truncated file", spec(demo, model=f"{base}/truncated-model"), 65, "truncated")
+check_says("a question without its answer", spec(demo, eval={"tasks": [{"task": "arc-e", "path": q}]}), 65, "q.jsonl, line 1")
 check_says("no such data", spec(demo, data={"train": ["/nope.txt"]}), 66, "/nope.txt")
 check_says("text without a tokenizer", spec(demo, data={"tokenizer": "/nope.model"}), 65, "/nope.model")
 open(f"{base}/bin.txt", "wb").write(b"\0\1\2" * 1000)

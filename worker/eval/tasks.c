@@ -266,6 +266,15 @@ int task_run(struct model *m, const struct spm *s, enum task t, const char *path
     return rc ? dha_err_context(e, "task %s", task_name(t)) : 0;
 }
 
+int task_check(const char *task, const char *path, struct dha_err *e)
+{
+    struct questions all = {0};
+    enum task t;
+    int rc = task_from_name(task, &t, e) || read_questions(path, t, 1, &all, e) ? -1 : 0;
+    questions_finish(&all);
+    return rc;
+}
+
 cJSON *task_score_json(enum task t, const struct task_score *v)
 {
     cJSON *o = cJSON_CreateObject();
@@ -289,10 +298,11 @@ int task_tokenizer(const char *dir, const char *tokenizer, int vocab, struct spm
         if (fs_path(path, sizeof path, e, "%s/tokenizer.model", dir))
             return -1;
         tokenizer = path;
-        if (!fs_exists(path)) {
-            dha_fail(e, DHA_E_INPUT, "tasks need a SentencePiece model, and there is no %s", path);
-            return dha_err_hint(e, "name one (--tokenizer, data.tokenizer)");
-        }
+    }
+    if (!fs_exists(tokenizer)) {
+        dha_fail(e, DHA_E_INPUT, "tasks need a SentencePiece model, and there is no %.400s",
+                 tokenizer);
+        return dha_err_hint(e, "name one (--tokenizer, data.tokenizer)");
     }
     return spm_open(s, tokenizer, e) || spm_fits(*s, tokenizer, vocab, e) ? -1 : 0;
 }

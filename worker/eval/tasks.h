@@ -33,6 +33,8 @@ struct task_score {
 int task_run(struct model *m, const struct spm *s, enum task t, const char *path,
              const struct task_options *o, struct comm *comm, struct task_score *out,
              struct dha_err *e);
+/* Is the file's first line a question of this task? */
+int task_check(const char *task, const char *path, struct dha_err *e);
 /* {"task", "questions", "acc", "acc_stderr", "acc_norm", ...}; NULL: out of memory. */
 cJSON *task_score_json(enum task t, const struct task_score *v);
 /* The tokenizer of a model: an error if it has more tokens than the model. tokenizer NULL: DIR/tokenizer.model. */

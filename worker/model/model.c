@@ -1,6 +1,7 @@
 /* model.c: life of a model: create, load, save, copy, and single parameters. See model.h. */
 #include "worker/model/model_impl.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,7 +185,30 @@ static int check_tensors(const struct model *m, const struct st_file *f, const c
     return 0;
 }
 
-static int read_tensors(struct model *m, const struct st_file *f, struct dha_err *e)
+/* A NaN would spread to every logit and be noticed far from here. */
+static int check_finite(const struct param *p, const float *x, const char *dir, struct dha_err *e)
+{
+    uint32_t bad = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    if (!bad)
+        return 0;
+    for (size_t i = 0; i < p->n; i++) {
+        if (!isfinite(x[i])) {
+            dha_fail(e, DHA_E_INPUT, "%s: tensor \"%s\" has %s at element %zu", dir, p->name,
+                     isnan(x[i]) ? "NaN" : "an infinity", i);
+            break;
+        }
+    }
+    dha_err_hint(e, "the checkpoint is damaged, or its training diverged");
+    return bad_tensor(dir, e);
+}
+
+static int read_tensors(struct model *m, const struct st_file *f, const char *dir,
+                        struct dha_err *e)
 {
     size_t largest = 0;
     float *host = NULL;
@@ -196,7 +220,7 @@ static int read_tensors(struct model *m, const struct st_file *f, struct dha_err
     for (int i = 0; i < m->n_table; i++) {
         const struct param *p = &m->table[i];
         float *dst = host ? host : m->k->ops->host(m->k, kern_at(m->params, p->off));
-        if (st_read_f32(st_find(f, p->name), dst, p->n, e) < 0)
+        if (st_read_f32(st_find(f, p->name), dst, p->n, e) < 0 || check_finite(p, dst, dir, e) < 0)
             goto done;
         if (host) {
             m->k->ops->upload(m->k, kern_at(m->params, p->off), host, p->n);
@@ -223,7 +247,8 @@ int model_load(struct model **out, struct kern *k, const char *dir, struct dha_e
         return -1;
     /* shapes are compared before memory is taken: a lying config costs nothing */
     if (st_open_dir(&f, dir, e) < 0 || model_frame(&m, k, &cfg, e) < 0 ||
-        check_tensors(m, f, dir, e) < 0 || model_memory(m, e) < 0 || read_tensors(m, f, e) < 0) {
+        check_tensors(m, f, dir, e) < 0 || model_memory(m, e) < 0 ||
+        read_tensors(m, f, dir, e) < 0) {
         model_free(m);
         goto done;
     }
