@@ -1,5 +1,5 @@
 """kill -9 of a training gang at every step boundary it can be seen at, then resume: the same losses and the same final weights,
-bit for bit (G6). Also for the fusion stage of dha, and for an orderly checkpoint-and-stop."""
+bit for bit (G6). Also for an orderly checkpoint-and-stop, and for all that trains in the fuse stage."""
 import os, signal, subprocess, sys, time
 from lib import *
 
@@ -43,3 +43,19 @@ run(worker, 2, s, f"{base}/dha")
 d = killed_run("dha-killed", s, "fuse", [2, 4], "kill")
 check(losses(d, "fuse") == losses(f"{base}/dha", "fuse"), "fusion stage: losses equal after kills (omega, lambda restored)")
 check(weights(d) == weights(f"{base}/dha"), "fusion stage: final weights equal, bit for bit")
+
+def same_after_kills(name, steps, **over):
+    """A fuse stage killed at these steps leaves what one that was not killed leaves."""
+    s = spec(demo, **over)
+    run(worker, 2, s, f"{base}/{name}")
+    d = killed_run(f"{name}-killed", s, "fuse", steps, "kill")
+    check(losses(d, "fuse") == losses(f"{base}/{name}", "fuse"), f"{name}: losses equal after kills")
+    check(weights(d, "fuse") == weights(f"{base}/{name}", "fuse"), f"{name}: the same heads, bit for bit")
+
+tokens = {"search": 2 * 512, "fuse": 6 * 512, "train": 512}
+same_after_kills("contract", [2, 5], method={"preset": "dha", "tie": "contract", "norm_restore": True}, tokens=tokens)
+same_after_kills("progressive", [1, 4, 5], method={"preset": "dha", "progressive": True, "scalar_omega": True}, tokens=tokens)
+masks = {"fuse": 8 * 512, "train": 512}
+for kind in "linear", "hard-concrete", "released":
+    same_after_kills(f"masks {kind}", [2, 4, 7], method={"preset": "align-gqa", "alignment": "none", "masks": kind},
+                     tokens=masks, recovery={"kl": 1})

@@ -32,6 +32,31 @@ static void threshold_starts_at_one_is_two_percent_of_its_base_at_k_and_zero_aft
         assert_true(schedule_threshold(s, 1000) <= schedule_threshold(s - 1, 1000));
 }
 
+static void contraction_goes_from_zero_to_one_and_stays_for_the_last_fifth(void **state)
+{
+    (void)state;
+    double before = 0;
+    assert_true(schedule_contract(0, 50) == 0);
+    assert_true(fabs(schedule_contract(20, 50) - 0.5) < 1e-12);
+    for (int s = 1; s <= 50; s++) {
+        double a = schedule_contract(s, 50);
+        assert_true(a >= before && a - before <= 2.0 / 50);
+        assert_true(s < 40 ? a < 1 : a == 1);
+        before = a;
+    }
+}
+
+static void short_fusions_take_higher_rates(void **state)
+{
+    (void)state;
+    /* the papers' 1e-2 for the paper's 1,000 steps */
+    assert_true(fabs(schedule_omega_rate(1000) - 1e-2) < 1e-12);
+    assert_true(fabs(schedule_lambda_rate(1000) - 1e-2) < 1e-12);
+    assert_true(schedule_omega_rate(20) > schedule_omega_rate(80));
+    assert_true(schedule_lambda_rate(20) > schedule_lambda_rate(80));
+    assert_true(schedule_omega_rate(0) <= 0.2 && schedule_lambda_rate(0) <= 5);
+}
+
 static void tokens_become_whole_steps_and_never_none(void **state)
 {
     (void)state;
@@ -46,6 +71,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lr_warms_up_linearly_then_falls_along_a_cosine_to_the_final_fraction),
         cmocka_unit_test(threshold_starts_at_one_is_two_percent_of_its_base_at_k_and_zero_after),
+        cmocka_unit_test(contraction_goes_from_zero_to_one_and_stays_for_the_last_fifth),
+        cmocka_unit_test(short_fusions_take_higher_rates),
         cmocka_unit_test(tokens_become_whole_steps_and_never_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
