@@ -79,11 +79,12 @@ void corpus_fill_row(const struct corpus *c, int64_t from, int seq, bool answers
 {
     struct row r = {seq, answers, ids, targets, classes};
     int64_t example = from;
+    bool again = false; /* behind the last example: an evaluation has counted what comes */
     for (int at = 0; at <= seq;) {
         int64_t n = length(c, example), room = (int64_t)seq + 1 - at;
         /* alone and too long: its end; behind others and too long: its beginning, uncounted */
         int64_t skip = at == 0 && n > room ? n - room : 0;
-        bool counts = at == 0 || n <= room;
+        bool counts = at == 0 || (n <= room && !(again && answers));
         const struct segment *s = corpus_find(c->f, c->f->starts[example]);
         int64_t i = c->f->starts[example] - s->first + skip;
         for (int64_t k = 0; k < n - skip && at <= seq; k++, i++, at++) {
@@ -92,6 +93,7 @@ void corpus_fill_row(const struct corpus *c, int64_t from, int seq, bool answers
                 counts && k + skip > 0 ? class : (uint8_t)CORPUS_TEXT);
         }
         example = next(c, example);
+        again = again || example == c->ex;
     }
 }
 

@@ -318,12 +318,18 @@ void question_finish(struct question *q)
 
 /* ---- instruct examples ------------------------------------------------------------------------------ */
 
+/* By its name, else by its fields. */
 static int told_task(const cJSON *line, enum task *t)
 {
     const char *name = json_str(line, "task_name", "");
     for (int i = 0; i < TASKS; i++) {
-        if (strcmp(task_name((enum task)i), name) == 0 ||
-            (tasks[i].tell && json_get(line, tasks[i].tell))) {
+        if (strcmp(task_name((enum task)i), name) == 0) {
+            *t = (enum task)i;
+            return 0;
+        }
+    }
+    for (int i = 0; i < TASKS; i++) {
+        if (tasks[i].tell && json_get(line, tasks[i].tell)) {
             *t = (enum task)i;
             return 0;
         }
