@@ -178,6 +178,29 @@ static void files_of_the_model_that_no_worker_reads_do_not_count(void **state)
     assert_string_equal(differ(&b, &c), "sftex");
 }
 
+static void files_of_domains_and_tasks_count_for_their_readers(void **state)
+{
+    (void)state;
+    char change[256];
+    put("wiki.u16", "wiki");
+    put("book.u16", "book");
+    put("q.jsonl", "{}");
+    snprintf(change, sizeof change, "eval.tasks=[{\"task\":\"piqa\",\"path\":\"%s/q.jsonl\"}]",
+             dir);
+    struct keys a = keys_of(change);
+    put("q.jsonl", "{ }");
+    struct keys b = keys_of(change);
+    assert_string_equal(differ(&a, &b), "e");
+    snprintf(change, sizeof change,
+             "data={\"mixture\":[{\"domain\":\"w\",\"weight\":0.5,\"train\":[\"%s/wiki.u16\"]},"
+             "{\"domain\":\"b\",\"weight\":0.5,\"train\":[\"%s/book.u16\"]}]}",
+             dir, dir);
+    a = keys_of(change);
+    put("book.u16", "another book");
+    b = keys_of(change);
+    assert_string_equal(differ(&a, &b), "sftex");
+}
+
 static void a_missing_file_is_named(void **state)
 {
     (void)state;
@@ -210,6 +233,7 @@ int main(void)
         cmocka_unit_test(a_file_that_was_rewritten_changes_the_keys_of_its_readers),
         cmocka_unit_test(only_the_time_of_a_file_changing_is_a_change),
         cmocka_unit_test(files_of_the_model_that_no_worker_reads_do_not_count),
+        cmocka_unit_test(files_of_domains_and_tasks_count_for_their_readers),
         cmocka_unit_test(a_missing_file_is_named),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
