@@ -395,7 +395,7 @@ struct store_metric_query {
     int limit;          /* 0 = 10000 */
 };
 /* By (attempt, name, step). Names: loss lm kl lr grad_norm tokens_per_s comm_ms fusion_loss lambda threshold
- * eval_valid. */
+ * eval_valid bild closed teacher_ms; of a layer's keys or values "fusion_loss.3.key". */
 int store_metrics(struct store *s, const struct store_metric_query *q, struct store_point **out,
                   size_t *n, struct dha_err *e);
 

@@ -75,6 +75,9 @@ static const struct record all[] = {
              .kv_parent = 4096,
              .kv_converted = 1024,
              .output = "/o/model"}},
+    {.type = REC_LAYER,
+     .time = 8,
+     .layer = {.name = "fusion_loss", .layer = 3, .kind = "key", .step = 12, .value = 1.0 / 3}},
     {.type = REC_UNKNOWN, .time = 9},
 };
 

@@ -34,7 +34,10 @@ static const struct record journal[] = {
                   .lr = 1e-3,
                   .fusion_loss = NAN,
                   .lambda = NAN,
-                  .threshold = NAN}},
+                  .threshold = NAN,
+                  .bild = NAN,
+                  .closed = NAN,
+                  .teacher_ms = NAN}},
     {.type = REC_EVAL,
      .time = 6,
      .eval = {.name = "valid",
@@ -57,7 +60,10 @@ static const struct record journal[] = {
                   .lr = 5e-4,
                   .fusion_loss = 0.5,
                   .lambda = 1,
-                  .threshold = 0.1}},
+                  .threshold = 0.1,
+                  .bild = NAN,
+                  .closed = NAN,
+                  .teacher_ms = NAN}},
     {.type = REC_ERROR,
      .time = 10,
      .error = {.code = "io_error", .message = "disk went away", .hint = "look at it"}},
@@ -289,6 +295,28 @@ static void a_loss_that_is_not_a_number_comes_back_as_one(void **state)
     store_stage_finish(&st);
 }
 
+static void a_layers_number_is_a_metric_of_its_own(void **state)
+{
+    struct fixture *f = *state;
+    int64_t stage, attempt = start_job(f, &stage);
+    struct store_point *pt;
+    size_t n;
+    bool stale;
+    struct record r = {
+        .type = REC_LAYER,
+        .time = 1,
+        .layer = {.name = "fusion_loss", .layer = 3, .kind = "key", .step = 12, .value = 0.25}};
+    OK(store_ingest(f->s, attempt, 0, 1, &r, 1, NOW, &stale, &e));
+    r.layer.value = NAN; /* is left out */
+    OK(store_ingest(f->s, attempt, 1, 2, &r, 1, NOW, &stale, &e));
+    struct store_metric_query q = {.stage = stage, .name = "fusion_loss.3.key", .after_step = -1};
+    OK(store_metrics(f->s, &q, &pt, &n, &e));
+    assert_int_equal(n, 1);
+    assert_true(pt[0].value == 0.25);
+    assert_int_equal(pt[0].step, 12);
+    free(pt);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -298,6 +326,7 @@ int main(void)
         T(killed_at_any_record_each_still_counts_once),
         T(a_late_record_of_an_old_attempt_does_not_touch_the_stage),
         T(a_loss_that_is_not_a_number_comes_back_as_one),
+        T(a_layers_number_is_a_metric_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
