@@ -70,12 +70,14 @@ int optim_reduce(struct optim *o, double *norm, struct dha_err *e)
 static void update_own(struct optim *o, struct optim_group *g, struct kern_adamw a)
 {
     size_t at = (size_t)o->comm->rank * g->chunk, end = at + g->own;
+    const float lr = a.lr;
     for (int i = 0; i < g->n_spans; i++) {
         size_t from = g->spans[i].from > at ? g->spans[i].from : at;
         size_t to = g->spans[i].to < end ? g->spans[i].to : end;
         if (from >= to)
             continue;
         a.weight_decay = g->spans[i].weight_decay;
+        a.lr = lr * g->spans[i].rate;
         o->k->ops->adamw(o->k, kern_at(g->params, from), kern_at(g->grads, from),
                          kern_at(g->m, from - at), kern_at(g->v, from - at), to - from, &a);
     }

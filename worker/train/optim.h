@@ -11,9 +11,11 @@
 #include "proto/err.h"
 #include "worker/comm.h"
 
-struct optim_span { /* elements [from, to) take this weight decay */
+struct
+    optim_span { /* elements [from, to) take this weight decay, and the group's learning rate times `rate` */
     size_t from, to;
     float weight_decay;
+    float rate;
 };
 struct optim_group {
     struct kern_buf *params, *grads; /* borrowed, [n] */

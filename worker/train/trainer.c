@@ -47,9 +47,21 @@ static double now_s(void)
 
 /* ---- set-up --------------------------------------------------------------------------------------- */
 
-/* Weight decay is for matrices; norms and biases go without. Adjacent parameters of one kind share a span. */
-static int param_spans(const struct model *m, double wd, struct optim_span **out, int *n,
-                       struct dha_err *e)
+static bool in_attention(const struct model *m, const struct param *p)
+{
+    static const enum layer_param attention[] = {P_Q,      P_K,      P_V,      P_O,
+                                                 P_Q_BIAS, P_K_BIAS, P_V_BIAS, P_O_BIAS};
+    for (int l = 0; l < m->cfg.layers; l++)
+        for (size_t i = 0; i < sizeof attention / sizeof *attention; i++)
+            if (model_param(m, l, attention[i]) == p)
+                return true;
+    return false;
+}
+
+/* Weight decay is for matrices; norms and biases go without. Attention's projections may have a rate of their own. Adjacent
+ * parameters of one kind share a span. */
+static int param_spans(const struct model *m, double wd, double lr_attention,
+                       struct optim_span **out, int *n, struct dha_err *e)
 {
     struct optim_span *s = calloc((size_t)m->n_table + 1, sizeof *s);
     if (!s)
@@ -64,10 +76,12 @@ static int param_spans(const struct model *m, double wd, struct optim_span **out
         /* padding between parameters, if a model has any, takes no decay */
         size_t end = next ? at + next->n : at + 1;
         float w = next && next->n_dims > 1 ? (float)wd : 0.0f;
-        if (*n > 0 && s[*n - 1].weight_decay == w) { /* exact: both are the same constant */
+        float rate = next && lr_attention > 0 && in_attention(m, next) ? (float)lr_attention : 1.0f;
+        /* exact: they are the same constants */
+        if (*n > 0 && s[*n - 1].weight_decay == w && s[*n - 1].rate == rate) {
             s[*n - 1].to = end;
         } else if (*n <= m->n_table) {
-            s[*n] = (struct optim_span){at, end, w};
+            s[*n] = (struct optim_span){at, end, w, rate};
             (*n)++;
         }
         at = end;
@@ -104,7 +118,7 @@ static int optim_of_masks(struct trainer *t, struct dha_err *e)
 {
     const struct trainer_options *o = t->o;
     struct model_mask *mask = o->model->oper->mask;
-    struct optim_span merged = {0, mask->n, 0}, masks = {0, (size_t)o->masks->n, 0};
+    struct optim_span merged = {0, mask->n, 0, 1}, masks = {0, (size_t)o->masks->n, 0, 1};
     if (optim_add(&t->optim, mask->merged, mask->dmerged, mask->n, 2 * o->lr, &merged, 1, e))
         return -1;
     if (!o->masks->alpha)
@@ -124,7 +138,7 @@ static int set_up_optim(struct trainer *t, struct dha_err *e)
     struct optim_span *spans = NULL;
     int n = 0;
     optim_init(&t->optim, t->k, o->comm, o->clip);
-    if (param_spans(m, o->weight_decay, &spans, &n, e))
+    if (param_spans(m, o->weight_decay, o->lr_attention, &spans, &n, e))
         return -1;
     int rc = optim_add(&t->optim, m->params, t->grads, m->n_params, o->lr, spans, n, e);
     free(spans);
@@ -134,7 +148,7 @@ static int set_up_optim(struct trainer *t, struct dha_err *e)
         return optim_of_masks(t, e);
     size_t entries = 2 * (size_t)m->oper->layers;
     size_t h = (size_t)m->oper->heads, omegas = entries * h * h * (size_t)m->oper->dim;
-    struct optim_span all = {0, omegas, 0};
+    struct optim_span all = {0, omegas, 0, 1};
     t->mse = t->k->ops->alloc(t->k, KERN_F32, entries * h);
     t->mse_host = calloc(entries, sizeof *t->mse_host);
     if (!t->mse || !t->mse_host)

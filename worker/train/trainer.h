@@ -36,6 +36,7 @@ struct trainer_options {
     double w_lm, w_kl, w_bild;
     /* lr_omega, lr_lambda: 0 = chosen for the number of steps (schedule.h; alpha of masks has lr_omega, masks.h) */
     double lr, lr_omega, lr_lambda, warmup, final_lr, clip, weight_decay;
+    double lr_attention; /* factor on lr for q, k, v and o projections; 0 = 1 */
     bool
         penalty; /* augmented Lagrangian on the operators (METHODS 1.5); stops early at L_fusion < 1e-3 with t = 0 */
     bool contract; /* the operators are tied on the way (schedule_contract); then no early end */

@@ -46,7 +46,7 @@ static int set_up(void **state)
 {
     struct fixture *f = calloc(1, sizeof *f);
     struct dha_err e = {0};
-    struct optim_span all = {0, N, 0}, all2 = {0, M, 0};
+    struct optim_span all = {0, N, 0, 1}, all2 = {0, M, 0, 1};
     strcpy(f->dir, "/tmp/dha-test-ckpt-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
     comm_alone(&f->comm);

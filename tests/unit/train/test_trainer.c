@@ -288,6 +288,40 @@ static void data_step_moves_the_draws(void **state)
     assert_true(fabs(first.loss - moved.loss) > 1e-6);
 }
 
+static double moved(struct fixture *f, const struct model *from, enum layer_param p)
+{
+    const struct param *a = model_param(f->m, 0, p), *b = model_param(from, 0, p);
+    float *x = malloc(a->n * sizeof *x), *y = malloc(a->n * sizeof *y);
+    double most = 0;
+    model_get(f->m, a, x);
+    f->k->ops->download(f->k, y, model_view(from, b), b->n);
+    for (size_t i = 0; i < a->n; i++)
+        most = fmax(most, fabs((double)x[i] - (double)y[i]));
+    free(x);
+    free(y);
+    return most;
+}
+
+static void attention_may_have_a_rate_of_its_own(void **state)
+{
+    struct fixture *f = *state;
+    struct dha_err e = {0};
+    struct trainer_result r;
+    struct model *before;
+    assert_int_equal(model_clone(&before, f->m, &e), 0);
+    f->o.ckpt_dir = NULL;
+    f->o.tokens = 64;
+    f->o.lr = 1e-6;
+    f->o.lr_attention = 1e3;
+    assert_int_equal(trainer_run(&f->o, &r, &e), 0);
+    static const enum layer_param attention[] = {P_Q, P_K, P_V, P_O}, rest[] = {P_UP, P_DOWN};
+    for (int i = 0; i < 4; i++) /* Adam's first step is the rate */
+        assert_true(fabs(moved(f, before, attention[i]) - 1e-3) < 1e-4);
+    for (int i = 0; i < 2; i++)
+        assert_true(moved(f, before, rest[i]) < 2e-6);
+    model_free(before);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -300,6 +334,7 @@ int main(void)
         T(contracted_operators_fuse_without_a_jump_where_hard_tied_ones_jump),
         T(rates_that_are_not_given_are_chosen_for_the_steps),
         T(data_step_moves_the_draws),
+        T(attention_may_have_a_rate_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
