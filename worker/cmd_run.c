@@ -96,6 +96,22 @@ static void keep_eval(struct run_job *r, const char *stage_dir)
         fclose(f);
 }
 
+/* Scores of the eval stage, if it was given tasks. */
+static int keep_tasks(struct run_job *r, struct dha_err *e)
+{
+    char path[PATH_MAX];
+    if (r->s.spec.n_eval_tasks == 0)
+        return 0;
+    if (fs_path(path, sizeof path, e, "%s/eval/out/eval.json", r->dir))
+        return -1;
+    cJSON *j = json_parse_file(path, 0, e);
+    if (!j)
+        return -1;
+    int rc = json_put(r->result, "tasks", cJSON_Duplicate(json_get(j, "tasks"), true));
+    cJSON_Delete(j);
+    return rc ? dha_fail(e, DHA_E_NO_MEMORY, "no memory for the scores") : 0;
+}
+
 static int one_stage(struct run_job *r, enum stage_kind k, struct dha_err *e)
 {
     char dir[PATH_MAX], out[PATH_MAX], path[PATH_MAX];
@@ -181,6 +197,8 @@ int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e)
     if (rc == 0 && comm->rank == 0) {
         rc = fs_path(path, sizeof path, e, "%s/export/out/model", real);
         json_put_str(r.result, "checkpoint", path);
+        if (rc == 0)
+            rc = keep_tasks(&r, e);
         if (rc == 0)
             rc = fs_path(path, sizeof path, e, "%s/result.json", real);
         if (rc == 0)

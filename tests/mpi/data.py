@@ -43,6 +43,7 @@ for stage, name in ("fuse", "parent"), ("fuse", "converted"), ("train", "valid")
     check(last[""]["windows"] == 12 and all(last[s]["windows"] == 4 for s in names if s), f"{name}: domains share the windows")
 out = json.load(open(f"{base}/mix2/eval/out/eval.json"))
 check(set(out["domains"]) == {"first", "second", "third"}, "eval.json has the domains")
+check(json.load(open(f"{base}/mix2/result.json"))["tasks"] == out["tasks"], "result.json has the scores")
 check([t["model"] for t in out["tasks"]] == ["parent", "final"], "eval.json scores the parent and the final model")
 check(all(t["questions"] == 40 and t["acc"] > 0.5 for t in out["tasks"]), f"both beat guessing: {[t['acc'] for t in out['tasks']]}")
 details = [json.loads(l) for l in open(f"{base}/mix2/eval/out/details.jsonl")]

@@ -78,14 +78,35 @@ static int padded(int n, int positions)
     return to < positions ? to : positions;
 }
 
-struct order {
-    size_t index;
+/* One row of a batch: requests [index, index + count), whose tokens but the last are the same (" yes" and " no" after one
+ * context) and which read their likelihoods from the same logits. */
+struct row {
+    size_t index, count;
     int seq;
 };
 
+static bool same_input(const struct request *a, const struct request *b)
+{
+    return a->n == b->n && a->n_cont == b->n_cont &&
+           memcmp(a->tokens, b->tokens, (size_t)(a->n - 1) * sizeof *a->tokens) == 0;
+}
+
+/* Returns the number of rows [<= n]. */
+static size_t make_rows(const struct request *r, size_t n, int positions, struct row *out)
+{
+    size_t rows = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (rows > 0 && same_input(&r[i], &r[out[rows - 1].index]))
+            out[rows - 1].count++;
+        else
+            out[rows++] = (struct row){i, 1, padded(r[i].n - 1, positions)};
+    }
+    return rows;
+}
+
 static int longest_first(const void *a, const void *b)
 {
-    const struct order *x = a, *y = b;
+    const struct row *x = a, *y = b;
     if (x->seq != y->seq)
         return x->seq > y->seq ? -1 : 1;
     return x->index < y->index ? -1 : x->index > y->index;
@@ -127,7 +148,7 @@ static void read_request(struct scorer *s, struct run *run, size_t first, const 
     }
 }
 
-static int score_batch(struct scorer *s, struct run *run, const struct order *of, int n, int batch,
+static int score_batch(struct scorer *s, struct run *run, const struct row *of, int n, int batch,
                        struct loglik *out, struct dha_err *e)
 {
     int seq = of[0].seq;
@@ -138,12 +159,13 @@ static int score_batch(struct scorer *s, struct run *run, const struct order *of
     }
     run_forward(run, s->ids);
     for (int i = 0; i < n; i++)
-        read_request(s, run, (size_t)i * (size_t)seq, &s->r[of[i].index], &out[of[i].index]);
+        for (size_t k = of[i].index; k < of[i].index + of[i].count; k++)
+            read_request(s, run, (size_t)i * (size_t)seq, &s->r[k], &out[k]);
     return model_check(s->m->k, "scoring continuations", e);
 }
 
 /* Batches of one length; batch b goes to rank b % size. Returns the number of batches so far, or -1. */
-static int64_t score_length(struct scorer *s, const struct order *of, size_t n, int64_t b,
+static int64_t score_length(struct scorer *s, const struct row *of, size_t n, int64_t b,
                             const struct comm *comm, struct loglik *out, struct dha_err *e)
 {
     struct run *run = NULL;
@@ -161,7 +183,7 @@ static int64_t score_length(struct scorer *s, const struct order *of, size_t n, 
     return rc ? -1 : b;
 }
 
-static int score_mine(struct scorer *s, const struct order *of, size_t n, const struct comm *comm,
+static int score_mine(struct scorer *s, const struct row *of, size_t n, const struct comm *comm,
                       struct loglik *out, struct dha_err *e)
 {
     size_t vocab = (size_t)s->m->cfg.vocab;
@@ -185,17 +207,16 @@ int loglik_all(struct model *m, const struct request *r, size_t n, struct comm *
                struct loglik *out, struct dha_err *e)
 {
     struct scorer s = {.m = m, .r = r};
-    struct order *of = calloc(n + 1, sizeof *of);
+    struct row *of = calloc(n + 1, sizeof *of);
     double *sums = calloc(2 * n + 1, sizeof *sums);
     int rc = 0;
     memset(out, 0, n * sizeof *out);
     if (!of || !sums)
         rc = dha_fail(e, DHA_E_NO_MEMORY, "no memory for %zu questions", n);
     if (rc == 0) {
-        for (size_t i = 0; i < n; i++)
-            of[i] = (struct order){i, padded(r[i].n - 1, m->cfg.max_positions)};
-        qsort(of, n, sizeof *of, longest_first);
-        rc = score_mine(&s, of, n, comm, out, e);
+        size_t rows = make_rows(r, n, m->cfg.max_positions, of);
+        qsort(of, rows, sizeof *of, longest_first);
+        rc = score_mine(&s, of, rows, comm, out, e);
     }
     rc = comm_agree(comm, rc, e);
     if (rc == 0) { /* each is known to one rank; the others hold 0 */

@@ -227,6 +227,30 @@ static void missing_and_surplus_tensors_are_named(void **state)
     model_free(load(to));
 }
 
+static void weights_that_are_no_numbers_are_named(void **state)
+{
+    (void)state;
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    static const char *const dirs[] = {"nan", "inf", "minus-inf"};
+    for (int i = 0; i < 3; i++) {
+        struct model *m = small_model("");
+        const struct param *p = model_param(m, 1, P_DOWN);
+        float *x = malloc(p->n * sizeof *x);
+        char dir[512];
+        assert_non_null(x);
+        model_get(m, p, x);
+        x[p->n - 1] = bad[i];
+        model_set(m, p, x);
+        free(x);
+        snprintf(dir, sizeof dir, "%s", fresh(dirs[i]));
+        save(m, dir, "float32", true, 0);
+        model_free(m);
+        refuse(dir, DHA_E_INPUT,
+               i == 0 ? "\"model.layers.1.mlp.down_proj.weight\" has NaN at element"
+                      : "\"model.layers.1.mlp.down_proj.weight\" has an infinity at element");
+    }
+}
+
 static void other_config_damage_names_the_file(void **state)
 {
     (void)state;
@@ -269,6 +293,7 @@ int main(void)
         cmocka_unit_test(truncated_weights_are_refused_at_every_kind_of_place),
         cmocka_unit_test(a_config_that_does_not_match_names_the_tensor),
         cmocka_unit_test(missing_and_surplus_tensors_are_named),
+        cmocka_unit_test(weights_that_are_no_numbers_are_named),
         cmocka_unit_test(other_config_damage_names_the_file),
         cmocka_unit_test(every_golden_folder_loads_with_its_own_dtype),
     };

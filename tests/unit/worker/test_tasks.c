@@ -258,6 +258,34 @@ static void likelihoods_are_sums_of_token_losses(void **state)
     model_free(m);
 }
 
+/* " yes" and " no" after one context are read from the same logits: the same numbers as one at a time. */
+static void choices_of_one_token_share_their_context(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    struct model *m = small_model("");
+    struct comm alone;
+    struct dha_err e = {0};
+    int32_t tokens[N][9];
+    struct request r[N];
+    struct loglik together[N], one;
+    comm_alone(&alone);
+    for (int i = 0; i < N; i++) {
+        for (int t = 0; t < 9; t++)
+            tokens[i][t] = t == 8 ? i : t + (i < 3 ? 0 : 9); /* two contexts of three choices */
+        r[i] = (struct request){tokens[i], 9, 1, false};
+    }
+    assert_int_equal(loglik_all(m, r, N, &alone, together, &e), 0);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(loglik_all(m, &r[i], 1, &alone, &one, &e), 0);
+        assert_true(fabs(one.sum - together[i].sum) < 1e-6);
+        assert_int_equal(one.greedy, together[i].greedy);
+        for (int k = 0; k < i; k++)
+            assert_true(fabs(together[k].sum - together[i].sum) > 1e-6);
+    }
+    model_free(m);
+}
+
 /* Greedy decoding, then the same tokens as a continuation: each is the most likely; with one changed, not. */
 static void greedy_means_that_decoding_gives_it(void **state)
 {
@@ -391,6 +419,7 @@ int main(void)
         cmocka_unit_test(white_space_before_the_border_belongs_to_the_continuation),
         cmocka_unit_test(the_continuation_is_what_lies_behind_the_context_s_tokens),
         cmocka_unit_test(likelihoods_are_sums_of_token_losses),
+        cmocka_unit_test(choices_of_one_token_share_their_context),
         cmocka_unit_test(greedy_means_that_decoding_gives_it),
         cmocka_unit_test(scores_add_up),
         cmocka_unit_test(a_tokenizer_of_a_bigger_model_is_refused),
