@@ -59,3 +59,17 @@ masks = {"fuse": 8 * 512, "train": 512}
 for kind in "linear", "hard-concrete", "released":
     same_after_kills(f"masks {kind}", [2, 4, 7], method={"preset": "align-gqa", "alignment": "none", "masks": kind},
                      tokens=masks, recovery={"kl": 1})
+
+# instruction data: KL on prompts, BiLD on answers; the same draws and classes after a kill, and on one rank as on two
+words = open(f"{demo}/train.txt", encoding="utf-8").read().split()[:20000]
+with open(f"{base}/pairs.jsonl", "w") as f:
+    for i in range(0, len(words) - 40, 36):
+        f.write(json.dumps({"prompt": " ".join(words[i:i + 20]), "answer": " ".join(words[i + 20:i + 36])}) + "\n")
+s = spec(demo, data={"train": [f"{base}/pairs.jsonl"], "valid": f"{base}/pairs.jsonl", "format": "instruct"}, tokens={"train": 6 * 512})
+run(worker, 2, s, f"{base}/instruct")
+d = killed_run("instruct-killed", s, "train", [2, 4], "kill")
+check(losses(d) == losses(f"{base}/instruct") and weights(d) == weights(f"{base}/instruct"), "instruct: the same after kills, bit for bit")
+check(all(r["bild"] > 0 for r in journal(d, "train") if r["t"] == "progress"), "instruct: BiLD is part of every step's loss")
+run(worker, 1, s, f"{base}/instruct-alone")
+one, two = losses(f"{base}/instruct-alone"), losses(f"{base}/instruct")
+check(all(abs(one[k] - two[k]) < 1e-4 * two[k] for k in two), "instruct: one rank and two give the same losses")
