@@ -10,6 +10,7 @@
 #include "worker/control.h"
 #include "worker/train/ckpt.h"
 #include "worker/train/evaluate.h"
+#include "worker/train/recovery.h"
 #include "worker/train/schedule.h"
 
 #define CKPT_KEEP     2
@@ -247,43 +248,6 @@ static int count_rows(struct trainer *t, double rows[RUN_CLASSES], struct dha_er
     return 0;
 }
 
-/* Which class each loss is over; see trainer.h. */
-static bool lm_counts(int c)
-{
-    return c != CORPUS_PROMPT;
-}
-static bool kl_counts(const struct trainer_options *o, int c)
-{
-    return c != CORPUS_ANSWER || !(o->w_bild > 0);
-}
-
-static double over(const double *x, const struct trainer_options *o,
-                   bool (*counts)(const struct trainer_options *, int))
-{
-    double sum = 0;
-    for (int c = 0; c < RUN_CLASSES; c++)
-        sum += counts(o, c) ? x[c] : 0;
-    return sum;
-}
-static bool answers(const struct trainer_options *o, int c)
-{
-    (void)o;
-    return lm_counts(c);
-}
-
-/* Means: a row weighs 1 / rows that the loss is over, in the whole step. */
-static void weigh(const struct trainer *t, struct losses *l)
-{
-    const struct trainer_options *o = t->o;
-    double n_lm = over(l->rows, o, answers), n_kl = over(l->rows, o, kl_counts);
-    for (int c = 0; c < RUN_CLASSES; c++) {
-        l->objective.lm[c] = lm_counts(c) && n_lm > 0 ? o->w_lm / n_lm : 0;
-        l->objective.bild[c] = lm_counts(c) && n_lm > 0 ? o->w_bild / n_lm : 0;
-        l->objective.kl[c] = kl_counts(o, c) && n_kl > 0 ? o->w_kl / n_kl : 0;
-    }
-    l->objective.classes = t->classes;
-}
-
 /* Gradients of this rank's sequences. */
 static int accumulate(struct trainer *t, struct losses *l, struct dha_err *e)
 {
@@ -395,33 +359,24 @@ static int64_t tokens_so_far(const struct trainer *t)
     return t->state.tokens + t->o->done_steps * t->sequences * t->o->seq;
 }
 
-static void report(struct trainer *t, const struct losses *l, double took)
+static void report(struct trainer *t, const struct recovery_loss *mean, double teacher_seconds,
+                   double took)
 {
     const struct trainer_options *o = t->o;
     struct record *r = &t->progress;
-    double n_lm = over(l->rows, o, answers), n_kl = over(l->rows, o, kl_counts);
     r->type = REC_PROGRESS;
     r->progress.step = o->done_steps + t->state.step;
     r->progress.steps = o->all_steps > 0 ? o->all_steps : t->steps;
     r->progress.tokens = tokens_so_far(t);
-    r->progress.lm = n_lm > 0 ? over(l->sums.lm, o, answers) / n_lm : 0;
-    r->progress.kl = n_kl > 0 ? over(l->sums.kl, o, kl_counts) / n_kl : 0;
-    r->progress.bild = o->w_bild > 0 ? (n_lm > 0 ? over(l->sums.bild, o, answers) / n_lm : 0) : NAN;
+    r->progress.loss = mean->all;
+    r->progress.lm = mean->lm;
+    r->progress.kl = mean->kl;
+    r->progress.bild = o->w_bild > 0 ? mean->bild : NAN;
     r->progress.tokens_per_s = (double)(t->sequences * o->seq) / took;
     r->progress.eta_s = (double)(r->progress.steps - r->progress.step) * t->step_seconds;
     r->progress.closed = o->masks ? o->masks->closed : NAN;
-    r->progress.teacher_ms = t->teacher ? 1e3 * l->sums.teacher_seconds : NAN;
+    r->progress.teacher_ms = t->teacher ? 1e3 * teacher_seconds : NAN;
     journal_write(o->journal, r);
-}
-
-/* What is minimised, apart from penalties. */
-static double loss_of(const struct losses *l)
-{
-    double loss = 0;
-    for (int c = 0; c < RUN_CLASSES; c++)
-        loss += l->objective.lm[c] * l->sums.lm[c] + l->objective.kl[c] * l->sums.kl[c] +
-                l->objective.bild[c] * l->sums.bild[c];
-    return loss;
 }
 
 static int step(struct trainer *t, struct dha_err *e)
@@ -431,11 +386,13 @@ static int step(struct trainer *t, struct dha_err *e)
     struct losses l = {.rows = {0}};
     double norm = 0, violation, fusion, comm0 = o->comm->seconds, begun = now_s();
     double threshold = schedule_threshold(t->state.step, t->steps);
+    const struct recovery w = {.lm = o->w_lm, .kl = o->w_kl, .bild = o->w_bild};
     bool constrained = m->oper && !o->masks && o->penalty;
     open_step(t);
     if (count_rows(t, l.rows, e))
         return -1;
-    weigh(t, &l);
+    recovery_weigh(&w, l.rows, &l.objective);
+    l.objective.classes = t->classes;
     if (comm_agree(o->comm, accumulate(t, &l, e), e))
         return -1;
     operators_backward(t, threshold, &violation, &fusion);
@@ -444,7 +401,8 @@ static int step(struct trainer *t, struct dha_err *e)
     comm_sum_f64(o->comm, l.sums.lm, RUN_CLASSES);
     comm_sum_f64(o->comm, l.sums.kl, RUN_CLASSES);
     comm_sum_f64(o->comm, l.sums.bild, RUN_CLASSES);
-    double loss = loss_of(&l);
+    struct recovery_loss mean = recovery_mean(&w, l.rows, &l.sums);
+    double loss = mean.all;
     /* every rank has the same numbers, so every rank takes the same branch */
     if (!isfinite(loss) || !isfinite(norm) || (m->oper && !o->masks && !isfinite(fusion)))
         return diverged(t, loss, norm, e);
@@ -466,14 +424,13 @@ static int step(struct trainer *t, struct dha_err *e)
     t->step_seconds = t->step_seconds > 0 ? 0.8 * t->step_seconds + 0.2 * took : took;
     t->all_seconds += took;
     t->teacher_seconds += l.sums.teacher_seconds;
-    t->progress.progress.loss = loss;
     t->progress.progress.lr = o->lr * factor;
     t->progress.progress.grad_norm = norm;
     t->progress.progress.comm_ms = 1e3 * (o->comm->seconds - comm0);
     t->progress.progress.fusion_loss = fusion;
     t->progress.progress.lambda = constrained ? lambda : NAN;
     t->progress.progress.threshold = constrained ? threshold : NAN;
-    report(t, &l, took);
+    report(t, &mean, l.sums.teacher_seconds, took);
     return 0;
 }
 

@@ -5,8 +5,7 @@
  * each micro-batch teacher forward, forward, loss, backward; operator backward, fusion penalty or sparsity loss; reduce, clip,
  * AdamW, gather; multipliers.
  *
- * The loss is a sum of means: LM over text and answers, KL over text and prompts, BiLD over text and answers, each times
- * its weight. Without BiLD, KL is over answers, too (METHODS 2.7; rows have classes only with instruction data).
+ * The loss is recovery.h's.
  * The data order is a pure function of (seed, stream, step, index): sequence i of a step goes to rank i % size.
  * With the same number of ranks a killed and resumed run gives the same bits as one that was not killed.
  */
