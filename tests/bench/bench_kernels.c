@@ -34,7 +34,7 @@ enum {
 
 struct bench {
     struct kern *k;
-    struct kern_buf *x, *y, *z, *w, *logits, *teacher, *small, *ids, *cs;
+    struct kern_buf *x, *y, *z, *w, *logits, *teacher, *small, *ids, *cs, *ones, *places;
     struct kern_attn attn;
     struct kern_groups *groups;
     double gemm_s, gemm_flop, other_s;
@@ -185,8 +185,8 @@ static void run_loss(struct bench *b, const void *arg)
 {
     const bool *teacher = arg;
     b->k->ops->loss(b->k, at(b->logits), *teacher ? at(b->teacher) : (struct kern_view){NULL, 0},
-                    at(b->ids), (struct kern_view){NULL, 0}, CHUNK, VOCAB, 1, *teacher ? 1.0F : 0, 1e-3F, true, at(b->small),
-                    kern_at(b->small, CHUNK));
+                    at(b->ids), (struct kern_view){NULL, 0}, CHUNK, VOCAB, 1, *teacher ? 1.0F : 0,
+                    1e-3F, true, at(b->small), kern_at(b->small, CHUNK));
 }
 static const size_t parameters = (size_t)VOCAB * DIM +
                                  LAYERS * (4 * DIM * DIM + 3 * DIM * FFN + 2 * DIM) + DIM;
@@ -226,6 +226,28 @@ static void run_fusion_bwd(struct bench *b, const void *arg)
     (void)arg;
     b->k->ops->fusion_bwd(b->k, at(b->z), at(b->x), at(b->y), at(b->small), at(b->w), b->groups,
                           HEADS, HEAD, DIM);
+}
+
+static void run_fusion_tie(struct bench *b, const void *arg)
+{
+    static const float pull[HEADS] = {0.5F, 0.5F, 0.5F, 0.5F, 0.5F, 0.5F};
+    (void)arg;
+    b->k->ops->zero(b->k, at(b->x), (size_t)HEADS * HEADS * HEAD);
+    b->k->ops->fusion_tie(b->k, at(b->x), at(b->small), b->groups, HEADS, HEAD, 1, 0.5F, pull);
+}
+static void run_dot(struct bench *b, const void *arg)
+{
+    (void)arg;
+    volatile double sum = b->k->ops->dot(b->k, at(b->w), at(b->z), (size_t)DIM * DIM);
+    (void)sum;
+}
+enum { TOP = 16 };
+static void run_bild(struct bench *b, const void *arg)
+{
+    (void)arg;
+    b->k->ops->bild(b->k, at(b->logits), at(b->teacher), at(b->ones), CHUNK, VOCAB, TOP, 3, 1e-3F,
+                    at(b->small), at(b->places), at(b->x));
+    b->k->ops->scatter_add(b->k, at(b->logits), at(b->places), at(b->x), CHUNK, VOCAB, 2 * TOP);
 }
 
 static struct kern_buf *filled(struct kern *k, size_t n)
@@ -298,6 +320,13 @@ static void bench_rest(struct bench *b)
            measure(b, run_fusion_fwd, NULL));
     report(b, (struct line){"fusion_bwd, one group of 6", 2 * LAYERS, false, false, 4 * weight},
            measure(b, run_fusion_bwd, NULL));
+    const double omega = f * HEADS * HEADS * HEAD;
+    report(b, (struct line){"fusion_tie, one group of 6", 4 * LAYERS, false, false, 3 * omega},
+           measure(b, run_fusion_tie, NULL));
+    report(b, (struct line){"bild, 256 rows", CHUNKS, false, false, 2 * logits},
+           measure(b, run_bild, NULL));
+    report(b, (struct line){"dot, a key projection (masks)", 4 * LAYERS, false, false, 2 * weight},
+           measure(b, run_dot, NULL));
 }
 
 int main(int argc, char **argv)
@@ -321,7 +350,14 @@ int main(int argc, char **argv)
     b.logits = filled(b.k, parameters);
     b.teacher = filled(b.k, 2 * parameters);
     b.small = filled(b.k, (size_t)ROWS * (HEADS + 2) + (size_t)HEADS * HEADS * HEAD);
+    b.places = b.k->ops->alloc(b.k, KERN_I32, (size_t)CHUNK * 2 * TOP);
+    b.ones = b.k->ops->alloc(b.k, KERN_F32, CHUNK);
+    float ones[CHUNK];
+    for (int i = 0; i < CHUNK; i++)
+        ones[i] = 1;
     b.cs = b.k->ops->alloc(b.k, KERN_F32, (size_t)SEQ * HEAD);
+    if (b.ones)
+        b.k->ops->upload(b.k, at(b.ones), ones, CHUNK);
     float cs[SEQ * HEAD]; /* true rotations: others would let x shrink to denormals or grow */
     for (int t = 0; t < SEQ; t++)
         for (int i = 0; i < HEAD / 2; i++) {
@@ -362,7 +398,8 @@ int main(int argc, char **argv)
     }
     b.k->ops->maps_free(b.k, maps);
     b.k->ops->groups_free(b.k, b.groups);
-    struct kern_buf *all[] = {b.x, b.y, b.z, b.w, b.logits, b.teacher, b.small, b.ids, b.cs};
+    struct kern_buf *all[] = {b.x,     b.y,   b.z,  b.w,    b.logits, b.teacher,
+                              b.small, b.ids, b.cs, b.ones, b.places};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         b.k->ops->free(b.k, all[i]);
     kern_close(b.k);
