@@ -39,8 +39,7 @@ static void set_defaults(struct job_spec *s)
     s->tokens_train = 1000000;
     s->batch_tokens = 4096;
     s->optim.lr = 3e-4;
-    s->optim.lr_omega = 1e-2;
-    s->optim.lr_lambda = 1e-2;
+    s->optim.lr_attention = 1;
     s->optim.warmup = 0.02;
     s->optim.final_lr = 0.1;
     s->optim.clip = 1.0;
@@ -88,12 +87,26 @@ static const char *last_part(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* The i-th training or validation file; a validation file that is not given is NULL. */
+static bool nth_file(const struct data_spec *d, int i, const char **file)
+{
+    for (int m = -1; m < d->n_mixture; m++) { /* -1: data.train and data.valid */
+        const struct domain_spec *in = m < 0 ? NULL : &d->mixture[m];
+        int n = in ? in->n_train : d->n_train;
+        if (i <= n) {
+            *file = i < n ? (in ? in->train : d->train)[i] : in ? in->valid : d->valid;
+            return true;
+        }
+        i -= n + 1;
+    }
+    return false;
+}
+
 static void default_format(struct job_spec *s, struct spec_errors *errs)
 {
-    static const char hint[] = "set data.format to u16, u32, text or jsonl";
-    const char *format = NULL, *first = NULL;
-    for (int i = 0; i <= s->data.n_train; i++) {
-        const char *file = i < s->data.n_train ? s->data.train[i] : s->data.valid;
+    static const char hint[] = "set data.format to u16, u32, text, jsonl or instruct";
+    const char *format = NULL, *first = NULL, *file;
+    for (int i = 0; nth_file(&s->data, i, &file); i++) {
         char shown[120];
         if (!file)
             continue;
@@ -146,7 +159,7 @@ static void default_tokens(struct job_spec *s, const enum given given[F_COUNT],
     const struct method *m = &s->method;
     bool learned = m->grouping == GROUP_LEARNED;
     int64_t base = s->tokens_train > 0 ? s->tokens_train : 1000000;
-    if (!method_needs_search(m) && m->merge != MERGE_SPECTRAL)
+    if (!method_needs_search(m) && !method_merge_calibrates(m))
         s->tokens_search = 0;
     else if (!given[F_TOKENS_SEARCH])
         s->tokens_search = learned ? at_least(base / 10, s->batch_tokens) : 32768;
@@ -156,25 +169,36 @@ static void default_tokens(struct job_spec *s, const enum given given[F_COUNT],
     if (m->merge == MERGE_MEAN)
         s->tokens_fuse = 0;
     else if (!given[F_TOKENS_FUSE])
-        s->tokens_fuse = m->merge == MERGE_FUSION ? at_least(base / 3, s->batch_tokens) : 0;
+        s->tokens_fuse = m->merge == MERGE_SPECTRAL ? 0 : at_least(base / 3, s->batch_tokens);
     else if (given[F_TOKENS_FUSE] == GIVEN && s->tokens_fuse == 0 && m->merge == MERGE_FUSION)
         spec_error(errs, "$.tokens.fuse", "leave it out for the default",
                    "the fusion operator of method \"%s\" needs tokens to train on", m->name);
+    else if (given[F_TOKENS_FUSE] == GIVEN && s->tokens_fuse == 0 && m->merge == MERGE_MASKS)
+        spec_error(errs, "$.tokens.fuse",
+                   "leave it out for the default, or use merge \"mean\": the same heads at once",
+                   "the masks of method \"%s\" fall while it trains and need tokens for that",
+                   m->name);
 }
 
 static void default_recovery(struct job_spec *s, const enum given given[F_COUNT],
                              struct spec_errors *errs)
 {
-    bool kl = s->method.merge == MERGE_SPECTRAL;
-    if (!given[F_RECOVERY_KL] && !given[F_RECOVERY_LM]) {
-        s->w_kl = kl ? 1 : 0;
-        s->w_lm = kl ? 0 : 1;
+    /* METHODS D1: LM for what follows paper 1, KL to the parent for the closed forms and paper 2, both for
+     * both papers joined */
+    bool kl = method_merge_calibrates(&s->method);
+    bool lm = !kl || s->method.merge == MERGE_FUSION;
+    if (!given[F_RECOVERY_KL] && !given[F_RECOVERY_LM] && !given[F_RECOVERY_BILD]) {
+        bool answers = s->data.format && strcmp(s->data.format, "instruct") == 0;
+        s->w_kl = kl || answers ? 1 : 0; /* METHODS 2.7: KL on prompts, BiLD on answers */
+        s->w_lm = lm && !answers ? 1 : 0;
+        s->w_bild = answers ? 1 : 0;
     } /* else what is not given is 0 */
-    if (given[F_RECOVERY_KL] == WRONG || given[F_RECOVERY_LM] == WRONG)
+    if (given[F_RECOVERY_KL] == WRONG || given[F_RECOVERY_LM] == WRONG ||
+        given[F_RECOVERY_BILD] == WRONG)
         return;
-    if (s->w_kl + s->w_lm <= 0 && (s->tokens_train > 0 || s->tokens_fuse > 0))
+    if (s->w_kl + s->w_lm + s->w_bild <= 0 && (s->tokens_train > 0 || s->tokens_fuse > 0))
         spec_error(errs, "$.recovery", "for example {\"kl\": 1, \"lm\": 0}",
-                   "kl and lm are both 0: there is nothing to train for");
+                   "kl, lm and bild are all 0: there is nothing to train for");
 }
 
 int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
@@ -190,10 +214,13 @@ int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
     spec_read_fields(doc, base_dir, out, given, errs);
     if (!given[F_MODEL])
         spec_error(errs, "$.model", "a directory with config.json and safetensors", "is required");
-    if (!given[F_DATA_TRAIN])
+    if (!given[F_DATA_TRAIN] && !given[F_DATA_MIXTURE])
         spec_error(errs, "$.data.train", "for example \"data\": {\"train\": [\"train.u16\"]}",
                    "is required");
-    if (!given[F_DATA_FORMAT] && given[F_DATA_TRAIN] == GIVEN)
+    if (given[F_DATA_MIXTURE] && (given[F_DATA_TRAIN] || given[F_DATA_VALID]))
+        spec_error(errs, "$.data.mixture", "each domain of a mixture has its own train and valid",
+                   "stands beside data.%s", given[F_DATA_TRAIN] ? "train" : "valid");
+    if (!given[F_DATA_FORMAT] && (given[F_DATA_TRAIN] == GIVEN || given[F_DATA_MIXTURE] == GIVEN))
         default_format(out, errs);
     if (out->model && !given[F_NAME])
         default_name(out, errs);
@@ -234,6 +261,7 @@ void spec_finish(struct job_spec *s)
     for (int i = 0; i < s->data.n_train; i++)
         free(s->data.train[i]);
     free(s->data.train);
+    spec_lists_finish(s);
     free(s->data.valid);
     free(s->data.format);
     free(s->data.tokenizer);
@@ -323,48 +351,34 @@ static bool reads(const struct job_spec *s, enum stage_kind k, int row)
     switch (row) {
     case F_BUDGET: return m->grouping != GROUP_ONE;
     case F_DATA_TRAIN:
+        if (s->data.n_mixture > 0)
+            return false;
         /* eval reads only the held-out part; a fuse that neither trains nor calibrates likewise */
-        if (k == STAGE_EVAL || (k == STAGE_FUSE && !trains && m->merge != MERGE_SPECTRAL))
+        if (k == STAGE_EVAL || (k == STAGE_FUSE && !trains && !method_merge_calibrates(m)))
             return s->data.valid == NULL;
         return true;
-    case F_TOKENS_SEARCH: return k == STAGE_SEARCH || m->merge == MERGE_SPECTRAL; /* refit */
-    case F_LR_OMEGA: return trains && (k == STAGE_SEARCH || m->merge == MERGE_FUSION);
+    case F_TOKENS_SEARCH: return k == STAGE_SEARCH || method_merge_calibrates(m);
+    case F_LR_OMEGA: /* masks that are learned have its rate */
+        return trains && (k == STAGE_SEARCH || m->merge == MERGE_FUSION ||
+                          (m->merge == MERGE_MASKS && m->masks != MASKS_LINEAR));
     case F_LR_LAMBDA: return trains && m->merge == MERGE_FUSION;
+    case F_DATA_MIXTURE: return s->data.n_mixture > 0;
+    case F_EVAL_TASKS:
+    case F_EVAL_SHOTS:
+    case F_EVAL_LIMIT: return s->n_eval_tasks > 0;
+    case F_RECOVERY_BILD: return trains && s->w_bild > 0;
     case F_RECOVERY_KL:
     case F_RECOVERY_LM:
     case F_BATCH_TOKENS:
     case F_LR:
+    case F_LR_ATTENTION:
     case F_WARMUP:
     case F_FINAL_LR:
     case F_CLIP:
     case F_WEIGHT_DECAY: return trains;
-    case F_SEED: return trains || k == STAGE_SEARCH || m->merge == MERGE_SPECTRAL;
+    case F_SEED: return trains || k == STAGE_SEARCH || method_merge_calibrates(m);
     default: return true;
     }
-}
-
-/* search's result does not depend on what is done with it (uniform, refit), export's only on the
- * form of the result; and the preset's name is no part of what is computed. */
-static cJSON *method_inputs(const struct method *m, enum stage_kind k)
-{
-    cJSON *j = cJSON_CreateObject();
-    int rc = j ? 0 : -1;
-    if (k != STAGE_EXPORT) {
-        rc |= json_put_str(j, "grouping", method_grouping_name(m->grouping));
-        rc |= json_put_str(j, "budget", method_budget_name(m->budget));
-        rc |= json_put_str(j, "merge", method_merge_name(m->merge));
-        rc |= json_put_bool(j, "any_count", m->any_count);
-        rc |= json_put_bool(j, "scalar_omega", m->scalar_omega);
-    }
-    if (k != STAGE_SEARCH)
-        rc |= json_put_bool(j, "uniform", m->uniform);
-    if (k == STAGE_FUSE)
-        rc |= json_put_bool(j, "refit", m->refit);
-    if (rc != 0) {
-        cJSON_Delete(j);
-        return NULL;
-    }
-    return j;
 }
 
 cJSON *spec_stage_inputs(const struct job_spec *s, enum stage_kind k)
@@ -375,7 +389,7 @@ cJSON *spec_stage_inputs(const struct job_spec *s, enum stage_kind k)
         if (!(spec_field[i].stages & (1u << k)) || !reads(s, k, i))
             continue;
         if (i == F_METHOD)
-            rc |= json_put(doc, "method", method_inputs(&s->method, k));
+            rc |= json_put(doc, "method", method_stage_inputs(&s->method, k));
         else
             rc |= spec_write_field(s, i, doc);
     }

@@ -15,31 +15,71 @@ enum stage_kind { STAGE_SEARCH, STAGE_FUSE, STAGE_TRAIN, STAGE_EVAL, STAGE_EXPOR
 const char *stage_kind_name(enum stage_kind k);                 /* "search" ... */
 int stage_kind_from_name(const char *name, enum stage_kind *k); /* 0 / -1 */
 
-enum method_grouping { GROUP_ADJACENT, GROUP_ONE, GROUP_LEARNED, GROUP_CLOSED_FORM };
+enum method_grouping {
+    GROUP_ADJACENT,
+    GROUP_ONE,
+    GROUP_LEARNED,
+    GROUP_CLOSED_FORM,
+    GROUP_ALIGNED_VALUE, /* one grouping for K and V, by the similarity of the aligned values */
+    GROUP_ALIGNED_KEY
+};
+enum method_criterion { CRITERION_DIST, CRITERION_COS }; /* METHODS 2.3 */
+enum method_alignment { ALIGN_NONE, ALIGN_PROCRUSTES };
 enum method_budget { BUDGET_UNIFORM, BUDGET_ADAPTIVE, BUDGET_MEASURED };
-enum method_merge { MERGE_MEAN, MERGE_FUSION, MERGE_SPECTRAL };
+enum method_allocation { ALLOCATE_KNAPSACK, ALLOCATE_GREEDY }; /* METHODS 1.6.5 */
+enum method_merge { MERGE_MEAN, MERGE_FUSION, MERGE_SPECTRAL, MERGE_MASKS };
+enum method_masks { MASKS_LINEAR, MASKS_HARD_CONCRETE, MASKS_RELEASED }; /* METHODS 2.6 */
+enum method_tie { TIE_HARD, TIE_CONTRACT }; /* how the fusion operator's rows are made equal */
 
-/* A method = grouping x budget x merge (x recovery, which is a field of its own). METHODS D1. A new
- * preset is one row of the table in spec.c. */
+/* A method = grouping x alignment x budget x merge (x recovery, which is a field of its own).
+ * METHODS D1. A new preset is one row of a table in method.c, a new part or flag one row of another.
+ * A part that the others leave without effect has its first value. */
 struct method {
-    char name[32]; /* preset it came from: gqa mqa dha spectral spectral-gqa */
+    char name[32]; /* preset it came from */
     enum method_grouping grouping;
+    enum method_criterion criterion; /* grouping aligned-*: what counts as similar */
+    enum method_alignment alignment; /* members turned towards each other before they are merged */
     enum method_budget budget;
+    enum method_allocation allocation; /* budget adaptive */
     enum method_merge merge;
+    enum method_masks masks; /* merge masks */
+    enum method_tie tie;     /* merge fusion */
     bool uniform;   /* equal, contiguous groups in every layer: result is a plain GQA checkpoint */
     bool refit;     /* spectral: ridge regression of W_O */
     bool any_count; /* head counts need not divide H */
     bool scalar_omega; /* fusion operator: one number a head pair */
+    bool rope_tied;    /* fusion operator: the two dims of a key's RoPE plane share omega (D2) */
+    bool progressive;  /* fusion operator: 2x, 4x, 8x one after the other (METHODS 1.6) */
+    bool annealing;    /* groups from distances by the paper's annealing (METHODS 1.6.4) */
+    bool norm_restore; /* merged heads get their members' mean Frobenius norm (METHODS 2.9) */
 };
 
-struct data_spec {
-    char **train; /* n_train paths */
+/* One domain of a mixture: sequences are drawn from it with this probability. */
+struct domain_spec {
+    char name[25]; /* letters, digits, . _ - */
+    double weight; /* > 0; those of a mixture sum to 1 */
+    char **train;  /* n_train paths */
     int n_train;
-    char *valid;     /* NULL: the last part of train is held out (see spec.c) */
-    char *format;    /* u16 u32 text jsonl */
-    char *tokenizer; /* NULL: MODEL/tokenizer.model; only for text and jsonl */
-    int seq_len;
+    char *valid; /* NULL: the last part of train is held out */
 };
+struct data_spec {
+    char **train; /* n_train paths; none with a mixture */
+    int n_train;
+    char *valid;     /* NULL: the last part of train is held out (see stage_common.c) */
+    char *format;    /* u16 u32 text jsonl instruct */
+    char *tokenizer; /* NULL: MODEL/tokenizer.model; not read for u16 and u32 */
+    int seq_len;
+    struct domain_spec *mixture; /* n_mixture; instead of train and valid */
+    int n_mixture;
+};
+
+/* "eval": {"tasks": [{"task": "arc-e", "path": FILE}]} */
+struct task_spec {
+    char name[16]; /* one of spec_task_names() */
+    char *path;
+};
+/* NULL-terminated: arc-e arc-c openbookqa piqa siqa winogrande boolq. */
+const char *const *spec_task_names(void);
 
 struct job_spec {
     char *name;
@@ -49,13 +89,21 @@ struct job_spec {
     struct data_spec data;
     int64_t tokens_search, tokens_fuse, tokens_train;
     double w_kl, w_lm;    /* recovery */
+    double w_bild;        /* on the answers of instruct data (METHODS 2.7) */
     int64_t batch_tokens; /* a step, all ranks together */
     struct {
-        double lr, lr_omega, lr_lambda, warmup, final_lr, clip, weight_decay;
+        double lr, lr_omega,
+            lr_lambda;       /* the latter two: 0 = chosen for the number of steps by the worker */
+        double lr_attention; /* factor on lr for the attention's projections */
+        double warmup, final_lr, clip, weight_decay;
     } optim;
     char dtype[8]; /* f32 | bf16 */
     int64_t seed;
-    int eval_windows;     /* "eval": {"windows": 256}; 0 = all of valid */
+    int eval_windows;             /* "eval": {"windows": 256}; 0 = all of valid */
+    struct task_spec *eval_tasks; /* n_eval_tasks */
+    int n_eval_tasks;
+    int eval_shots;       /* examples put before each question */
+    int eval_limit;       /* questions a task; 0 = all */
     int checkpoint_every; /* "checkpoint": {"every": steps}; 0 = chosen by the worker */
     char format[8];       /* "export": {"format": "auto|dha|gqa|expand"} */
     struct {
@@ -82,11 +130,17 @@ int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
                struct spec_errors *errs);
 cJSON *spec_to_json(const struct job_spec *s);
 void spec_finish(struct job_spec *s);
-/* Presets by name: 0 / -1. method_names(): "gqa, mqa, dha, spectral, spectral-gqa". */
+/* Presets by name: 0 / -1. method_names(): "gqa, mqa, ..." */
 int method_preset(const char *name, struct method *m);
 const char *method_names(void);
+bool method_groups_by_alignment(const struct method *m); /* grouping aligned-* */
+/* The merge reads calibration tokens (tokens.search of them) whether or not there was a search. */
+bool method_merge_calibrates(const struct method *m);
 /* `path=value` (value is JSON if it parses, else a string) applied to a document before parsing. */
 int spec_set(cJSON *doc, const char *assignment, struct dha_err *e);
+/* Calls f for every string of a document (a spec, or spec_stage_inputs() of one) that names a file of its data or
+ * tasks: all paths but `model`. where: "$.data.train[0]". Stops at the first that f does not return 0 for and returns that. */
+int spec_each_file(cJSON *doc, int (*f)(void *arg, cJSON *item, const char *where), void *arg);
 /* Stages of a job in order; search is left out where the method needs none, train where
  * tokens_train = 0. Returns their number (<= STAGE_KINDS). */
 int spec_stages(const struct job_spec *s, enum stage_kind out[STAGE_KINDS]);

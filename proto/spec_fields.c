@@ -28,23 +28,28 @@ const struct spec_field spec_field[F_COUNT] = {
     [F_DATA_TRAIN] = {"data", "train", FIELD_PATHS, AT(data.train), .stages = S | F | T | E},
     [F_DATA_VALID] = {"data", "valid", FIELD_PATH, AT(data.valid), .stages = F | T | E},
     [F_DATA_FORMAT] = {"data", "format", FIELD_CHOICE, AT(data.format),
-                       .choices = "u16|u32|text|jsonl|megatron", .later = "megatron",
+                       .choices = "u16|u32|text|jsonl|instruct|megatron", .later = "megatron",
                        .stages = S | F | T | E},
     [F_DATA_TOKENIZER] = {"data", "tokenizer", FIELD_PATH, AT(data.tokenizer),
                           .stages = S | F | T | E},
     [F_DATA_SEQ_LEN] = {"data", "seq_len", FIELD_INT, AT(data.seq_len), 0, 1 << 20,
+                        .stages = S | F | T | E},
+    [F_DATA_MIXTURE] = {"data", "mixture", FIELD_MIXTURE, AT(data.mixture),
                         .stages = S | F | T | E},
     [F_TOKENS_SEARCH] = {"tokens", "search", FIELD_I64, AT(tokens_search), 0, BIG, .stages = S | F},
     [F_TOKENS_FUSE] = {"tokens", "fuse", FIELD_I64, AT(tokens_fuse), 0, BIG, .stages = F},
     [F_TOKENS_TRAIN] = {"tokens", "train", FIELD_I64, AT(tokens_train), 0, BIG, .stages = T},
     [F_RECOVERY_KL] = {"recovery", "kl", FIELD_NUM, AT(w_kl), 0, 100, .stages = F | T},
     [F_RECOVERY_LM] = {"recovery", "lm", FIELD_NUM, AT(w_lm), 0, 100, .stages = F | T},
+    [F_RECOVERY_BILD] = {"recovery", "bild", FIELD_NUM, AT(w_bild), 0, 100, .stages = F | T},
     [F_BATCH_TOKENS] = {"", "batch_tokens", FIELD_I64, AT(batch_tokens), 1, 1e12,
                         .stages = S | F | T},
     [F_LR] = {"optim", "lr", FIELD_NUM, AT(optim.lr), 0, 10, true, .stages = S | F | T},
-    [F_LR_OMEGA] = {"optim", "lr_omega", FIELD_NUM, AT(optim.lr_omega), 0, 10, true,
+    [F_LR_ATTENTION] = {"optim", "lr_attention", FIELD_NUM, AT(optim.lr_attention), 0, 100, true,
+                        .stages = S | F | T},
+    [F_LR_OMEGA] = {"optim", "lr_omega", FIELD_NUM, AT(optim.lr_omega), 0, 10, false,
                     .stages = S | F},
-    [F_LR_LAMBDA] = {"optim", "lr_lambda", FIELD_NUM, AT(optim.lr_lambda), 0, 10, true,
+    [F_LR_LAMBDA] = {"optim", "lr_lambda", FIELD_NUM, AT(optim.lr_lambda), 0, 10, false,
                      .stages = F},
     [F_WARMUP] = {"optim", "warmup", FIELD_NUM, AT(optim.warmup), 0, 1, .stages = S | F | T},
     [F_FINAL_LR] = {"optim", "final_lr", FIELD_NUM, AT(optim.final_lr), 0, 1, .stages = S | F | T},
@@ -56,6 +61,9 @@ const struct spec_field spec_field[F_COUNT] = {
     [F_SEED] = {"", "seed", FIELD_I64, AT(seed), 0, BIG, .stages = S | F | T},
     [F_EVAL_WINDOWS] = {"eval", "windows", FIELD_INT, AT(eval_windows), 0, 1e9,
                         .stages = F | T | E},
+    [F_EVAL_TASKS] = {"eval", "tasks", FIELD_TASKS, AT(eval_tasks), .stages = E},
+    [F_EVAL_SHOTS] = {"eval", "shots", FIELD_INT, AT(eval_shots), 0, 64, .stages = E},
+    [F_EVAL_LIMIT] = {"eval", "limit", FIELD_INT, AT(eval_limit), 0, 1e9, .stages = E},
     [F_CHECKPOINT_EVERY] = {"checkpoint", "every", FIELD_INT, AT(checkpoint_every), .lo = 0,
                             .hi = 1e9},
     [F_EXPORT_FORMAT] = {"export", "format", FIELD_CHOICE8, AT(format),
@@ -131,6 +139,27 @@ static void unknown_name(const char *object, const char *key, const char *const 
     spec_error(errs, path, hint, "unknown field");
 }
 
+void spec_check_members(const cJSON *obj, const char *path, const char *const *names, size_t n,
+                        struct spec_errors *errs)
+{
+    const cJSON *c;
+    cJSON_ArrayForEach(c, obj)
+    {
+        size_t i = 0;
+        while (i < n && strcmp(names[i], c->string) != 0)
+            i++;
+        if (i < n)
+            continue;
+        char shown[48], at[160], hint[160] = "";
+        text_copy(shown, sizeof shown, c->string);
+        snprintf(at, sizeof at, "%.96s.%s", path, shown);
+        const char *near = text_nearest(c->string, names, n);
+        if (near)
+            snprintf(hint, sizeof hint, "did you mean \"%s\"?", near);
+        spec_error(errs, at, hint, "unknown field");
+    }
+}
+
 static void check_names(const cJSON *obj, const char *object, struct spec_errors *errs)
 {
     const char *names[F_COUNT];
@@ -183,7 +212,7 @@ static char *absolute(const char *base, const char *path)
     return out;
 }
 
-static char *read_path(const cJSON *v, const char *path, const char *base, struct spec_errors *errs)
+char *spec_read_path(const cJSON *v, const char *path, const char *base, struct spec_errors *errs)
 {
     if (!cJSON_IsString(v)) {
         spec_error(errs, path, "", "must be a string (a path)");
@@ -200,18 +229,19 @@ static char *read_path(const cJSON *v, const char *path, const char *base, struc
     return out;
 }
 
-static void read_paths(const cJSON *v, const char *path, const char *base, struct job_spec *out,
+char **spec_read_paths(const cJSON *v, const char *path, const char *base, int *n,
                        struct spec_errors *errs)
 {
+    *n = 0;
     if (!cJSON_IsArray(v) || cJSON_GetArraySize(v) == 0) {
         spec_error(errs, path, "for example \"train\": [\"train.u16\"]",
                    "must be a list of at least one file");
-        return;
+        return NULL;
     }
-    out->data.train = calloc((size_t)cJSON_GetArraySize(v), sizeof *out->data.train);
-    if (!out->data.train) {
+    char **out = calloc((size_t)cJSON_GetArraySize(v), sizeof *out);
+    if (!out) {
         no_memory(errs);
-        return;
+        return NULL;
     }
     const cJSON *c;
     int i = 0;
@@ -219,10 +249,11 @@ static void read_paths(const cJSON *v, const char *path, const char *base, struc
     {
         char at[96 + 16]; /* path + "[2147483647]" */
         snprintf(at, sizeof at, "%.64s[%d]", path, i++);
-        char *file = read_path(c, at, base, errs);
+        char *file = spec_read_path(c, at, base, errs);
         if (file)
-            out->data.train[out->data.n_train++] = file;
+            out[(*n)++] = file;
     }
+    return out;
 }
 
 static bool is_choice(const char *choices, const char *word)
@@ -339,8 +370,12 @@ static bool read_value(const cJSON *v, const struct spec_field *f, const char *b
     const char *word;
     switch (f->type) {
     case FIELD_NAME: read_name(v, path, at, errs); break;
-    case FIELD_PATH: *(char **)at = read_path(v, path, base, errs); break;
-    case FIELD_PATHS: read_paths(v, path, base, out, errs); break;
+    case FIELD_PATH: *(char **)at = spec_read_path(v, path, base, errs); break;
+    case FIELD_PATHS:
+        out->data.train = spec_read_paths(v, path, base, &out->data.n_train, errs);
+        break;
+    case FIELD_MIXTURE: spec_read_mixture(v, path, base, &out->data, errs); break;
+    case FIELD_TASKS: spec_read_tasks(v, path, base, out, errs); break;
     case FIELD_METHOD: method_read(v, at, errs); break;
     case FIELD_CHOICE:
         word = read_choice(v, f, path, errs);
@@ -405,7 +440,11 @@ static cJSON *value_of(const struct job_spec *s, const struct spec_field *f)
         text = *(char *const *)at;
         return text ? cJSON_CreateString(text) : cJSON_CreateNull();
     case FIELD_PATHS:
+        if (s->data.n_train == 0)
+            return cJSON_CreateNull();
         return cJSON_CreateStringArray((const char *const *)s->data.train, s->data.n_train);
+    case FIELD_MIXTURE: return spec_mixture_to_json(&s->data);
+    case FIELD_TASKS: return spec_tasks_to_json(s);
     case FIELD_METHOD: return method_to_json(at);
     case FIELD_CHOICE8: return cJSON_CreateString(at);
     case FIELD_NUM: return cJSON_CreateNumber(*(const double *)at);

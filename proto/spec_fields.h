@@ -12,6 +12,8 @@ enum field_type {
     FIELD_NAME,     /* char *, display text */
     FIELD_PATH,     /* char *, NULL allowed */
     FIELD_PATHS,    /* data.train */
+    FIELD_MIXTURE,  /* data.mixture */
+    FIELD_TASKS,    /* eval.tasks */
     FIELD_METHOD,   /* struct method */
     FIELD_CHOICE,   /* char *, one of choices; NULL = not given */
     FIELD_CHOICE8,  /* char[8], one of choices */
@@ -43,13 +45,16 @@ enum {
     F_DATA_FORMAT,
     F_DATA_TOKENIZER,
     F_DATA_SEQ_LEN,
+    F_DATA_MIXTURE,
     F_TOKENS_SEARCH,
     F_TOKENS_FUSE,
     F_TOKENS_TRAIN,
     F_RECOVERY_KL,
     F_RECOVERY_LM,
+    F_RECOVERY_BILD,
     F_BATCH_TOKENS,
     F_LR,
+    F_LR_ATTENTION,
     F_LR_OMEGA,
     F_LR_LAMBDA,
     F_WARMUP,
@@ -59,6 +64,9 @@ enum {
     F_DTYPE,
     F_SEED,
     F_EVAL_WINDOWS,
+    F_EVAL_TASKS,
+    F_EVAL_SHOTS,
+    F_EVAL_LIMIT,
     F_CHECKPOINT_EVERY,
     F_EXPORT_FORMAT,
     F_RANKS,
@@ -86,12 +94,29 @@ void spec_read_fields(const cJSON *doc, const char *base_dir, struct job_spec *o
 /* Writes one field into its (created) object of doc: 0 / -1 out of memory. */
 int spec_write_field(const struct job_spec *s, int row, cJSON *doc);
 
+/* Paths, as spec_fields.c reads them (malloc'ed): NULL and an error if v is none. */
+char *spec_read_path(const cJSON *v, const char *path, const char *base, struct spec_errors *errs);
+/* A list of at least one: *n paths (those that are right). */
+char **spec_read_paths(const cJSON *v, const char *path, const char *base, int *n,
+                       struct spec_errors *errs);
+/* Reports every member of obj that names[0..n) does not have. */
+void spec_check_members(const cJSON *obj, const char *path, const char *const *names, size_t n,
+                        struct spec_errors *errs);
+
+/* spec_lists.c: the fields that are lists of objects. */
+void spec_read_mixture(const cJSON *v, const char *path, const char *base, struct data_spec *out,
+                       struct spec_errors *errs);
+cJSON *spec_mixture_to_json(const struct data_spec *d);
+void spec_read_tasks(const cJSON *v, const char *path, const char *base, struct job_spec *out,
+                     struct spec_errors *errs);
+cJSON *spec_tasks_to_json(const struct job_spec *s);
+void spec_lists_finish(struct job_spec *s);
+
 /* method.c: `method` of a spec, and back. */
 void method_read(const cJSON *v, struct method *out, struct spec_errors *errs);
 cJSON *method_to_json(const struct method *m);
-const char *method_grouping_name(enum method_grouping g);
-const char *method_budget_name(enum method_budget b);
-const char *method_merge_name(enum method_merge m);
 bool method_needs_search(const struct method *m);
+/* The part that stage k's result depends on. The preset's name is no part of what is computed. */
+cJSON *method_stage_inputs(const struct method *m, enum stage_kind k);
 
 #endif

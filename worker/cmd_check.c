@@ -11,6 +11,7 @@
 #include "worker/cmd.h"
 #include "worker/data/corpus.h"
 #include "worker/data/token_cache.h"
+#include "worker/eval/tasks.h"
 #include "worker/fsutil.h"
 #include "worker/method/budget.h"
 #include "worker/model/model.h"
@@ -41,14 +42,6 @@ int cmd_read_spec(const char *path, struct job_spec *s, struct comm *comm, struc
     return dha_fail(e, DHA_E_SPEC, "%s has %d error%s", path, errs.n, errs.n == 1 ? "" : "s");
 }
 
-static int check_budget(const struct job_spec *s, const struct model_config *c, struct dha_err *e)
-{
-    int n;
-    if (s->method.budget == BUDGET_UNIFORM)
-        return budget_uniform(s, c->heads, &n, e);
-    return budget_total(s, c->layers, c->heads, &n, e);
-}
-
 static int check_file(const char *path, const struct job_spec *s, const struct model_config *c,
                       const char *tokenizer, int seq, struct dha_err *e)
 {
@@ -56,7 +49,8 @@ static int check_file(const char *path, const struct job_spec *s, const struct m
                                .tokenizer = tokenizer,
                                .model_dir = s->model,
                                .vocab = c->vocab,
-                               .bos = c->bos};
+                               .bos = c->bos,
+                               .eos = c->eos};
     struct stat st;
     if (stat(path, &st))
         return dha_fail_errno(e, errno, "cannot read %s", path);
@@ -64,7 +58,7 @@ static int check_file(const char *path, const struct job_spec *s, const struct m
         return dha_fail(e, DHA_E_INPUT, "%s is no regular file", path);
     if (st.st_size == 0)
         return dha_fail(e, DHA_E_INPUT, "%s is empty", path);
-    bool text = !strcmp(o.format, "text") || !strcmp(o.format, "jsonl");
+    bool text = token_cache_format(o.format);
     if (text || st.st_size > SCAN_BYTES)
         return text ? token_cache_check(&o, e) : 0;
     struct corpus *corpus = NULL;
@@ -74,6 +68,22 @@ static int check_file(const char *path, const struct job_spec *s, const struct m
         rc = corpus_check(corpus, seq, e);
     corpus_close(corpus);
     free(one);
+    return rc;
+}
+
+/* The tokenizer, if text or questions need one, and the first question of each task. */
+static int check_tokenizer(const struct job_spec *s, const struct model_config *c,
+                           const char *tokenizer, struct dha_err *e)
+{
+    struct spm *spm = NULL;
+    if (!token_cache_format(s->data.format) && s->n_eval_tasks == 0)
+        return 0;
+    int rc = task_tokenizer(s->model, tokenizer, c->vocab, &spm, e);
+    for (int i = 0; rc == 0 && i < s->n_eval_tasks; i++)
+        rc = task_check(s->eval_tasks[i].name, s->eval_tasks[i].path, e)
+                 ? dha_err_context(e, "eval.tasks[%d]", i)
+                 : 0;
+    spm_close(spm);
     return rc;
 }
 
@@ -94,7 +104,15 @@ static int check_data(const struct job_spec *s, const struct model_config *c, st
             return dha_err_context(e, "data.train[%d]", i);
     if (s->data.valid && check_file(s->data.valid, s, c, t, seq, e))
         return dha_err_context(e, "data.valid");
-    return 0;
+    for (int m = 0; m < s->data.n_mixture; m++) {
+        const struct domain_spec *d = &s->data.mixture[m];
+        for (int i = 0; i < d->n_train; i++)
+            if (check_file(d->train[i], s, c, t, seq, e))
+                return dha_err_context(e, "domain %s, train[%d]", d->name, i);
+        if (d->valid && check_file(d->valid, s, c, t, seq, e))
+            return dha_err_context(e, "domain %s, valid", d->name);
+    }
+    return check_tokenizer(s, c, t, e);
 }
 
 int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e)
@@ -117,7 +135,7 @@ int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e)
         dha_err_context(e, "model");
         goto out;
     }
-    rc = check_budget(&s, &c, e) || check_data(&s, &c, e) ? -1 : 0;
+    rc = budget_check(&s, c.layers, c.heads, e) || check_data(&s, &c, e) ? -1 : 0;
     model_config_finish(&c);
     if (rc == 0)
         printf("ok\n");

@@ -46,7 +46,8 @@ static void a_minimal_spec_gets_every_default(void **state)
     assert_int_equal(s.tokens_train, 1000000);
     assert_true(s.w_kl == 1 && s.w_lm == 0);
     assert_int_equal(s.batch_tokens, 4096);
-    assert_true(s.optim.lr == 3e-4 && s.optim.lr_omega == 1e-2 && s.optim.lr_lambda == 1e-2);
+    assert_true(s.optim.lr_attention == 1);
+    assert_true(s.optim.lr == 3e-4 && s.optim.lr_omega == 0 && s.optim.lr_lambda == 0);
     assert_true(s.optim.warmup == 0.02 && s.optim.final_lr == 0.1 && s.optim.clip == 1);
     assert_true(s.optim.weight_decay == 0);
     assert_string_equal(s.dtype, "f32");
@@ -240,7 +241,7 @@ static void every_field_is_checked(void **state)
         {"'batch_tokens'", "0", "$.batch_tokens", "out of range"},
         {"'optim'", "{'lr':0}", "$.optim.lr", "more than 0"},
         {"'optim'", "{'lr':11}", "$.optim.lr", "at most 10"},
-        {"'optim'", "{'lr_omega':0}", "$.optim.lr_omega", "out of range"},
+        {"'optim'", "{'lr_omega':-1}", "$.optim.lr_omega", "out of range"},
         {"'optim'", "{'lr_lambda':-1}", "$.optim.lr_lambda", "out of range"},
         {"'optim'", "{'warmup':1.1}", "$.optim.warmup", "out of range"},
         {"'optim'", "{'final_lr':2}", "$.optim.final_lr", "out of range"},
