@@ -1,11 +1,9 @@
-#include "worker/method/budget.h"
+#include "proto/budget.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-
-#include "worker/method/method.h"
 
 int budget_uniform(const struct job_spec *s, int heads, int *n, struct dha_err *e)
 {
@@ -43,6 +41,13 @@ int budget_total(const struct job_spec *s, int layers, int heads, int *total, st
             s->budget, exact, 2 * layers * heads, layers);
         return dha_err_hint(e, "the smallest budget of this model is %.6g", 1.0 / heads);
     }
-    *total = plan_total(s->budget, layers, heads);
+    *total = (int)lround(exact);
     return 0;
+}
+
+int budget_check(const struct job_spec *s, int layers, int heads, struct dha_err *e)
+{
+    int n;
+    return s->method.budget == BUDGET_UNIFORM ? budget_uniform(s, heads, &n, e)
+                                              : budget_total(s, layers, heads, &n, e);
 }
