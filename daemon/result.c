@@ -1,6 +1,7 @@
 /* result.c: `result` of a job: what its stages' records add up to. A reused stage's records are those of
  * the stage it was taken from; later stages have the last word. */
 #include "daemon/doc.h"
+#include "daemon/scores.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -197,6 +198,9 @@ cJSON *doc_result(struct daemon *d, const struct store_job *job, const struct st
     j = c.known ? assemble(job, l, &c) : cJSON_CreateNull();
     if (!j) {
         doc_oom(NULL, e);
+    } else if (c.known && scores_put(d, l, j, e) != 0) {
+        cJSON_Delete(j);
+        j = NULL;
     }
 out:
     cJSON_Delete(c.curve);
