@@ -5,6 +5,7 @@
 
 #include "worker/fsutil.h"
 #include "worker/method/layer.h"
+#include "worker/train/schedule.h"
 #include "worker/train/trainer.h"
 
 #define EVALS 12 /* points on the loss curve through fusion */
@@ -112,6 +113,9 @@ int fuse_train_operators(struct stage *st, struct model *m, struct model *teache
     o.contract = part->contract;
     /* contracted rows end equal whatever they were: nothing is left for the constraint to do */
     o.penalty = !part->contract;
+    /* contraction brings the rows together and restores the norm: omega has only the mixture to find */
+    if (o.lr_omega <= 0 && part->contract && method->norm_restore)
+        o.lr_omega = schedule_omega_rate(trainer_steps(&o)) / 4;
     if (part->greeted)
         o.hello = NULL;
     if (trainer_run(&o, &r, e))
