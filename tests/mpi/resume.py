@@ -55,10 +55,20 @@ def same_after_kills(name, steps, **over):
 tokens = {"search": 2 * 512, "fuse": 6 * 512, "train": 512}
 same_after_kills("contract", [2, 5], method={"preset": "dha", "tie": "contract", "norm_restore": True}, tokens=tokens)
 same_after_kills("progressive", [1, 4, 5], method={"preset": "dha", "progressive": True, "scalar_omega": True}, tokens=tokens)
+heads = [r for r in journal(f"{base}/progressive", "fuse") if r["t"] == "head_budget"]
+check(sum(r["heads"] for r in heads) <= 0.25 * sum(len(r["map"]) for r in heads), "progressive: ends within the budget")
+check(os.path.exists(f"{base}/progressive/fuse/out/level-1/model/config.json"), "progressive: a finished level is a model")
+
+def jump(name):
+    """loss after fusing - loss of the last fusion step, over the same windows"""
+    e = [r for r in journal(f"{base}/{name}", "fuse") if r["t"] == "eval"]
+    return [r["loss"] for r in e if r["name"] == "converted"][0] - [r["loss"] for r in e if r["name"] == "valid"][-1]
+check(abs(jump("contract")) < 1e-5, "contract: fusing changes nothing")
 masks = {"fuse": 8 * 512, "train": 512}
 for kind in "linear", "hard-concrete", "released":
     same_after_kills(f"masks {kind}", [2, 4, 7], method={"preset": "align-gqa", "alignment": "none", "masks": kind},
                      tokens=masks, recovery={"kl": 1})
+    check(abs(jump(f"masks {kind}")) < 1e-5, f"masks {kind}: dropping the old heads changes nothing")
 
 # instruction data: KL on prompts, BiLD on answers; the same draws and classes after a kill, and on one rank as on two
 words = open(f"{demo}/train.txt", encoding="utf-8").read().split()[:20000]
