@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/headmap.h"
+#include "cli/scores.h"
 
 #define BAR_COLS   22
 #define SPARK_COLS 40
@@ -492,6 +493,7 @@ void view_result(FILE *out, const struct fmt *f, const cJSON *job)
         fprintf(out, "                     final  %s", fmt_loss(a, final));
         fprintf(out, isfinite(parent) ? "  (%+.4f)\n" : "\n", final - parent);
     }
+    scores_show(out, r);
     if (kv_now >= 0) {
         fprintf(out, "  KV cache           %lld bytes a token", (long long)kv_now);
         if (kv_parent > 0) {

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "worker/eval/tasks.h"
 #include "worker/fsutil.h"
 #include "worker/stage.h"
 #include "worker/train/evaluate.h"
@@ -99,6 +100,20 @@ static int open_corpora(struct stage *st, const struct model_config *cfg, struct
     return rc;
 }
 
+/* What the eval stage will need is asked for at the beginning, not after hours of training. */
+static int check_tasks(const struct stage *st, const struct model_config *cfg, struct dha_err *e)
+{
+    const struct job_spec *s = &st->s->spec;
+    struct spm *spm = NULL;
+    if (s->n_eval_tasks == 0)
+        return 0;
+    int rc = task_tokenizer(s->model, s->data.tokenizer, cfg->vocab, &spm, e);
+    for (int i = 0; rc == 0 && i < s->n_eval_tasks; i++)
+        rc = task_check(s->eval_tasks[i].name, s->eval_tasks[i].path, e);
+    spm_close(spm);
+    return rc ? dha_err_context(e, "eval.tasks") : 0;
+}
+
 /* What is no error, but nobody would want: said once, by rank 0. */
 static void warn(const struct stage *st, const struct model_config *cfg)
 {
@@ -133,7 +148,7 @@ int stage_open_data(struct stage *st, const struct model_config *cfg, struct dha
     }
     /* rank 0 first: it may have to tokenise, the others then find the cache */
     if (rc == 0 && st->comm->rank == 0)
-        rc = open_corpora(st, cfg, e);
+        rc = check_tasks(st, cfg, e) || open_corpora(st, cfg, e) ? -1 : 0;
     if (comm_agree(st->comm, rc, e))
         return -1;
     if (st->comm->rank != 0)

@@ -87,7 +87,7 @@ fails("a negative weight", mixture(1.5, -0.5), 64, "$.data.mixture[1].weight")
 fails("an unknown task", spec(demo, eval={"tasks": [{"task": "ark-e", "path": "/x"}]}), 64, "ark-e", "did you mean")
 q = f"{base}/q.jsonl"
 open(q, "w").write('{"task_name":"arc-e","input_question":"Who?","options":["he","she"],"answer":"they"}\n')
-fails("a question without its answer", spec(demo, eval={"tasks": [{"task": "arc-e", "path": q}]}), 65, "q.jsonl, line 1", "they")
+fails("a question without its answer", spec(demo, eval={"tasks": [{"task": "arc-e", "path": q}]}), 65, "stage fuse", "q.jsonl, line 1", "they")
 open(q, "w").write('{"prompt":"Who?"}\n')
 fails("an example without an answer", spec(demo, data={"train": [q], "valid": q, "format": "instruct", "seq_len": 64}), 65,
       "q.jsonl, line 1", "answer")
