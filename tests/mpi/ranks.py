@@ -29,3 +29,18 @@ run(worker, 2, s, f"{base}/whole")
 a, b = losses(d), losses(f"{base}/whole")
 worst = max(abs(a[k] - b[k]) for k in b)
 check(worst < 1e-4, f"stopped with 2 ranks, resumed with 1: losses within {worst:.1e}")
+
+# what trains in the fuse stage: noise, masks' gradients and levels are the same whatever the number of ranks
+for name, method in (("contract", {"preset": "dha", "tie": "contract", "norm_restore": True}),
+                     ("progressive", {"preset": "dha", "progressive": True}),
+                     ("hard-concrete", {"preset": "align-gqa", "alignment": "none", "masks": "hard-concrete"}),
+                     ("released", {"preset": "align-gqa", "alignment": "none", "masks": "released"})):
+    got = {}
+    for n in (1, 2):
+        tokens = {"fuse": 6 * 512, "train": 512}
+        if method["preset"] == "dha":
+            tokens["search"] = 2 * 512
+        run(worker, n, spec(demo, method=method, tokens=tokens, recovery={"kl": 0.5, "lm": 0.5}), f"{base}/{name}-{n}")
+        got[n] = losses(f"{base}/{name}-{n}", "fuse")
+    worst = max(abs(got[1][k] - got[2][k]) for k in got[1])
+    check(worst < 1e-5, f"{name}: fusion losses of 1 and 2 ranks differ by at most {worst:.1e}")
