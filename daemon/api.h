@@ -41,7 +41,7 @@ api_handler api_job_submit, api_job_list, api_job_get, api_job_explain;
 /* api_actions.c */
 api_handler api_job_cancel, api_job_hold, api_job_release, api_job_retry, api_job_priority;
 /* api_records.c */
-api_handler api_job_metrics, api_job_checkpoints, api_job_logs;
+api_handler api_job_metrics, api_job_metric_names, api_job_checkpoints, api_job_logs;
 /* api_events.c */
 api_handler api_events;
 /* api_nodes.c */
@@ -54,6 +54,8 @@ api_handler api_version, api_alive, api_ready, api_shutdown, api_prometheus;
 /* api_jobs.c, for sweeps: validates a spec document whole. On failure call->e and call->errors are set; `where`
  * goes in front of each path ("$" becomes where). */
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec);
+/* The request's Idempotency-Key (NULL = none), checked. */
+int api_idempotency_key(struct api_call *c, const char **key);
 /* Submits a valid spec; *id, *existed as store_job_submit(). */
 int api_submit_spec(struct api_call *c, const struct job_spec *spec, int64_t sweep,
                     const char *idempotency_key, int64_t *id, bool *existed);

@@ -108,6 +108,7 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, int64_t swe
                               .device = spec->resources.device,
                               .owner_uid = (int64_t)c->rq->peer_uid,
                               .sweep = sweep,
+                              .seed = spec->seed,
                               .idempotency_key = idempotency_key,
                               .stages = stages,
                               .n_stages = n,
@@ -174,8 +175,9 @@ static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec)
     return API_OK;
 }
 
-static int check_idempotency_key(struct api_call *c, const char *key)
+int api_idempotency_key(struct api_call *c, const char **out)
 {
+    const char *key = *out = server_header(c->rq, "Idempotency-Key");
     if (key && (!*key || strlen(key) > KEY_MAX)) {
         return dha_fail(&c->e, DHA_E_USAGE, "Idempotency-Key must have 1 to %d characters",
                         KEY_MAX);
@@ -186,7 +188,7 @@ static int check_idempotency_key(struct api_call *c, const char *key)
 enum api_outcome api_job_submit(struct api_call *c)
 {
     const cJSON *doc = json_get(c->body, "spec"), *dry = json_get(c->body, "dry_run");
-    const char *key = server_header(c->rq, "Idempotency-Key");
+    const char *key;
     struct job_spec spec = {0};
     if (!doc) {
         dha_fail(&c->e, DHA_E_USAGE, "\"spec\" is missing");
@@ -197,7 +199,7 @@ enum api_outcome api_job_submit(struct api_call *c)
         dha_fail(&c->e, DHA_E_USAGE, "\"dry_run\" is not true or false");
         return API_FAIL;
     }
-    if (check_idempotency_key(c, key) != 0 || api_check_spec(c, doc, &spec) != 0) {
+    if (api_idempotency_key(c, &key) != 0 || api_check_spec(c, doc, &spec) != 0) {
         return API_FAIL;
     }
     enum api_outcome out = API_FAIL;

@@ -90,6 +90,48 @@ enum api_outcome api_job_metrics(struct api_call *c)
     return api_answer(c, "points", list);
 }
 
+static int add_series(cJSON *list, enum stage_kind kind, const struct store_series *s)
+{
+    cJSON *one = cJSON_CreateObject();
+    if (!one || !cJSON_AddItemToArray(list, one)) {
+        cJSON_Delete(one);
+        return -1;
+    }
+    return json_put_str(one, "stage", stage_kind_name(kind)) | json_put_str(one, "name", s->name) |
+           json_put_int(one, "points", s->points) | json_put_int(one, "last_step", s->last_step) |
+           json_put_num(one, "last", s->last);
+}
+
+enum api_outcome api_job_metric_names(struct api_call *c)
+{
+    struct store_stages l = {0};
+    bool wanted[STAGE_KINDS];
+    if (stages_asked(c, &l, wanted) != 0) {
+        return API_FAIL;
+    }
+    cJSON *list = cJSON_CreateArray();
+    int rc = list ? 0 : -1;
+    for (size_t i = 0; i < l.n && rc == 0; i++) {
+        struct store_series *s = NULL;
+        size_t n = 0;
+        if (!wanted[l.at[i].kind]) {
+            continue;
+        }
+        rc = store_metric_names(c->d->store, l.at[i].reused_from ? l.at[i].reused_from : l.at[i].id,
+                                &s, &n, &c->e);
+        for (size_t k = 0; k < n && rc == 0; k++) {
+            rc = add_series(list, l.at[i].kind, &s[k]);
+        }
+        free(s);
+    }
+    store_stages_finish(&l);
+    if (rc != 0) {
+        cJSON_Delete(list);
+        list = NULL;
+    }
+    return api_answer(c, "names", list);
+}
+
 enum api_outcome api_job_checkpoints(struct api_call *c)
 {
     struct store_stages l = {0};

@@ -223,7 +223,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     if (!d->server) {
         goto fail;
     }
-    d->want_pass = true;
+    d->want_pass = d->want_watch = true;
     free(log);
     return d;
 fail:

@@ -18,6 +18,7 @@
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
+ *   dominate.c (pure) sweep_watch.c   which jobs of a sweep are stopped early
  */
 #ifndef DHA_DAEMON_DAEMON_H
 #define DHA_DAEMON_DAEMON_H
@@ -70,6 +71,7 @@ struct daemon {
     int64_t started_us, stall_s;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
+    bool want_watch;     /* evaluations came in that sweep_watch() should see */
     uint64_t last_pass_ms, last_pass_cost_ms;
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */

@@ -134,7 +134,7 @@ static int put_job_head(cJSON *j, const struct store_job *job)
     return json_put_id(j, "id", job->id) | json_put_str(j, "name", job->name) |
            json_put_str(j, "state", job_state_name(job->state)) |
            json_put_int(j, "priority", job->priority) | json_put_str(j, "method", job->method) |
-           json_put_num(j, "budget", job->budget) |
+           json_put_num(j, "budget", job->budget) | json_put_int(j, "seed", job->seed) |
            doc_put_time(j, "submitted_us", job->submitted_us) |
            doc_put_time(j, "started_us", job->started_us) |
            doc_put_time(j, "ended_us", job->ended_us);
@@ -160,6 +160,54 @@ static const struct store_stage *active_stage(const struct store_job *job,
     return NULL;
 }
 
+/* The result as far as rows that are at hand tell it: losses, tokens, bytes a token. null until anything is known. */
+static cJSON *short_result(const struct store_job *job, const struct store_stages *l)
+{
+    int64_t tokens = 0, parent = 0, converted = 0;
+    bool known = isfinite(job->loss_parent) || isfinite(job->loss_converted) ||
+                 isfinite(job->loss_final);
+    for (size_t i = 0; i < l->n; i++) {
+        tokens += l->at[i].tokens;
+        parent = l->at[i].kv_parent ? l->at[i].kv_parent : parent;
+        converted = l->at[i].kv_converted ? l->at[i].kv_converted : converted;
+    }
+    if (!known && tokens == 0 && parent == 0) {
+        return cJSON_CreateNull();
+    }
+    cJSON *j = cJSON_CreateObject(), *loss = cJSON_CreateObject(), *kv = cJSON_CreateObject();
+    int rc = json_put_num(loss, "parent", job->loss_parent) |
+             json_put_num(loss, "converted", job->loss_converted) |
+             json_put_num(loss, "final", job->loss_final);
+    rc |= (parent ? json_put_id(kv, "parent", parent) : doc_put_null(kv, "parent")) |
+          (converted ? json_put_id(kv, "converted", converted) : doc_put_null(kv, "converted"));
+    rc |= json_put(j, "loss", loss);
+    rc |= json_put(j, "kv_bytes_per_token", kv) | json_put_int(j, "tokens_spent", tokens);
+    if (rc != 0) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    return j;
+}
+
+/* Which stages were taken from other jobs. */
+static cJSON *reused_list(const struct store_stages *l)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; list && i < l->n; i++) {
+        if (l->at[i].state != STAGE_REUSED) {
+            continue;
+        }
+        cJSON *one = cJSON_CreateObject();
+        if (json_put_str(one, "kind", stage_kind_name(l->at[i].kind)) != 0 ||
+            json_put_id(one, "job", l->at[i].reused_job) != 0 || !cJSON_AddItemToArray(list, one)) {
+            cJSON_Delete(one);
+            cJSON_Delete(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
 cJSON *doc_job_short(struct daemon *d, const struct store_job *job, struct dha_err *e)
 {
     struct store_stages l;
@@ -173,7 +221,9 @@ cJSON *doc_job_short(struct daemon *d, const struct store_job *job, struct dha_e
         rc = put_job_head(j, job) |
              doc_put_text(j, "stage", st ? stage_kind_name(st->kind) : NULL) |
              json_put(j, "progress", st ? progress(st) : cJSON_CreateNull()) |
-             doc_put_error(j, "error", &job->error);
+             doc_put_error(j, "error", &job->error) |
+             doc_put_text(j, "cancel_reason", job->cancel_reason) |
+             json_put(j, "reused", reused_list(&l)) | json_put(j, "result", short_result(job, &l));
     }
     store_stages_finish(&l);
     return rc == 0 ? j : doc_oom(j, e);
@@ -308,6 +358,12 @@ static cJSON *sweep_job(struct daemon *d, const struct store_job *job, bool with
     return json_put(j, "result", result) == 0 ? j : doc_oom(j, e);
 }
 
+static int put_skipped(cJSON *j, const struct store_sweep *w)
+{
+    cJSON *list = json_parse(w->skipped, strlen(w->skipped), NULL, NULL);
+    return json_put(j, "skipped", list ? list : cJSON_CreateArray());
+}
+
 cJSON *doc_sweep(struct daemon *d, const struct store_sweep *w, bool with_results,
                  struct dha_err *e)
 {
@@ -319,7 +375,9 @@ cJSON *doc_sweep(struct daemon *d, const struct store_sweep *w, bool with_result
     cJSON *j = cJSON_CreateObject(), *list = cJSON_CreateArray();
     int rc = !j || !list ? -1
                          : json_put_id(j, "id", w->id) | json_put_str(j, "name", w->name) |
-                               json_put_id(j, "created_us", w->created_us);
+                               json_put_id(j, "created_us", w->created_us) |
+                               json_put_bool(j, "stop_dominated", w->stop_dominated) |
+                               json_put_num(j, "margin", w->margin) | put_skipped(j, w);
     for (size_t i = jobs.n; i-- > 0 && rc == 0;) { /* in the order of submission */
         cJSON *one = sweep_job(d, &jobs.at[i], with_results, e);
         if (!one) {

@@ -55,6 +55,33 @@ static void set_aside(struct daemon *d, const struct ingest *in, const char *lin
     }
 }
 
+/* Of a newer worker: nothing is lost by skipping it but what it says. Said once an attempt. */
+static void note_unknown(struct daemon *d, struct ingest *in, const char *line, size_t len)
+{
+    struct dha_err e = {0};
+    struct store_attempt a;
+    if (in->said_unknown) {
+        return;
+    }
+    in->said_unknown = true;
+    cJSON *doc = json_parse(line, len, NULL, &e), *data = cJSON_CreateObject();
+    const char *type = json_str(doc, "t", "?");
+    log_warn(
+        "attempt %lld: records of type \"%.40s\" are not known to this version and are skipped",
+        (long long)in->attempt, type);
+    char *text = json_put_str(data, "type", type) == 0 ? json_text(data) : NULL;
+    if (text && store_attempt_get(d->store, in->attempt, &a, &e) == 0) {
+        if (store_event_add(d->store, "record.unknown", a.job, a.stage, a.number, text, now_us(),
+                            NULL, &e) != 0) {
+            log_fail("event", &e);
+        }
+        store_attempt_finish(&a);
+    }
+    free(text);
+    cJSON_Delete(data);
+    cJSON_Delete(doc);
+}
+
 /* One batch: whole lines of buf[0..len) from *pos on, at most BATCH records. `whole` is where the last whole
  * line ends. */
 static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, size_t whole,
@@ -72,7 +99,11 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
                 set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos),
                           "the checkpoint it announces has no manifest.json");
             } else if (batch[n].type != REC_UNKNOWN) {
+                d->want_watch |= batch[n].type == REC_EVAL &&
+                                 strcmp(batch[n].eval.name, "valid") == 0;
                 n++;
+            } else {
+                note_unknown(d, in, buf + at, len);
             }
         }
         at += len + 1;

@@ -13,8 +13,9 @@
 struct ingest {
     int64_t attempt; /* id */
     const char *dir;
-    int64_t offset; /* read so far */
-    int fd;         /* -1 = not open yet */
+    int64_t offset;    /* read so far */
+    int fd;            /* -1 = not open yet */
+    bool said_unknown; /* that it has records of a type that this version does not know */
 };
 
 /* Reads what is new. 0 also when there is nothing (no file yet). */

@@ -331,7 +331,8 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         return 0;
     }
     if (job->cancel) {
-        SAY(reason, "it is being cancelled; its processes are given time to checkpoint");
+        SAY(reason, "it is being cancelled%s%.180s; its processes are given time to checkpoint",
+            job->cancel_reason ? ": " : "", job->cancel_reason ? job->cancel_reason : "");
         SAY(unblock, "wait, or cancel it with --now");
         return 0;
     }

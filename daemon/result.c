@@ -17,7 +17,9 @@ struct collected {
     bool known; /* anything at all */
 };
 
-static int add_point(cJSON *curve, enum stage_kind kind, const struct store_eval *ev)
+/* before: tokens that the stages before this one read. */
+static int add_point(cJSON *curve, enum stage_kind kind, const struct store_eval *ev,
+                     int64_t before)
 {
     cJSON *p = cJSON_CreateObject();
     if (!p || !cJSON_AddItemToArray(curve, p)) {
@@ -26,6 +28,7 @@ static int add_point(cJSON *curve, enum stage_kind kind, const struct store_eval
     }
     return json_put_str(p, "stage", stage_kind_name(kind)) | json_put_int(p, "step", ev->step) |
            json_put_int(p, "trained_tokens", ev->trained_tokens) |
+           json_put_int(p, "tokens", before + ev->trained_tokens) |
            json_put_num(p, "loss", ev->loss);
 }
 
@@ -40,7 +43,8 @@ static int take_evals(struct collected *c, enum stage_kind kind, const struct st
             c->converted = ev[i].loss;
         } else if (strcmp(ev[i].name, "final") == 0) {
             c->final = ev[i].loss;
-        } else if (strcmp(ev[i].name, "valid") == 0 && add_point(c->curve, kind, &ev[i]) != 0) {
+        } else if (strcmp(ev[i].name, "valid") == 0 &&
+                   add_point(c->curve, kind, &ev[i], c->tokens) != 0) {
             return -1;
         }
     }

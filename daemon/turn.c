@@ -11,6 +11,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/sweep_watch.h"
 
 /* Replies may bring new requests (keep-alive), which bring new changes: after so many rounds the loop
  * gets its turn for everything else. */
@@ -119,10 +120,22 @@ bool turn_trouble(const struct daemon *d, char *text, size_t size)
     return true;
 }
 
+static void watch_sweeps(struct daemon *d)
+{
+    struct dha_err e = {0};
+    d->want_watch = false;
+    if (sweep_watch(d, &e) != 0) { /* the next evaluation looks again */
+        log_fail("looking for dominated jobs", &e);
+    }
+}
+
 /* One round; true if there may be more to do. */
 static bool round_once(struct daemon *d)
 {
     struct dha_err e = {0};
+    if (d->want_watch) {
+        watch_sweeps(d);
+    }
     if (pass_is_due(d)) {
         run_pass(d);
     }

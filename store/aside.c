@@ -134,7 +134,7 @@ struct salvage {
  * between. */
 static void copy_table(struct salvage *v, const char *table)
 {
-    char sql[160];
+    char sql[1024];
     int copied_before = 0;
     for (int backward = 0; backward < 2; backward++) {
         sqlite3_stmt *q = NULL, *ins = NULL;
@@ -142,10 +142,18 @@ static void copy_table(struct salvage *v, const char *table)
                  backward ? " DESC" : "");
         int rc = sqlite3_prepare_v2(v->from, sql, -1, &q, NULL);
         int cols = q ? sqlite3_column_count(q) : 0;
-        int n = snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO \"%s\" VALUES(", table);
-        for (int i = 0; i < cols && n > 0 && (size_t)n + 3 < sizeof sql; i++)
-            n += snprintf(sql + n, sizeof sql - (size_t)n, i ? ",?" : "?");
-        snprintf(sql + n, sizeof sql - (size_t)n, ")");
+        if (rc == SQLITE_ERROR && strncmp(sqlite3_errmsg(v->from), "no such table", 13) == 0 &&
+            strcmp(table, "sweep_key") == 0)
+            return; /* written by a version that did not have it yet */
+        /* by name: an older file has fewer columns */
+        int n = snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO \"%s\"(", table);
+        for (int i = 0; i < cols && n > 0 && (size_t)n < sizeof sql; i++)
+            n += snprintf(sql + n, sizeof sql - (size_t)n, i ? ",%s" : "%s",
+                          sqlite3_column_name(q, i));
+        for (int i = 0; i < cols && n > 0 && (size_t)n < sizeof sql; i++)
+            n += snprintf(sql + n, sizeof sql - (size_t)n, i ? ",?%d" : ") VALUES(?%d", i + 1);
+        if (n > 0 && (size_t)n < sizeof sql)
+            snprintf(sql + n, sizeof sql - (size_t)n, ")");
         if (rc == SQLITE_OK)
             rc = sqlite3_prepare_v2(v->to, sql, -1, &ins, NULL);
         while (rc == SQLITE_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {
@@ -169,9 +177,10 @@ static void copy_table(struct salvage *v, const char *table)
     }
 }
 
-static const char *const tables[] = {
-    "sweep", "job",    "stage",      "attempt",     "node", "slot",       "allocation",
-    "event", "outbox", "checkpoint", "head_budget", "eval", "lost_found", "idempotency"};
+static const char *const tables[] = {"sweep",      "job",         "stage",       "attempt",
+                                     "node",       "slot",        "allocation",  "event",
+                                     "outbox",     "checkpoint",  "head_budget", "eval",
+                                     "lost_found", "idempotency", "sweep_key"};
 
 static int salvage_into(struct salvage *v, const char *old, const char *fresh, int64_t now_us,
                         struct dha_err *e)

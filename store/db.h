@@ -110,6 +110,9 @@ int aside_scan(struct store *s, struct dha_err *e);
  * beside it. */
 int aside_salvage(const char *path, int64_t now_us, struct dha_err *e);
 
+/* job.c: brings the losses beside a job up to what its stages' evaluations say. */
+int job_refresh_losses(struct store *s, int64_t job, struct dha_err *e);
+
 /* event.c: event with {"from","to","reason"}; each may be NULL. */
 int event_move(struct store *s, const char *type, int64_t job, int64_t stage, int attempt,
                const char *from, const char *to, const char *reason, int64_t now_us,

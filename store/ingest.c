@@ -191,6 +191,8 @@ static int eval(struct store *s, const struct target *t, const struct record *r,
                DB_D(r->eval.loss), DB_I(r->eval.tokens), DB_I(r->eval.windows),
                DB_I(r->eval.trained_tokens), DB_I(t->now_us), DB_I(t->newest)) != 0)
         return -1;
+    if (strcmp(r->eval.name, "valid") != 0 && job_refresh_losses(s, t->job, e) != 0)
+        return -1;
     if (strcmp(r->eval.name, "valid") == 0)
         metric_add(s, t->attempt, "eval_valid", r->eval.step, r->eval.trained_tokens, r->eval.loss);
     cJSON *j = cJSON_CreateObject();

@@ -37,10 +37,12 @@ static int insert_job(struct store *s, const struct store_new_job *j, int64_t *i
 {
     if (db_run(s, e,
                "INSERT INTO job(owner_uid, sweep, name, method, budget, spec, state, priority,"
-               " slots, device, submitted_us) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+               " slots, device, submitted_us, seed)"
+               " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
                DB_I(j->owner_uid), DB_ID(j->sweep), DB_S(j->name), DB_S(j->method), DB_D(j->budget),
                DB_S(j->spec), DB_S(job_state_name(j->hold ? JOB_HELD : JOB_QUEUED)),
-               DB_I(j->priority), DB_I(j->slots), DB_S(j->device), DB_I(j->now_us)) != 0)
+               DB_I(j->priority), DB_I(j->slots), DB_S(j->device), DB_I(j->now_us),
+               DB_I(j->seed)) != 0)
         return -1;
     *id = sqlite3_last_insert_rowid(s->db);
     for (int i = 0; i < j->n_stages; i++) {
@@ -92,8 +94,8 @@ int store_job_submit(struct store *s, const struct store_new_job *j, int64_t *id
 #define JOB_COLUMNS                                                                                \
     "id, owner_uid, sweep, name, method, budget, state, priority, slots, device, submitted_us,"    \
     " started_us, ended_us, cancel, cancel_now, cancel_reason, error_code, error_message,"         \
-    " error_hint, spec"
-enum { SPEC_COLUMN = 19 };
+    " error_hint, seed, spared, loss_parent, loss_converted, loss_final, spec"
+enum { SPEC_COLUMN = 24 };
 
 void store_job_finish(struct store_job *j)
 {
@@ -130,6 +132,11 @@ static int decode(sqlite3_stmt *st, bool with_spec, struct store_job *j, const c
     j->cancel_now = sqlite3_column_int(st, 14);
     j->cancel_reason = db_dup(st, 15, &ok);
     db_error(st, 16, &j->error);
+    j->seed = sqlite3_column_int64(st, 19);
+    j->spared = sqlite3_column_int(st, 20);
+    j->loss_parent = db_real(st, 21);
+    j->loss_converted = db_real(st, 22);
+    j->loss_final = db_real(st, 23);
     if (with_spec) {
         const char *text = (const char *)sqlite3_column_text(st, SPEC_COLUMN);
         cJSON *spec = text ? json_parse(text, strlen(text), NULL, NULL) : NULL;
@@ -257,6 +264,20 @@ int store_counts(struct store *s, int64_t jobs[JOB_STATES], int64_t stages[STAGE
 
 /* ---- changing ---- */
 
+#define LOSS_OF_JOB(name)                                                                          \
+    "(SELECT e.loss FROM stage s JOIN eval e ON e.stage = coalesce(s.reused_from, s.id)"           \
+    " WHERE s.job = job.id AND e.name = '" name                                                    \
+    "' ORDER BY s.ord DESC, e.step DESC, e.id DESC LIMIT 1)"
+
+int job_refresh_losses(struct store *s, int64_t job, struct dha_err *e)
+{
+    return db_run(
+        s, e,
+        "UPDATE job SET loss_parent = " LOSS_OF_JOB("parent") ", loss_converted = " LOSS_OF_JOB(
+            "converted") ", loss_final = " LOSS_OF_JOB("final") " WHERE id = ?1",
+        DB_I(job));
+}
+
 static int apply_move(struct store *s, const struct store_job_move *m, struct dha_err *e)
 {
     const struct dha_err *err = m->error;
@@ -267,7 +288,8 @@ static int apply_move(struct store *s, const struct store_job_move *m, struct dh
                " ended_us = CASE WHEN ?9 THEN ?8 ELSE 0 END,"
                " cancel = CASE WHEN ?10 THEN 0 ELSE cancel END,"
                " cancel_now = CASE WHEN ?10 THEN 0 ELSE cancel_now END,"
-               " cancel_reason = CASE WHEN ?10 THEN NULL ELSE cancel_reason END"
+               " cancel_reason = CASE WHEN ?10 THEN NULL ELSE cancel_reason END,"
+               " spared = max(spared, ?10)"
                " WHERE id = ?1 AND state = ?2 AND damaged = 0",
                DB_I(m->job), DB_S(job_state_name(m->from)), DB_S(job_state_name(m->to)),
                DB_S(err ? dha_code_name(err->code) : NULL), DB_S(err ? err->msg : NULL),

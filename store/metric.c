@@ -152,3 +152,47 @@ int store_metrics(struct store *s, const struct store_metric_query *q, struct st
     }
     return rc;
 }
+
+int store_metric_names(struct store *s, int64_t stage, struct store_series **out, size_t *n,
+                       struct dha_err *e)
+{
+    struct store_attempts attempts;
+    *out = NULL;
+    *n = 0;
+    if (store_attempts_of_stage(s, stage, &attempts, e) != 0)
+        return -1;
+    int rc = 0;
+    for (size_t i = 0; i < attempts.n && rc == 0; i++) {
+        /* a bare column beside max() is that row's (SQLite) */
+        sqlite3_stmt *st = db_query_args(s, s->metrics, e,
+                                         "SELECT name, count(*), max(step), value FROM metric"
+                                         " WHERE attempt = ?1 GROUP BY name ORDER BY name",
+                                         DB_ARGS_(DB_I(attempts.at[i].id)), 1);
+        rc = st ? 0 : -1;
+        while (rc == 0 && (rc = db_next(s, e, st)) == 1) {
+            char name[sizeof(*out)->name];
+            size_t k = 0;
+            db_copy(st, 0, name, sizeof name);
+            while (k < *n && strcmp((*out)[k].name, name) != 0)
+                k++;
+            struct store_series *p = k < *n ? &(*out)[k] : db_grow(out, n, sizeof *p);
+            if (!p) {
+                db_reset(st);
+                rc = db_no_memory(e);
+                break;
+            }
+            memcpy(p->name, name, sizeof name);
+            p->points += sqlite3_column_int64(st, 1);
+            p->last_step = sqlite3_column_int64(st, 2);
+            p->last = db_real(st, 3);
+            rc = 0;
+        }
+    }
+    store_attempts_finish(&attempts);
+    if (rc != 0) {
+        free(*out);
+        *out = NULL;
+        *n = 0;
+    }
+    return rc;
+}

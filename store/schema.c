@@ -17,6 +17,12 @@
 
 #define ERROR_COLUMNS  "error_code TEXT, error_message TEXT, error_hint TEXT"
 
+/* The newest word of a job's stages on one of its losses, as migration 2 found it. */
+#define LOSS_2(name)                                                                               \
+    "(SELECT e.loss FROM stage s JOIN eval e ON e.stage = coalesce(s.reused_from, s.id)"           \
+    " WHERE s.job = job.id AND e.name = '" name                                                    \
+    "' ORDER BY s.ord DESC, e.step DESC, e.id DESC LIMIT 1)"
+
 static const char *const state_migrations[] = {
     /* 1 */
     "CREATE TABLE sweep("
@@ -111,6 +117,29 @@ static const char *const state_migrations[] = {
     "CREATE TABLE idempotency("
     " owner_uid INTEGER NOT NULL, key TEXT NOT NULL, job INTEGER NOT NULL REFERENCES job(id),"
     " time_us INTEGER NOT NULL, PRIMARY KEY(owner_uid, key)) STRICT, WITHOUT ROWID;",
+
+    /* 2: sweeps with seeds, names, keys and early stops; a job's losses beside it. Names become unique among an
+     * owner's sweeps: of those that share one, the oldest keeps it. */
+    "ALTER TABLE sweep ADD COLUMN skipped TEXT NOT NULL DEFAULT '[]';"
+    "ALTER TABLE sweep ADD COLUMN stop_dominated INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sweep ADD COLUMN margin REAL NOT NULL DEFAULT 0.02;"
+    "UPDATE sweep SET name = name || '-' || id WHERE name <> '' AND EXISTS("
+    " SELECT 1 FROM sweep o WHERE o.owner_uid = sweep.owner_uid AND o.name = sweep.name"
+    " AND o.id < sweep.id);"
+    "CREATE INDEX sweep_name ON sweep(owner_uid, name);"
+    "CREATE TABLE sweep_key("
+    " owner_uid INTEGER NOT NULL, key TEXT NOT NULL, sweep INTEGER NOT NULL REFERENCES sweep(id),"
+    " time_us INTEGER NOT NULL, PRIMARY KEY(owner_uid, key)) STRICT, WITHOUT ROWID;"
+    "ALTER TABLE job ADD COLUMN seed INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN spared INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN loss_parent REAL;"
+    "ALTER TABLE job ADD COLUMN loss_converted REAL;"
+    "ALTER TABLE job ADD COLUMN loss_final REAL;"
+    /* a spec that is damaged is found and set aside elsewhere */
+    "UPDATE job SET seed = coalesce(CASE WHEN json_valid(spec) THEN"
+    " CAST(json_extract(spec, '$.seed') AS INTEGER) END, 0),"
+    " loss_parent = " LOSS_2("parent") ", loss_converted = " LOSS_2(
+        "converted") ", loss_final = " LOSS_2("final") ";",
 };
 _Static_assert(sizeof state_migrations / sizeof state_migrations[0] == STORE_SCHEMA,
                "a migration for each version");
@@ -121,6 +150,8 @@ static const char *const metrics_migrations[] = {
     " attempt INTEGER NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL,"
     " tokens INTEGER NOT NULL, value REAL, PRIMARY KEY(attempt, name, step))"
     " STRICT, WITHOUT ROWID;",
+    /* 2: nothing changed here */
+    "",
 };
 _Static_assert(sizeof metrics_migrations / sizeof metrics_migrations[0] == STORE_SCHEMA,
                "a migration for each version");

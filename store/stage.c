@@ -311,6 +311,7 @@ static int apply_move(struct store *s, const struct store_stage_move *m, struct 
                   &job) != 0 ||
         (to == STAGE_PENDING && settle_pending(s, m, &to, e) != 0) ||
         (to == STAGE_REUSED && take_results(s, m, e) != 0) ||
+        ((to == STAGE_REUSED || m->from == STAGE_REUSED) && job_refresh_losses(s, job, e) != 0) ||
         event_move(s, "stage.state", job, m->stage, m->attempt, stage_state_name(m->from),
                    stage_state_name(to), m->reason, m->now_us, e) != 0)
         return -1;

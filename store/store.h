@@ -47,7 +47,7 @@
 #include "proto/record.h"
 #include "proto/spec.h"
 
-#define STORE_SCHEMA    1 /* PRAGMA user_version of both files */
+#define STORE_SCHEMA    2 /* PRAGMA user_version of both files */
 #define STORE_KEY_SIZE  65
 #define STORE_UUID_SIZE 40
 
@@ -136,6 +136,7 @@ struct store_new_job {
     const char *device; /* "cpu" | "cuda" */
     int64_t owner_uid;
     int64_t sweep; /* 0 = none */
+    int64_t seed;
     bool hold;
     const char *idempotency_key;          /* NULL = none */
     const struct store_new_stage *stages; /* in order */
@@ -158,6 +159,11 @@ struct store_job {
     int64_t submitted_us, started_us, ended_us;
     bool cancel, cancel_now; /* an intent, durable: re-applied until the job is final */
     char *cancel_reason;     /* NULL = none given */
+    int64_t seed;
+    bool spared; /* a user had it go on after its end: never stopped as dominated again */
+    /* What its stages' evaluations say (of the model as it came, right after conversion, at the end); NaN =
+     * unknown. Kept here by the store, so that lists need no second query. */
+    double loss_parent, loss_converted, loss_final;
     struct store_error error;
 };
 void store_job_finish(struct store_job *j);
@@ -385,7 +391,7 @@ struct store_point {
     int64_t stage;
     int attempt;
     int64_t step, tokens;
-    char name[24];
+    char name[48];
     double value;
 };
 struct store_metric_query {
@@ -398,6 +404,14 @@ struct store_metric_query {
  * eval_valid bild closed teacher_ms; of a layer's keys or values "fusion_loss.3.key". */
 int store_metrics(struct store *s, const struct store_metric_query *q, struct store_point **out,
                   size_t *n, struct dha_err *e);
+struct store_series {
+    char name[48];
+    int64_t points, last_step;
+    double last; /* value at last_step */
+};
+/* Which metrics a stage has, by name. *out: free(). */
+int store_metric_names(struct store *s, int64_t stage, struct store_series **out, size_t *n,
+                       struct dha_err *e);
 
 /* ---- nodes and slots ---------------------------------------------------------------------- */
 
@@ -471,7 +485,10 @@ int store_outbox_delete(struct store *s, int64_t id, struct dha_err *e);
 
 struct store_sweep {
     int64_t id, owner_uid, created_us;
-    char *name, *spec; /* spec: the request, JSON text */
+    char *name, *spec;   /* spec: the request, JSON text */
+    char *skipped;       /* points that were left out: JSON list, text */
+    bool stop_dominated; /* daemon/dominate.h */
+    double margin;
 };
 struct store_sweeps {
     struct store_sweep *at;
@@ -479,11 +496,30 @@ struct store_sweeps {
 };
 void store_sweep_finish(struct store_sweep *w);
 void store_sweeps_finish(struct store_sweeps *l);
-/* Its jobs are then submitted with .sweep = *id. Event "sweep.new". */
-int store_sweep_new(struct store *s, const char *name, const char *spec, int64_t owner_uid,
-                    int64_t now_us, int64_t *id, struct dha_err *e);
+struct store_new_sweep {
+    const char *name;    /* "" = none; else no other sweep of this owner has it */
+    const char *spec;    /* the request, JSON text */
+    const char *skipped; /* NULL = "[]" */
+    int64_t owner_uid;
+    bool stop_dominated;
+    double margin;
+    const char *idempotency_key; /* NULL = none */
+    int64_t now_us;
+};
+/* Its jobs are then submitted with .sweep = *id. Event "sweep.new". A name that is taken: DHA_E_CONFLICT. */
+int store_sweep_new(struct store *s, const struct store_new_sweep *w, int64_t *id,
+                    struct dha_err *e);
+/* The owner's sweep made with that key, or else of that (not empty) name; *id = 0 where there is none. */
+int store_sweep_find(struct store *s, int64_t owner_uid, const char *key, const char *name,
+                     int64_t *id, struct dha_err *e);
 int store_sweep_get(struct store *s, int64_t id, struct store_sweep *out, struct dha_err *e);
-int store_sweeps_list(struct store *s, int limit, struct store_sweeps *out, struct dha_err *e);
+struct store_sweep_filter {
+    const char *name; /* NULL = all */
+    bool to_watch;    /* only those with stop_dominated and a job that is not final */
+    int limit;        /* 0 = 100 */
+};
+int store_sweeps_list(struct store *s, const struct store_sweep_filter *f, struct store_sweeps *out,
+                      struct dha_err *e);
 
 /* Sets something aside (a journal line, a file's content): `origin` says where it came from. Event "lost_found". */
 int store_lost_found_add(struct store *s, const char *origin, const char *content, size_t len,

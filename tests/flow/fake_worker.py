@@ -16,6 +16,10 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   flood=N         write N progress records at once
   longline=N      write a line of N bytes
   nomanifest=1    announce a checkpoint that is not there
+  evals=M=L:L:..,..  while training with method M (or *), an evaluation of loss L after each of so many equal parts of
+                  the steps; `final` is the last of them (tokens: 100 a step)
+  kv=M=N,..       KV bytes a token of what method M makes
+  newtype=1       write records of a type of a future worker
 """
 import json
 import os
@@ -43,8 +47,17 @@ def active(name):
     value = directives.get(name)
     if value is None:
         return None
+    if name == "evals":
+        return value
     value, _, times = value.partition(":")
     return value if not times or attempt <= int(times) else None
+
+
+def by_method(name):
+    """The value for this method in a directive M=V,M=V; "*" is any."""
+    said = dict(p.split("=", 1) for p in (active(name) or "").split(",") if "=" in p)
+    m = spec["spec"]["method"]
+    return said.get(m if isinstance(m, str) else m["preset"], said.get("*"))
 
 
 stop = False
@@ -97,6 +110,9 @@ record("phase", name="work", done=0, total=steps)
 if active("litter"):
     subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=subprocess.DEVNULL,
                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+if active("newtype"):
+    record("hologram", shape="torus")
+    record("hologram", shape="sphere")
 if active("badline"):
     os.write(1, b"this is no record\n{\"t\": 5}\n")
 if active("longline"):
@@ -118,6 +134,7 @@ if active("fail"):
     status(active("fail"), "told to fail", "do not tell it to")
     sys.exit(1)
 
+losses = [float(x) for x in (by_method("evals") or "").split(":") if x]
 begin = time.time()
 for step in range(1, steps + 1):
     if active("sleep"):
@@ -128,6 +145,11 @@ for step in range(1, steps + 1):
         record("progress", step=step, steps=steps, tokens=step * 100, loss=5.0 / step, lm=5.0 / step,
                kl=0.0, lr=1e-3, grad_norm=1.0, tokens_per_s=1000.0, comm_ms=0.1,
                eta_s=0.05 * (steps - step))
+    if kind == "train":
+        parts = len(losses)
+        if parts and step * parts % steps < parts:
+            record("eval", name="valid", loss=losses[step * parts // steps - 1], tokens=10, windows=1, step=step,
+                   trained_tokens=step * 100)
     if stop:
         break
 
@@ -152,13 +174,13 @@ if kind == "fuse":
             record("head_budget", layer=layer, kind=which, heads=heads,
                    map=[h % heads for h in range(4)])
     record("eval", name="converted", loss=3.5, tokens=10, windows=1, step=0, trained_tokens=0)
-if kind == "train":
+if kind == "train" and not losses:
     for at in (1, 2):
         record("eval", name="valid", loss=3.5 - at / 4, tokens=10, windows=1, step=at,
                trained_tokens=at * 100)
 if kind == "eval":
     put(os.path.join(out, "eval.json"), "{\"loss\": 2.75}")
-    record("eval", name="final", loss=2.75, tokens=10, windows=1, step=0, trained_tokens=0)
+    record("eval", name="final", loss=losses[-1] if losses else 2.75, tokens=10, windows=1, step=0, trained_tokens=0)
 output = os.path.join(out, "plan.json")
 if kind in ("fuse", "train", "export"):
     put(os.path.join(out, "model", "config.json"), "{\"model_type\": \"dha\"}")
@@ -171,7 +193,7 @@ left = [n for n in ("plan.json", "eval.json", "model/config.json", "model/model.
 put(os.path.join(out, "output.json"), json.dumps({"format": "dha-output-1", "files": [
     {"path": n, "bytes": str(os.path.getsize(os.path.join(out, n)))} for n in left]}))
 record("bye", code="ok", tokens=step * 100, seconds=time.time() - begin, peak_rss=1000,
-       kv_parent=4096, kv_converted=1024, output=output)
+       kv_parent=4096, kv_converted=int(by_method("kv") or 1024), output=output)
 if active("torn"):
     os.write(1, b"{\"t\": \"phase\", \"na")
 status("ok")

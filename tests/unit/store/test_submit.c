@@ -158,8 +158,18 @@ static void a_sweep_finds_its_jobs(void **state)
     struct store_sweeps ws;
     struct store_jobs l;
     struct store_new_stage stage = {STAGE_FUSE, "k"};
-    OK(store_sweep_new(f->s, "sw", "{\"budgets\":[1]}", 7, NOW, &sweep, &e));
-    OK(store_sweep_new(f->s, "sw2", "{}", 7, NOW, &other, &e));
+    struct store_new_sweep one = {
+        .name = "sw", .spec = "{\"budgets\":[1]}", .owner_uid = 7, .now_us = NOW};
+    struct store_new_sweep two = {.name = "sw2",
+                                  .spec = "{}",
+                                  .skipped = "[1]",
+                                  .owner_uid = 7,
+                                  .stop_dominated = true,
+                                  .margin = 0.5,
+                                  .idempotency_key = "k",
+                                  .now_us = NOW};
+    OK(store_sweep_new(f->s, &one, &sweep, &e));
+    OK(store_sweep_new(f->s, &two, &other, &e));
     for (int i = 0; i < 3; i++) {
         struct store_new_job j = {.name = "s",
                                   .spec = "{}",
@@ -188,11 +198,49 @@ static void a_sweep_finds_its_jobs(void **state)
     assert_string_equal(w.spec, "{\"budgets\":[1]}");
     assert_int_equal(w.created_us, NOW);
     store_sweep_finish(&w);
-    OK(store_sweeps_list(f->s, 0, &ws, &e));
+    struct store_sweep_filter all = {0};
+    OK(store_sweeps_list(f->s, &all, &ws, &e));
     assert_int_equal(ws.n, 2);
     assert_int_equal(ws.at[0].id, other);
+    assert_true(ws.at[0].stop_dominated && ws.at[0].margin == 0.5);
+    assert_string_equal(ws.at[0].skipped, "[1]");
+    store_sweeps_finish(&ws);
+    all.to_watch = true;
+    OK(store_sweeps_list(f->s, &all, &ws, &e));
+    assert_int_equal(ws.n, 1);
+    assert_int_equal(ws.at[0].id, other);
+    store_sweeps_finish(&ws);
+    all = (struct store_sweep_filter){.name = "sw"};
+    OK(store_sweeps_list(f->s, &all, &ws, &e));
+    assert_int_equal(ws.n, 1);
+    assert_int_equal(ws.at[0].id, sweep);
     store_sweeps_finish(&ws);
     FAILS(DHA_E_NOT_FOUND, store_sweep_get(f->s, 4711, &w, &e));
+}
+
+static void a_sweeps_name_and_key_are_its_owners_once(void **state)
+{
+    struct fixture *f = *state;
+    int64_t a, b, found;
+    struct store_new_sweep w = {
+        .name = "s", .spec = "{}", .owner_uid = 7, .idempotency_key = "k", .now_us = NOW};
+    OK(store_sweep_new(f->s, &w, &a, &e));
+    FAILS(DHA_E_CONFLICT, store_sweep_new(f->s, &w, &b, &e));
+    w.owner_uid = 8;
+    OK(store_sweep_new(f->s, &w, &b, &e)); /* another's */
+    w.owner_uid = 7;
+    w.name = "";
+    w.idempotency_key = NULL;
+    OK(store_sweep_new(f->s, &w, &b, &e));
+    OK(store_sweep_new(f->s, &w, &b, &e)); /* unnamed ones are as many as you like */
+    OK(store_sweep_find(f->s, 7, "k", "other", &found, &e));
+    assert_int_equal(found, a);
+    OK(store_sweep_find(f->s, 7, NULL, "s", &found, &e));
+    assert_int_equal(found, a);
+    OK(store_sweep_find(f->s, 7, "none", "", &found, &e));
+    assert_int_equal(found, 0);
+    OK(store_commit(f->s, &e));
+    assert_sound(f);
 }
 
 static void events_are_one_sequence_without_gaps(void **state)
@@ -226,7 +274,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(the_same_key_of_the_same_owner_is_the_same_job), T(a_job_comes_back_as_it_was_given),
         T(lists_page_and_filter_ten_thousand_jobs),        T(a_sweep_finds_its_jobs),
-        T(events_are_one_sequence_without_gaps),
+        T(a_sweeps_name_and_key_are_its_owners_once),      T(events_are_one_sequence_without_gaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,79 @@
+/* Databases of earlier versions, as those versions left them (state-v1.sql is the dump of one). */
+#include <math.h>
+#include "fixture.h"
+
+static void put_v1_in_place(struct fixture *f)
+{
+    char path[128];
+    size_t n;
+    store_close(f->s);
+    f->s = NULL;
+    snprintf(path, sizeof path, "%s/state.db", f->dir);
+    assert_int_equal(unlink(path), 0);
+    snprintf(path, sizeof path, "%s/metrics.db", f->dir);
+    assert_int_equal(unlink(path), 0);
+    FILE *in = fopen(STATE_V1, "r");
+    assert_non_null(in);
+    char *sql = calloc(1, 1 << 20);
+    assert_non_null(sql);
+    n = fread(sql, 1, (1 << 20) - 1, in);
+    assert_true(n > 10000);
+    fclose(in);
+    behind_its_back(f, sql);
+    free(sql);
+}
+
+static void jobs_of_version_1_keep_everything_and_get_their_losses_and_seeds(void **state)
+{
+    struct fixture *f = *state;
+    struct store_jobs l;
+    struct store_job_filter all = {0};
+    put_v1_in_place(f);
+    open_store(f);
+    OK(store_jobs_list(f->s, &all, &l, &e));
+    assert_int_equal(l.n, 5);
+    struct store_job *failed = &l.at[0], *second = &l.at[3], *first = &l.at[4];
+    assert_string_equal(first->name, "first");
+    assert_int_equal(first->seed, 7);
+    assert_true(first->loss_parent == 2.5 && first->loss_converted == 3.5 &&
+                first->loss_final == 2.75);
+    /* it searched and fused nothing itself: those losses are the stages' it took */
+    assert_string_equal(second->name, "second");
+    assert_true(second->loss_parent == 2.5 && second->loss_converted == 3.5);
+    assert_int_equal(failed->state, JOB_FAILED);
+    assert_int_equal(failed->seed, 3);
+    assert_true(isnan(failed->loss_final) && failed->loss_parent == 2.5);
+    assert_false(failed->spared);
+    store_jobs_finish(&l);
+    assert_sound(f);
+    reopen(f); /* and once is enough */
+    OK(store_jobs_list(f->s, &all, &l, &e));
+    assert_int_equal(l.n, 5);
+    store_jobs_finish(&l);
+}
+
+static void sweeps_of_one_name_are_told_apart(void **state)
+{
+    struct fixture *f = *state;
+    struct store_sweeps l;
+    struct store_sweep_filter all = {0};
+    put_v1_in_place(f);
+    open_store(f);
+    OK(store_sweeps_list(f->s, &all, &l, &e));
+    assert_int_equal(l.n, 2);
+    assert_string_equal(l.at[0].name, "twice-2");
+    assert_string_equal(l.at[1].name, "twice");
+    assert_false(l.at[0].stop_dominated);
+    assert_string_equal(l.at[0].skipped, "[]");
+    store_sweeps_finish(&l);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(
+            jobs_of_version_1_keep_everything_and_get_their_losses_and_seeds, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(sweeps_of_one_name_are_told_apart, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
