@@ -226,7 +226,7 @@ int fuse_by_masks(struct stage *st, const struct method_env *env, struct model *
     o.masks = masks;
     if (trainer_run(&o, &r, e))
         goto out;
-    st->bye.bye.tokens = r.tokens;
+    st->bye.bye.tokens += r.tokens;
     rc = drop_masks(m, out, e);
 out:
     masks_free(masks);

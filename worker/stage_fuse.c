@@ -11,6 +11,7 @@
 
 #include "worker/fsutil.h"
 #include "worker/fuse_train.h"
+#include "worker/method/align.h"
 #include "worker/method/budget.h"
 #include "worker/stage.h"
 
@@ -111,6 +112,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     const struct model_config *cfg = &parent->cfg;
     /* the calibration of the merge is the search's again: it is recomputed layer by layer rather than kept on disk */
     struct method_env env = stage_method_env(st, parent);
+    struct model *aligned = NULL;
     int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
     int rc = group_of ? choose_groups(st, cfg, group_of, e)
                       : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
@@ -122,14 +124,20 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
                           "tokens.fuse is %" PRId64 ", but merge %s has nothing to train",
                           s->tokens_fuse, s->method.name);
     }
+    /* what trains distils from the parent as it is; aligned or not, that is the same function */
+    if (rc == 0 && s->method.alignment == ALIGN_PROCRUSTES) {
+        rc = align_apply(&env, group_of, &aligned, e);
+        env.parent = aligned;
+    }
     if (rc == 0)
         rc = s->method.merge == MERGE_FUSION  ? fuse_by_operator(st, &env, parent, group_of, out, e)
              : s->method.merge == MERGE_MASKS ? fuse_by_masks(st, &env, parent, group_of, out, e)
              : s->method.merge == MERGE_SPECTRAL ? spectral_merge(&env, group_of, out, e)
                                                  : meanpool_merge(&env, group_of, out, e);
-    /* without a search stage the merge's calibration is what read those tokens */
-    if (s->method.merge == MERGE_SPECTRAL && !st->s->inputs[STAGE_SEARCH])
-        st->bye.bye.tokens = s->tokens_search;
+    /* without a search stage this stage's calibration is what read those tokens */
+    if (method_merge_calibrates(&s->method) && !st->s->inputs[STAGE_SEARCH])
+        st->bye.bye.tokens += s->tokens_search;
+    model_free(aligned);
     free(group_of);
     return rc;
 }
