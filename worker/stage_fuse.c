@@ -75,11 +75,22 @@ out:
     return rc;
 }
 
+/* See stage_search.c: an error, not another method in its place. */
+static int refuse_unbuilt(const struct method *m, struct dha_err *e)
+{
+    if (m->budget != BUDGET_ADAPTIVE || m->allocation != ALLOCATE_GREEDY)
+        return 0;
+    dha_fail(e, DHA_E_SPEC, "allocation \"greedy\" is not built in this version");
+    return dha_err_hint(e, "leave it out: the knapsack finds the best allocation");
+}
+
 static int choose_groups(const struct stage *st, const struct model_config *cfg, int *group_of,
                          struct dha_err *e)
 {
     const struct job_spec *s = &st->s->spec;
     int n = 0;
+    if (refuse_unbuilt(&s->method, e))
+        return -1;
     bool fixed = s->method.budget == BUDGET_UNIFORM &&
                  (s->method.grouping == GROUP_ADJACENT || s->method.grouping == GROUP_ONE);
     if (!fixed)

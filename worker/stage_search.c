@@ -46,6 +46,19 @@ out:
     return rc;
 }
 
+/* What a spec may say and this program cannot do yet: an error, not another method in its place. */
+static int refuse_unbuilt(const struct method *m, struct dha_err *e)
+{
+    const char *what = m->grouping == GROUP_ALIGNED_VALUE ? "grouping \"aligned-value\""
+                       : m->grouping == GROUP_ALIGNED_KEY ? "grouping \"aligned-key\""
+                       : m->annealing                     ? "annealing"
+                                                          : NULL;
+    if (!what)
+        return 0;
+    dha_fail(e, DHA_E_SPEC, "%s is not built in this version", what);
+    return dha_err_hint(e, "use grouping \"adjacent\", \"learned\" or \"closed-form\"");
+}
+
 int stage_search(struct stage *st, struct dha_err *e)
 {
     const struct job_spec *s = &st->s->spec;
@@ -64,7 +77,8 @@ int stage_search(struct stage *st, struct dha_err *e)
         dha_err_hint(e, "set tokens.search, 32768 for instance");
         goto out;
     }
-    if (stage_load_parent(st, &parent, e) || stage_open_data(st, &parent->cfg, e))
+    if (refuse_unbuilt(&s->method, e) || stage_load_parent(st, &parent, e) ||
+        stage_open_data(st, &parent->cfg, e))
         goto out;
     struct method_env env = stage_method_env(st, parent);
     if (s->method.grouping == GROUP_LEARNED) {

@@ -1,30 +1,54 @@
 /* pool.c: mean pooling of the key and value projections in each group (METHODS 3.1): the baselines gqa and mqa. */
+#include <math.h>
+
 #include "worker/method/layer.h"
 #include "worker/method/method.h"
 #include "worker/method/spectral.h"
 
-/* Every member's rows (of `each` numbers) become the mean of the members'. */
-static void pool_rows(double *rows, size_t each, const int *members, int n)
+/* Mean Frobenius norm of the members over that of their mean (METHODS 2.9); rows [heads * each]. */
+static double norm_ratio(const double *rows, size_t each, const int *members, int n)
+{
+    double norms = 0.0, of_mean = 0.0;
+    for (int i = 0; i < n; i++) {
+        double sum = 0.0;
+        for (size_t c = 0; c < each; c++)
+            sum += rows[(size_t)members[i] * each + c] * rows[(size_t)members[i] * each + c];
+        norms += sqrt(sum) / n;
+    }
+    for (size_t c = 0; c < each; c++) {
+        double mean = 0.0;
+        for (int i = 0; i < n; i++)
+            mean += rows[(size_t)members[i] * each + c] / n;
+        of_mean += mean * mean;
+    }
+    return of_mean > 0.0 && norms > 0.0 ? norms / sqrt(of_mean) : 1.0;
+}
+
+/* Every member's rows (of `each` numbers) become `scale` times the mean of the members'. */
+static void pool_rows(double *rows, size_t each, const int *members, int n, double scale)
 {
     for (size_t c = 0; c < each; c++) {
         double sum = 0.0;
         for (int i = 0; i < n; i++)
             sum += rows[(size_t)members[i] * each + c];
         for (int i = 0; i < n; i++)
-            rows[(size_t)members[i] * each + c] = sum / n;
+            rows[(size_t)members[i] * each + c] = scale * sum / n;
     }
 }
 
-static void pool_layer(struct attn_layer *a, const int *group_of, double *weight, double *bias)
+static void pool_layer(struct attn_layer *a, const int *group_of, double *weight, double *bias,
+                       bool norm_restore)
 {
     int members[MODEL_MAX_HEADS];
     for (int g = 0; g < a->heads; g++) {
         int n = group_members(group_of, a->heads, g, members);
         if (n < 2)
             continue;
-        pool_rows(weight, (size_t)a->dim * (size_t)a->width, members, n);
+        size_t each = (size_t)a->dim * (size_t)a->width;
+        double scale = norm_restore ? norm_ratio(weight, each, members, n) : 1.0;
+        pool_rows(weight, each, members, n, scale);
         if (bias)
-            pool_rows(bias, (size_t)a->dim, members, n);
+            pool_rows(bias, (size_t)a->dim, members, n, scale);
     }
 }
 
@@ -40,8 +64,8 @@ int meanpool_merge(const struct method_env *env, const int *group_of, struct mod
         struct attn_layer a; /* shared heads of a GQA input are repeated by layer_load() */
         if (layer_load(&a, from, l, e))
             goto fail;
-        pool_layer(&a, group_of + 2 * l * heads, a.k, a.bk);
-        pool_layer(&a, group_of + (2 * l + 1) * heads, a.v, a.bv);
+        pool_layer(&a, group_of + 2 * l * heads, a.k, a.bk, env->method->norm_restore);
+        pool_layer(&a, group_of + (2 * l + 1) * heads, a.v, a.bv, env->method->norm_restore);
         int rc = layer_store(&a, m, l, e);
         layer_finish(&a);
         if (rc)

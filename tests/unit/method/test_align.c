@@ -139,6 +139,41 @@ static void turned_heads_pool_without_loss_after_alignment_only(void **state)
     }
 }
 
+/* METHODS 2.9 */
+static void pooled_heads_have_their_members_mean_norm_if_asked(void **state)
+{
+    (void)state;
+    for (int restore = 0; restore < 2; restore++) {
+        struct small s;
+        struct dha_err e = {0};
+        struct model *pooled;
+        struct attn_layer before, after;
+        small_open(&s, HEADS, HEADS, LAYERS, true);
+        s.method.norm_restore = restore;
+        assert_int_equal(meanpool_merge(&s.env, thirds, &pooled, &e), 0);
+        assert_int_equal(layer_load(&before, s.m, 0, &e), 0);
+        assert_int_equal(layer_load(&after, pooled, 0, &e), 0);
+        size_t each = D * (size_t)before.width;
+        double want = 0, got = 0; /* keys of layer 0: heads 0, 1, 2 are a group */
+        for (size_t h = 0; h < 3; h++) {
+            double sum = 0;
+            for (size_t x = 0; x < each; x++)
+                sum += before.k[h * each + x] * before.k[h * each + x];
+            want += sqrt(sum) / 3;
+        }
+        for (size_t x = 0; x < each; x++)
+            got += after.k[x] * after.k[x];
+        if (restore)
+            assert_close(sqrt(got), want, 1e-5);
+        else /* random heads are nearly orthogonal: their mean is shorter by about sqrt 3 */
+            assert_true(sqrt(got) < 0.8 * want);
+        layer_finish(&before);
+        layer_finish(&after);
+        model_free(pooled);
+        small_close(&s);
+    }
+}
+
 static double fit(const double *q, const double *m)
 {
     double sum = 0;
@@ -195,6 +230,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(aligning_changes_no_logit),
         cmocka_unit_test(turned_heads_pool_without_loss_after_alignment_only),
+        cmocka_unit_test(pooled_heads_have_their_members_mean_norm_if_asked),
         cmocka_unit_test(solutions_are_orthogonal_and_fit_best),
         cmocka_unit_test(a_head_of_zeros_aligns_to_a_rotation),
     };
