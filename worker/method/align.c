@@ -13,7 +13,8 @@
 #include "worker/method/linalg.h"
 
 enum { ROUNDS = 100 };
-#define ENOUGH 1e-6 /* relative gain of the fit in a round */
+#define ENOUGH                                                                                     \
+    1e-8 /* relative gain of the fit in a round; it converges slowly, and a round is cheap */
 
 typedef int solve_fn(int d, const double *m, double *q, struct dha_err *e);
 
@@ -174,6 +175,12 @@ static int align_group(struct attn_layer *a, const struct calib_layer *c, bool v
     return rc;
 }
 
+static int sequences(const struct method_env *env)
+{
+    int64_t n = env->calib_tokens / env->seq;
+    return n > 0 ? (int)n : 1;
+}
+
 static int align_layer(const struct method_env *env, struct walk *w, int l, const int *group_of,
                        struct model *out, struct dha_err *e)
 {
@@ -181,7 +188,7 @@ static int align_layer(const struct method_env *env, struct walk *w, int l, cons
     int heads = out->cfg.heads, members[MODEL_MAX_HEADS];
     struct calib_layer c;
     struct attn_layer a = {0};
-    if (calib_layer(&c, w, env->comm, l, calib_split(env).moments, need, e))
+    if (calib_layer(&c, w, env->comm, l, sequences(env), need, e))
         return -1;
     int rc = layer_load(&a, w->m, l, e);
     for (int kind = 0; rc == 0 && kind < 2; kind++)
@@ -211,7 +218,7 @@ int align_apply(const struct method_env *env, const int *group_of, struct model 
     *out = NULL;
     if (method_check_env(env, e) || method_check_groups(group_of, cfg->layers, cfg->heads, e))
         return -1;
-    int mine = rank_share(env->comm, calib_split(env).moments, &first);
+    int mine = rank_share(env->comm, sequences(env), &first);
     if (comm_agree(env->comm, model_clone(&m, env->parent, e), e) ||
         comm_agree(env->comm, walk_open(&w, env, env->parent, STREAM_CALIB, first, mine, e), e))
         goto out;

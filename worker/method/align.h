@@ -5,7 +5,7 @@
 #include "worker/method/method.h"
 
 /* A clone of env->parent (MHA) with the same function, whose key and value heads are aligned inside the groups of group_of
- * [2*layers*heads]: generalised Procrustes on the second moment of the layer's inputs over env->calib_tokens / 2 tokens.
+ * [2*layers*heads]: generalised Procrustes on the second moment of the layer's inputs over env->calib_tokens tokens.
  * Values: any orthogonal Q, W_v <- Q^T W_v and W_o <- W_o Q. Keys: one rotation a RoPE plane, W_k <- R^T W_k and
  * W_q <- R^T W_q. float64; every rank gets the same model. */
 int align_apply(const struct method_env *env, const int *group_of, struct model **out,
