@@ -1,10 +1,7 @@
 """The local launcher with the real mpirun: first with the fake worker as its ranks, then with dha-worker."""
-import json
 import os
-import random
 import shutil
 import signal
-import struct
 import sys
 import time
 import unittest
@@ -111,18 +108,14 @@ MODEL = os.path.join(harness.HERE, "..", "..", "deploy", "demo", "hf")
 
 @unittest.skipUnless(os.path.exists(WORKER) and os.path.isdir(MODEL), "dha-worker is not built")
 class WithTheWorker(harness.Case):
-    """The real worker on the demo's checkpoint, with tokens drawn at random: what it learns is no matter here."""
+    """The real worker on the demo's checkpoint, with a piece of the demo's text: what it learns is no matter here."""
     launcher, args = "local", ("--worker", WORKER)
 
     def spec(self, name="job", tokens=8192, **changes):
-        d = self.dhad
-        with open(os.path.join(MODEL, "config.json")) as f:
-            vocab = json.load(f)["vocab_size"]
-        path = os.path.join(d.dir, "random.u16")
+        path = os.path.join(self.dhad.dir, "piece.txt")
         if not os.path.exists(path):
-            rng = random.Random(1)
-            with open(path, "wb") as f:
-                f.write(struct.pack("<20000H", *(rng.randrange(3, vocab) for _ in range(20000))))
+            with open(os.path.join(MODEL, "..", "train.txt"), "rb") as whole, open(path, "wb") as f:
+                f.write(whole.read(60000))
         return {"name": name, "model": os.path.realpath(MODEL), "method": "gqa", "budget": 0.25,
                 "data": {"train": [path], "seq_len": 32}, "tokens": {"train": tokens},
                 "batch_tokens": 256, "eval": {"windows": 4}, "checkpoint": {"every": 4},
