@@ -34,11 +34,12 @@ check(worst < 1e-4, f"stopped with 2 ranks, resumed with 1: losses within {worst
 for name, method in (("contract", {"preset": "dha", "tie": "contract", "norm_restore": True}),
                      ("progressive", {"preset": "dha", "progressive": True}),
                      ("hard-concrete", {"preset": "align-gqa", "alignment": "none", "masks": "hard-concrete"}),
-                     ("released", {"preset": "align-gqa", "alignment": "none", "masks": "released"})):
+                     ("released", {"preset": "align-gqa", "alignment": "none", "masks": "released"}),
+                     ("aligned", {"preset": "align-gqa"}), ("aligned-dha", {"preset": "aligned-dha"})):
     got = {}
     for n in (1, 2):
         tokens = {"fuse": 6 * 512, "train": 512}
-        if method["preset"] == "dha":
+        if method.get("alignment") != "none":
             tokens["search"] = 2 * 512
         run(worker, n, spec(demo, method=method, tokens=tokens, recovery={"kl": 0.5, "lm": 0.5}), f"{base}/{name}-{n}")
         got[n] = losses(f"{base}/{name}-{n}", "fuse")
