@@ -21,15 +21,36 @@ static void presets_are_those_of_the_methods_page(void **state)
         const char *name;
         struct method m;
     } want[] = {
-        {"gqa", {"gqa", GROUP_ADJACENT, BUDGET_UNIFORM, MERGE_MEAN, true, false, false, false}},
-        {"mqa", {"mqa", GROUP_ONE, BUDGET_UNIFORM, MERGE_MEAN, true, false, false, false}},
-        {"dha", {"dha", GROUP_LEARNED, BUDGET_ADAPTIVE, MERGE_FUSION, false, false, false, false}},
+        {"gqa", {.name = "gqa", .uniform = true}},
+        {"mqa", {.name = "mqa", .grouping = GROUP_ONE, .uniform = true}},
+        {"dha",
+         {.name = "dha",
+          .grouping = GROUP_LEARNED,
+          .budget = BUDGET_ADAPTIVE,
+          .merge = MERGE_FUSION}},
+        {"align-gqa",
+         {.name = "align-gqa",
+          .alignment = ALIGN_PROCRUSTES,
+          .merge = MERGE_MASKS,
+          .uniform = true,
+          .norm_restore = true}},
+        {"aligned-dha",
+         {.name = "aligned-dha",
+          .grouping = GROUP_LEARNED,
+          .alignment = ALIGN_PROCRUSTES,
+          .budget = BUDGET_ADAPTIVE,
+          .merge = MERGE_FUSION,
+          .tie = TIE_CONTRACT,
+          .norm_restore = true}},
         {"spectral",
-         {"spectral", GROUP_CLOSED_FORM, BUDGET_MEASURED, MERGE_SPECTRAL, false, true, true,
-          false}},
+         {.name = "spectral",
+          .grouping = GROUP_CLOSED_FORM,
+          .budget = BUDGET_MEASURED,
+          .merge = MERGE_SPECTRAL,
+          .refit = true,
+          .any_count = true}},
         {"spectral-gqa",
-         {"spectral-gqa", GROUP_ADJACENT, BUDGET_UNIFORM, MERGE_SPECTRAL, true, true, false,
-          false}},
+         {.name = "spectral-gqa", .merge = MERGE_SPECTRAL, .uniform = true, .refit = true}},
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         struct method m = {0};
@@ -41,10 +62,14 @@ static void presets_are_those_of_the_methods_page(void **state)
         assert_int_equal(m.uniform, want[i].m.uniform);
         assert_int_equal(m.refit, want[i].m.refit);
         assert_int_equal(m.any_count, want[i].m.any_count);
+        assert_int_equal(m.alignment, want[i].m.alignment);
+        assert_int_equal(m.tie, want[i].m.tie);
+        assert_int_equal(m.masks, want[i].m.masks);
+        assert_int_equal(m.norm_restore, want[i].m.norm_restore);
         assert_non_null(strstr(method_names(), want[i].name));
     }
     struct method m;
-    assert_int_equal(method_preset("align-gqa", &m), -1);
+    assert_int_equal(method_preset("align-mqa", &m), -1);
 }
 
 static void what_was_not_said_follows_from_what_was(void **state)
