@@ -174,3 +174,36 @@ void reference_attn_weights(struct kern *k, struct kern_view p, struct kern_view
     }
     free(s);
 }
+
+void reference_attn_cached(struct kern *k, struct kern_view o, struct kern_view q,
+                           struct kern_view key, struct kern_view v, const struct kern_attn *a,
+                           int past, int room)
+{
+    if (!kern_ok(k))
+        return;
+    size_t T = (size_t)a->seq, d = (size_t)a->dim, before = (size_t)past;
+    double *s = scratch(k, before + T);
+    if (!s)
+        return;
+    for (size_t b = 0; b < (size_t)a->batch; b++) {
+        size_t base = b * (size_t)room;
+        for (size_t h = 0; h < (size_t)a->heads; h++) {
+            const float *K = host_f32(key) + base * a->ldk + (size_t)a->maps->key_of[h] * d;
+            const float *V = host_f32(v) + base * a->ldv + (size_t)a->maps->value_of[h] * d;
+            for (size_t i = 0; i < T; i++) {
+                size_t row = b * T + i, last = before + i;
+                double l = scores(s, host_f32(q) + row * a->ldq + h * d, K, a->ldk, last, d,
+                                  (double)a->scale);
+                for (size_t j = 0; j <= last; j++)
+                    s[j] = exp(s[j] - l);
+                for (size_t c = 0; c < d; c++) {
+                    double sum = 0;
+                    for (size_t j = 0; j <= last; j++)
+                        sum += s[j] * (double)V[j * a->ldv + c];
+                    host_f32(o)[row * a->ldo + h * d + c] = (float)sum;
+                }
+            }
+        }
+    }
+    free(s);
+}
