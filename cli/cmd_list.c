@@ -47,7 +47,11 @@ static void row(struct table *t, const struct fmt *f, const cJSON *j)
     table_cell(t, "%s", json_str(j, "method", "?"));
     table_cell(t, "%.4g %%", json_num(j, "budget", NAN) * 100);
     table_cell(t, "%s%s%s", fmt_on(f, view_state_colour(state)), state, fmt_off(f));
-    if (view_ended(state)) {
+    const char *reason = json_str(j, "cancel_reason", "");
+    if (!strcmp(state, "cancelled") && *reason) { /* the state says already that it is */
+        size_t len = strcspn(reason, ":\n");
+        table_cell(t, "%.*s", len > 32 ? 32 : (int)len, reason);
+    } else if (view_ended(state)) {
         table_cell(t, "%s", json_str(json_get(j, "error"), "code", ""));
     } else if (steps > 0) {
         table_cell(t, "%s %.0f/%.0f", json_str(j, "stage", ""), json_num(p, "step", 0), steps);

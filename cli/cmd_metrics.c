@@ -8,7 +8,7 @@
 #include "cli/plot.h"
 
 static const struct cli_opt opts[] = {
-    {"name", 0, "NAME", "loss (default), lm, kl, lr, grad_norm, tokens_per_s, eval_valid, ..."},
+    {"name", 0, "NAME", "one of those that `dha metrics ID` lists (plots: loss by default)"},
     {"stage", 0, "KIND", "only this stage (default: all)"},
     {"plot", 0, "FILE", "a picture: FILE.png, or - for the terminal"},
     {"limit", 'n', "N", "at most N points (default 10000)"},
@@ -16,22 +16,6 @@ static const struct cli_opt opts[] = {
 };
 
 #define MAX_SERIES 8
-
-/* What the daemon keeps (proto/API.md); other names have no points. */
-static const char names[] =
-    "loss lm kl lr grad_norm tokens_per_s comm_ms fusion_loss lambda threshold eval_valid";
-
-static bool known(const char *name)
-{
-    size_t len = strlen(name);
-
-    for (const char *s = names; *s; s += strcspn(s, " "), s += *s == ' ') {
-        if (len && strcspn(s, " ") == len && !strncmp(s, name, len)) {
-            return true;
-        }
-    }
-    return false;
-}
 
 /* One curve a stage. A newer attempt that went back replaces what it repeats. */
 static int collect(const cJSON *points, const char *name, struct plot_series *series, int *n)
@@ -116,6 +100,65 @@ static int print(const cJSON *doc, struct dha_err *e)
     return 0;
 }
 
+static int print_names(const cJSON *doc, struct dha_err *e)
+{
+    static const char *const heads[] = {"STAGE", "NAME", "POINTS", "LAST STEP", "LAST"};
+    static const enum fmt_align align[] = {FMT_LEFT, FMT_LEFT, FMT_RIGHT, FMT_RIGHT, FMT_RIGHT};
+    struct fmt f = fmt_for(stdout);
+    struct table *t = table_create(5, heads, align);
+    const cJSON *s;
+
+    if (!t) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "listing metrics");
+    }
+    cJSON_ArrayForEach(s, json_get(doc, "names"))
+    {
+        table_cell(t, "%s", json_str(s, "stage", "?"));
+        table_cell(t, "%s", json_str(s, "name", "?"));
+        table_cell(t, "%lld", (long long)json_int(s, "points", 0));
+        table_cell(t, "%lld", (long long)json_int(s, "last_step", 0));
+        table_cell(t, "%.6g", json_num(s, "last", NAN));
+    }
+    table_print(t, stdout, &f, "");
+    table_destroy(t);
+    return 0;
+}
+
+static bool has_name(const cJSON *names, const char *name)
+{
+    const cJSON *s;
+
+    cJSON_ArrayForEach(s, json_get(names, "names"))
+    {
+        if (!strcmp(json_str(s, "name", ""), name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "loss, lm": each once, though several stages have it. */
+static void join_names(const cJSON *names, char *buf, size_t cap)
+{
+    const cJSON *s;
+    const cJSON *before;
+    size_t n = 0;
+
+    *buf = 0;
+    cJSON_ArrayForEach(s, json_get(names, "names"))
+    {
+        const char *name = json_str(s, "name", "?");
+        for (before = json_get(names, "names")->child; before != s; before = before->next) {
+            if (!strcmp(json_str(before, "name", ""), name)) {
+                break;
+            }
+        }
+        if (before == s && n < cap) {
+            n += (size_t)snprintf(buf + n, cap - n, "%s%s", n ? " " : "", name);
+        }
+    }
+}
+
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
 {
     const char *name = arg_value(a, "name") ? arg_value(a, "name") : "loss";
@@ -124,6 +167,9 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     char *q_name = NULL;
     char *q_stage = NULL;
     cJSON *doc = NULL;
+    cJSON *names = NULL;
+    bool only_names = !arg_value(a, "name") && !arg_value(a, "plot");
+    char known[240];
     int64_t limit;
     char id[24];
     int ret = -1;
@@ -141,13 +187,26 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         dha_fail(e, DHA_E_NO_MEMORY, "listing metrics");
         goto out;
     }
+    if (client_get(c, &names, e, "/v1/jobs/%s/metrics/names%s%s", id, *stage ? "?stage=" : "",
+                   q_stage)) {
+        goto out;
+    }
+    if (only_names && !arg_flag(a, "json")) {
+        ret = print_names(names, e);
+        goto out;
+    }
     if (client_get(c, &doc, e, "/v1/jobs/%s/metrics?name=%s&limit=%lld%s%s", id, q_name,
                    (long long)limit, *stage ? "&stage=" : "", q_stage)) {
         goto out;
     }
-    if (cJSON_GetArraySize(json_get(doc, "points")) == 0 && !known(name)) {
-        dha_fail(e, DHA_E_NOT_FOUND, "there is no metric '%s'", name);
-        dha_err_hint(e, "there are: %s", names);
+    if (arg_value(a, "name") && !has_name(names, name)) {
+        join_names(names, known, sizeof known);
+        dha_fail(e, DHA_E_NOT_FOUND, "job %s has no metric '%s'", id, name);
+        dha_err_hint(e, "it has: %s", *known ? known : "none yet");
+        goto out;
+    }
+    if (only_names && json_put(doc, "names", cJSON_Duplicate(json_get(names, "names"), true))) {
+        dha_fail(e, DHA_E_NO_MEMORY, "listing metrics");
         goto out;
     }
     if (arg_value(a, "plot")) {
@@ -159,6 +218,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     }
 out:
     cJSON_Delete(doc);
+    cJSON_Delete(names);
     free(q_stage);
     free(q_name);
     client_close(c);
@@ -169,8 +229,8 @@ const struct command cmd_metrics = {
     .name = "metrics",
     .args = "ID [--name NAME] [--stage KIND] [--plot FILE.png|-]",
     .summary = "Losses and rates of a job, as numbers or as a picture",
-    .help = "Names: loss lm kl lr grad_norm tokens_per_s comm_ms fusion_loss lambda threshold "
-            "eval_valid.\n"
+    .help = "Without --name: which metrics there are, by stage. Those of a layer are called like "
+            "fusion_loss.3.key.\n"
             "Plots are made by gnuplot; the x axis is the tokens that the stage has trained on.",
     .example =
         "dha metrics 12 --name eval_valid\ndha metrics 12 --plot loss.png\ndha metrics 12 --plot -",

@@ -3,8 +3,8 @@
  * A job is dominated when another one of the sweep, with the same seed and a cache of as many bytes a token or fewer, had with
  * as many tokens or fewer a loss that is lower by more than the margin (a share of that loss). So only equal
  * work is compared: a job in its middle is never held against the end of another. Tokens are all that a job has read, those of
- * its search and fusion included. Nobody is dominated by himself, and of two jobs at most one can dominate the other at
- * equal tokens.
+ * its search and fusion included. The caller takes jobs that
+ * were stopped out of the comparison (kv_bytes 0), so that of two never both go.
  */
 #ifndef DHA_DAEMON_DOMINATE_H
 #define DHA_DAEMON_DOMINATE_H

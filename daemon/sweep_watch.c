@@ -23,7 +23,7 @@ static int add_point(struct dominate_job *j, int64_t tokens, double loss, struct
     return 0;
 }
 
-/* All that is known of the model on its way, by the tokens that it had read by then. */
+/* The evaluations of the model on its way, by the tokens that it had read by then. */
 static int take_points(struct daemon *d, struct dominate_job *j, const struct store_stage *st,
                        int64_t before, struct dha_err *e)
 {
@@ -33,7 +33,7 @@ static int take_points(struct daemon *d, struct dominate_job *j, const struct st
     for (size_t i = 0; i < n && rc == 0; i++) {
         if (strcmp(ev[i].name, "valid") == 0) {
             rc = add_point(j, before + ev[i].trained_tokens, ev[i].loss, e);
-        } else if (strcmp(ev[i].name, "converted") == 0 || strcmp(ev[i].name, "final") == 0) {
+        } else if (strcmp(ev[i].name, "final") == 0) {
             rc = add_point(j, before + st->tokens, ev[i].loss, e);
         }
     }
@@ -60,12 +60,15 @@ static int take_job(struct daemon *d, const struct store_job *job, struct domina
         j->training |= st->kind == STAGE_TRAIN && st->state == STAGE_RUNNING && j->n > before;
     }
     j->training = j->training && job->state == JOB_RUNNING && !job->cancel && !job->spared;
+    if (job->cancel || job->state == JOB_CANCELLED || job->state == JOB_FAILED) {
+        j->kv_bytes = 0; /* what is given up takes nobody with it */
+    }
     store_stages_finish(&l);
     return rc;
 }
 
-static int stop_dominated(struct daemon *d, const struct store_sweep *w,
-                          const struct dominate_job *jobs, size_t n, struct dha_err *e)
+static int stop_dominated(struct daemon *d, const struct store_sweep *w, struct dominate_job *jobs,
+                          size_t n, struct dha_err *e)
 {
     int rc = 0;
     for (size_t i = 0; i < n && rc == 0; i++) {
@@ -80,6 +83,7 @@ static int stop_dominated(struct daemon *d, const struct store_sweep *w,
                  (long long)v.theirs.tokens);
         log_info("job %lld of sweep %lld: %s", (long long)jobs[i].id, (long long)w->id, reason);
         rc = stages_cancel(d, jobs[i].id, reason, false, e);
+        jobs[i].kv_bytes = 0; /* so of two at most one is stopped */
     }
     return rc;
 }

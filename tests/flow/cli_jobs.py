@@ -144,7 +144,7 @@ class Show(cli_harness.Case):
         self.dhad.until_state(a, "done")
         self.dhad.until_state(b, "failed")
         text = self.ok("list").out
-        self.assertIn("good", text)
+        self.assertRegex(text, r"good .* done +2\.7500", "the loss of what is finished")
         self.assertRegex(text, r"failed +bad_input")
         self.assertEqual([j["id"] for j in self.ok("list", "--state", "failed", "--json").json["jobs"]], [b])
         self.assertEqual([j["id"] for j in self.ok("list", "--name", "good", "--json").json["jobs"]], [a])
@@ -202,7 +202,10 @@ class Records(cli_harness.Case):
     def test_metrics_are_listed(self):
         points = self.ok("metrics", self.job, "--stage", "train", "--json").json["points"]
         self.assertEqual([p["step"] for p in points], list(range(1, 7)))
-        self.assertRegex(self.ok("metrics", self.job).out, r"train +1 +6 +600 +loss +0\.8333")
+        self.assertRegex(self.ok("metrics", self.job, "--name", "loss").out, r"train +1 +6 +600 +loss +0\.8333")
+        names = self.ok("metrics", self.job).out
+        self.assertRegex(names, r"train +loss +6 +6 +0\.8333")
+        self.assertRegex(names, r"train +eval_valid +2 ")
         self.assertEqual(len(self.ok("metrics", self.job, "--name", "eval_valid", "--json").json["points"]), 2)
 
     def test_a_metric_that_there_is_not_is_answered_with_those_there_are(self):
@@ -214,7 +217,7 @@ class Records(cli_harness.Case):
         with open(picture, "rb") as f:
             self.assertEqual(f.read(8), b"\x89PNG\r\n\x1a\n")
         self.assertIn("train: loss", self.ok("metrics", self.job, "--plot", "-").out)
-        self.fails(67, "metrics", self.job, "--name", "lambda", "--plot", "-")
+        self.fails(66, "metrics", self.job, "--name", "lambda", "--plot", "-")
 
     def test_a_missing_gnuplot_is_said(self):
         r = self.fails(66, "metrics", self.job, "--plot", "-", env={**self.env, "PATH": "/nowhere"})
