@@ -172,6 +172,69 @@ static void check_large_scores(struct duo *d)
     drop(d, &t);
 }
 
+/* The cache of a sequence has `room` rows, its first past + seq filled; the rest is random and must not be read. */
+static void check_cached(struct duo *d)
+{
+    static const struct {
+        struct shape s; /* seq: new positions */
+        int past, slack;
+    } cases[] = {
+        {{1, 1, 1, 1, 1, 8, 0}, 0, 0},     /* the first token */
+        {{2, 1, 4, 2, 1, 16, 3}, 12, 5},   /* one token a sequence */
+        {{1, 7, 6, 2, 5, 20, 4}, 30, 0},   /* several against a past */
+        {{2, 33, 7, 3, 2, 24, 1}, 0, 9},   /* a prompt */
+        {{1, 1, 3, 3, 3, 128, 0}, 700, 1}, /* a long past */
+        {{3, 5, 2, 1, 2, 13, 2}, 17, 3},   /* an odd dim */
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        const struct shape *s = &cases[c].s;
+        struct tensors t = make(d, s, (uint32_t)c, false);
+        int room = cases[c].past + s->seq + cases[c].slack;
+        size_t rows = (size_t)(s->batch * room);
+        struct arr k = arr_random(d, rows * t.a[0].ldk, 11, 2, 0),
+                   v = arr_random(d, rows * t.a[0].ldv, 12, 1, 0);
+        for (int i = 0; i < BACKENDS; i++)
+            d->k[i]->ops->attn_cached(d->k[i], t.o.v[i], t.q.v[i], k.v[i], v.v[i], &t.a[i],
+                                      cases[c].past, room);
+        double p = ROUNDING * (8 + 4 * sqrt((double)s->dim));
+        arr_same(d, &t.o, 2 * p, 2 * p, "attn_cached");
+        arr_free(d, &k);
+        arr_free(d, &v);
+        drop(d, &t);
+    }
+}
+
+/* A sequence cut into a past and the rest is the sequence: attn_cached on the rest gives attn_fwd's rows, on both
+ * backends. */
+static void check_cached_is_attention(struct duo *d)
+{
+    static const struct shape s = {1, 45, 5, 3, 2, 16, 1};
+    for (int past = 0; past < s.seq; past += 11) {
+        struct tensors t = make(d, &s, 7, false);
+        struct arr o = arr_random(d, t.o.n, 13, 1, 0);
+        size_t skip = (size_t)past * t.a[0].ldo;
+        for (int i = 0; i < BACKENDS; i++) {
+            struct kern *k = d->k[i];
+            struct kern_attn rest = t.a[i];
+            rest.seq = s.seq - past;
+            k->ops->attn_fwd(k, t.o.v[i], t.lse.v[i], t.q.v[i], t.k.v[i], t.v.v[i], &t.a[i]);
+            k->ops->attn_cached(k, kern_plus(o.v[i], skip),
+                                kern_plus(t.q.v[i], (size_t)past * rest.ldq), t.k.v[i], t.v.v[i],
+                                &rest, past, s.seq);
+            float *want = arr_get(d, &t.o, i), *have = arr_get(d, &o, i);
+            for (int row = past; row < s.seq; row++)
+                for (int c = 0; c < s.heads * s.dim; c++) {
+                    size_t at = (size_t)row * rest.ldo + (size_t)c;
+                    assert_true(fabsf(want[at] - have[at]) < 2e-6F);
+                }
+            free(want);
+            free(have);
+        }
+        arr_free(d, &o);
+        drop(d, &t);
+    }
+}
+
 static void attention_agrees_with_reference_for_any_maps_and_sizes(void **state)
 {
     (void)state;
@@ -192,6 +255,16 @@ static void large_scores_do_not_overflow(void **state)
     (void)state;
     with_every_cpu(check_large_scores);
 }
+static void cached_attention_agrees_with_reference(void **state)
+{
+    (void)state;
+    with_every_cpu(check_cached);
+}
+static void attention_against_a_cache_is_attention(void **state)
+{
+    (void)state;
+    with_every_cpu(check_cached_is_attention);
+}
 
 int main(void)
 {
@@ -200,6 +273,8 @@ int main(void)
         cmocka_unit_test(heads_that_nobody_reads_get_zero_gradient),
         cmocka_unit_test(attention_weights_agree_with_reference_and_sum_to_one),
         cmocka_unit_test(large_scores_do_not_overflow),
+        cmocka_unit_test(cached_attention_agrees_with_reference),
+        cmocka_unit_test(attention_against_a_cache_is_attention),
     };
     return cmocka_run_group_tests_name("kernels: attention", tests, NULL, NULL);
 }
