@@ -59,6 +59,30 @@ class Failpoints(unittest.TestCase):
         self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), 1)
         self.assert_ran_once(d, r.json["job"]["id"])
 
+    def run_sweep(self, point):
+        """All of a sweep or nothing, whatever the moment; the same request again is the same sweep."""
+        d = self.daemon(point)
+        body = {"spec": d.spec(), "name": "sleep=0.3 sw", "budgets": [0.5, 0.25], "methods": ["spectral"],
+                "stop_dominated": True}
+        sweep = None
+        try:
+            d.wait_ready()
+            sweep = d.post("/v1/sweeps", body).json["sweep"]["id"]
+        except (OSError, harness.http.client.HTTPException, AssertionError):
+            pass
+        self.revive(d)
+        r = d.post("/v1/sweeps", body)
+        self.assertIn(r.status, (200, 201))
+        if sweep:
+            self.assertEqual((r.status, r.json["sweep"]["id"]), (200, sweep), "what was promised is there")
+        self.assertEqual(len(r.json["sweep"]["jobs"]), 2)
+        self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), 2)
+        jobs = [d.until_state(j["id"], *harness.FINAL) for j in r.json["sweep"]["jobs"]]
+        self.assertEqual([(j["state"], j["cancel_reason"]) for j in jobs], [("done", None)] * 2)
+        self.assertEqual(sum(len(d.launches(j["id"], "search")) for j in jobs), 1, "one search for both budgets")
+        self.assertEqual([len(d.launches(j["id"], "train")) for j in jobs], [1, 1])
+        self.assertEqual(d.stray(), [])
+
     def run_cancel(self, point):
         d = self.daemon(point)
         d.wait_ready()
@@ -83,11 +107,17 @@ def make(point, n):
     return test
 
 
+def make_sweep(point):
+    return lambda self: self.run_sweep(point)
+
+
 if os.path.exists(os.path.join(harness.BIN, PROGRAM)):
     for _p in points():
         # The first time in a daemon's life and later, between two stages.
         for _n in (1,) if _p.startswith("cancel") else (1, 4):
             setattr(Failpoints, f"test_killed_at_{_p}_{_n}", make(_p, _n))
+        if not _p.startswith("cancel"):
+            setattr(Failpoints, f"test_a_sweep_survives_{_p}", make_sweep(_p))
 
 if __name__ == "__main__":
     harness.main()
