@@ -166,10 +166,10 @@ static void default_tokens(struct job_spec *s, const enum given given[F_COUNT],
     else if (given[F_TOKENS_SEARCH] == GIVEN && s->tokens_search == 0)
         spec_error(errs, "$.tokens.search", "leave it out for the default",
                    "method \"%s\" needs tokens to search or calibrate with", m->name);
-    if (m->merge == MERGE_MEAN)
+    if (m->merge == MERGE_MEAN || m->merge == MERGE_SPECTRAL) /* nothing to train there */
         s->tokens_fuse = 0;
     else if (!given[F_TOKENS_FUSE])
-        s->tokens_fuse = m->merge == MERGE_SPECTRAL ? 0 : at_least(base / 3, s->batch_tokens);
+        s->tokens_fuse = at_least(base / 3, s->batch_tokens);
     else if (given[F_TOKENS_FUSE] == GIVEN && s->tokens_fuse == 0 && m->merge == MERGE_FUSION)
         spec_error(errs, "$.tokens.fuse", "leave it out for the default",
                    "the fusion operator of method \"%s\" needs tokens to train on", m->name);

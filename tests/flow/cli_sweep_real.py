@@ -25,7 +25,7 @@ class Real(cli_harness.Case):
         path = self.spec_file("real", model=os.path.join(os.path.abspath(DEMO), "hf"),
                               data={"train": [os.path.join(os.path.abspath(DEMO), "train.txt")],
                                     "valid": os.path.join(os.path.abspath(DEMO), "valid.txt"), "seq_len": 64},
-                              tokens={"search": 4096, "fuse": 0, "train": 8192}, batch_tokens=1024,
+                              tokens={"search": 4096, "fuse": 1024, "train": 8192}, batch_tokens=1024,
                               eval={"windows": 16}, resources={"ranks": 1})
         r = self.ok("sweep", "create", path, "--name", "real", "--budget", "0.5,0.25", "--method", "gqa,spectral",
                     "--wait", timeout=300)

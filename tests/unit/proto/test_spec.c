@@ -115,6 +115,10 @@ static void defaults_follow_the_method(void **state)
     enum stage_kind st[STAGE_KINDS];
     assert_int_equal(spec_stages(&s, st), 3); /* fuse eval export */
     spec_finish(&s);
+    s = good("{'model':'/m','method':'spectral','tokens':{'search':5,'fuse':6,'train':0},"
+             "'data':{'train':['/a.u16']}}");
+    assert_int_equal(s.tokens_fuse, 0);
+    spec_finish(&s);
     /* one of the two weights given: the other is 0 */
     s = good("{'model':'/m','recovery':{'lm':0.5},'data':{'train':['/a.u16']}}");
     assert_true(s.w_kl == 0 && s.w_lm == 0.5);
@@ -510,7 +514,7 @@ static void stage_inputs_are_what_the_stage_reads_and_no_more(void **state)
     differs("gqa", "seed=2", "st"); /* a gqa job has no search stage */
     differs("spectral", "data.train=[\"/b.u16\"]", "sft");
     differs("gqa", "data.train=[\"/b.u16\"]", "st"); /* mean pooling reads no training data */
-    differs("spectral", "tokens.fuse=5000", "f");
+    differs("spectral", "tokens.fuse=5000", ""); /* it trains nothing there */
 }
 
 static void without_a_validation_file_the_training_data_matter_to_all_who_validate(void **state)
