@@ -175,4 +175,22 @@ int run_token_losses(struct run *r, const int32_t *targets, float *out, struct d
 /* Bytes of activations a run of this shape holds (the arithmetic is in the comment there). */
 size_t run_bytes(const struct model *m, int batch, int seq, int mode);
 
+/* ---- one sequence, token by token, over a KV cache (run_decode.c) -------------------------------- */
+struct decode;
+/* room: the most tokens of the sequence, prompt and all. The cache holds the kept heads only. The model must have no operators
+ * and outlive it. */
+int decode_new(struct decode **d, struct model *m, int room, struct dha_err *e);
+void decode_free(struct decode *d);
+/* Puts n tokens behind those before. logits: host, [want, vocab]: of the last `want` of the n. Does not fit: an error, and nothing
+ * is changed. */
+int decode_feed(struct decode *d, const int32_t *ids, int n, float *logits, int want,
+                struct dha_err *e);
+/* Forgets all tokens. */
+void decode_reset(struct decode *d);
+int decode_length(const struct decode *d);
+int decode_room(const struct decode *d);
+int decode_vocab(const struct decode *d);
+/* Bytes of the whole cache, as allocated: room * bytes a token. */
+size_t decode_cache_bytes(const struct decode *d);
+
 #endif

@@ -304,9 +304,14 @@ static void attention(struct run *r, int l)
     ops->rmsnorm_fwd(r->k, kern_at(r->h1, 0), run_rstd(r, l, 0), run_x(r, l, 0),
                      run_weight(r, l, P_ATTN_NORM), r->rows, r->hidden, r->m->cfg.rms_eps);
     project_qkv(r, l, &s);
+    size_t past = r->cache ? (size_t)r->cache->past : 0;
     /* q and k are neighbours: one call turns both */
-    ops->rope(r->k, q, s.qkv, kern_at(r->m->rope, 0), r->rows, r->seq,
+    ops->rope(r->k, q, s.qkv, kern_at(r->m->rope, past * (size_t)s.attn.dim), r->rows, r->seq,
               s.attn.heads + s.attn.key_heads, s.attn.dim, false);
+    if (r->cache)
+        run_cached_attention(r, l, &s);
+    if (past > 0)
+        return; /* the rows see more than each other */
     ops->attn_fwd(r->k, run_slot(r, r->att, l, r->rows * r->width),
                   run_slot(r, r->lse, l, r->rows * (size_t)s.attn.heads), q, key, value, &s.attn);
 }

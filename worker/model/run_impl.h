@@ -4,6 +4,12 @@
 
 #include "worker/model/model_impl.h"
 
+/* Keys (after RoPE) and values of the tokens so far, one sequence (run_decode.c). */
+struct run_cache {
+    struct kern_buf **kv; /* [layers] each [room, (nk+nv)*d]: a row is the k|v of a q|k|v row */
+    int past, room;       /* tokens before the run's, tokens it has room for */
+};
+
 struct run {
     struct model *m;
     struct kern *k;
@@ -15,6 +21,8 @@ struct run {
     size_t *qkv_at;            /* [layers] offsets in qkv */
     size_t qkv_max;            /* widest q|k|v row over layers */
     size_t chunk;              /* rows of logits at a time */
+
+    struct run_cache *cache; /* NULL: the run's rows are whole sequences */
 
     struct kern_buf *ids, *targets; /* [rows] i32 */
     /* [slots, ...]: RUN_TRAIN keeps one slot a layer, RUN_INFER reuses one. See run_bytes(). */
@@ -51,6 +59,9 @@ struct kern_view run_rstd(const struct run *r, int layer, int half);
 struct kern_view run_slot(const struct run *r, struct kern_buf *b, int layer, size_t per_layer);
 struct kern_view run_qkv_of(const struct run *r, int layer);
 struct kern_view run_weight(const struct run *r, int layer, enum layer_param p);
+
+/* Attention of the run's rows, the newest of r->cache, over all of it; adds their keys and values. q|k|v of layer l are made. */
+void run_cached_attention(struct run *r, int layer, const struct layer_shape *s);
 
 /* Linear layers; w is [out, in] as stored, gradients of y have y's shape.
  *   y = x w^T + beta y;   dx = dy w + beta dx;   dw += dy^T x */

@@ -34,7 +34,7 @@ static inline float small_random(uint64_t stream, size_t i)
     return (float)((double)corpus_random(11, stream, 0, 0, i) / 9223372036854775808.0 - 1);
 }
 
-/* extra: more config fields, such as ",\"attention_bias\":true" */
+/* extra: more config fields, such as ",\"attention_bias\":true"; with a model_type it is not "llama" */
 static inline struct model *small_model(const char *extra)
 {
     char text[1024];
@@ -42,10 +42,10 @@ static inline struct model *small_model(const char *extra)
     struct dha_err e = {0};
     struct model *m;
     snprintf(text, sizeof text,
-             "{\"model_type\":\"llama\",\"hidden_size\":20,\"intermediate_size\":28,"
+             "{%s\"hidden_size\":20,\"intermediate_size\":28,"
              "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"head_dim\":6,\"vocab_size\":37,"
              "\"max_position_embeddings\":64%s}",
-             extra);
+             strstr(extra, "model_type") ? "" : "\"model_type\":\"llama\",", extra);
     cJSON *j = json_parse(text, strlen(text), NULL, &e);
     if (!j || model_config_parse(j, "small", &c, &e) < 0)
         fail_msg("%s", e.msg);
