@@ -7,7 +7,7 @@
 
 /* clang-format off */
 #define COMMANDS(X)                                                                                \
-    X(demo) X(convert) X(inspect) X(compare)                                                       \
+    X(demo) X(convert) X(inspect) X(compare) X(generate)                                           \
     X(submit) X(list) X(show) X(watch) X(explain) X(logs) X(metrics) X(events)                     \
     X(cancel) X(hold) X(release) X(retry) X(prio) X(export)                                        \
     X(sweep)                                                                                       \

@@ -12,6 +12,7 @@ int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_eval(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_tasks(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_generate(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_score(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_inspect(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_export(int argc, char **argv, struct comm *comm, struct dha_err *e);

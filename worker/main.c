@@ -30,6 +30,13 @@ static const struct command commands[] = {
      "[--json]",
      "multiple choice by likelihood, as lm-evaluation-harness scores it, and greedy exact match",
      cmd_tasks},
+    {"generate",
+     "MODEL [PROMPT|-] [--ids 1,2,3] [--compare MODEL] [--max-tokens N] [--temperature T] [--top-k "
+     "K] "
+     "[--top-p P] [--seed S] [--tokenizer T] [--no-bos] [--ignore-eos] [--ids-out] [--json]",
+     "continue a prompt, over a cache of the kept heads; without one, line by line from the "
+     "terminal",
+     cmd_generate},
     {"score", "--model DIR --tokens F --seq-len N --out O [--format F]",
      "one f32 loss a predicted token, written to O; F: token file or a .safetensors with input_ids",
      cmd_score},
