@@ -364,7 +364,7 @@ static void settle(struct method *m, const bool *said)
         if (!set_budget)
             m->budget = BUDGET_UNIFORM;
     }
-    if (!set_any && (m->uniform || m->grouping == GROUP_ONE))
+    if (!set_any && (m->uniform || m->grouping == GROUP_ONE || method_groups_by_alignment(m)))
         m->any_count = false;
     if (!set_uniform && (m->budget != BUDGET_UNIFORM || m->any_count || chooses_any_groups(m)))
         m->uniform = false;
@@ -392,6 +392,10 @@ static void check_combination(const struct method *m, struct spec_errors *errs)
     if (m->uniform && m->any_count)
         spec_error(errs, at, "leave out one of the two",
                    "any_count allows unequal groups, which uniform excludes");
+    if (m->any_count && method_groups_by_alignment(m))
+        spec_error(errs, at, "leave out any_count",
+                   "grouping \"%s\" makes groups of equal size, so head counts divide H",
+                   grouping_names[m->grouping]);
     if (m->annealing && m->any_count)
         spec_error(errs, at, "leave out one of the two",
                    "any_count allows unequal groups; annealing swaps heads between equal ones");

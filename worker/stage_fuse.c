@@ -1,5 +1,6 @@
 /* stage_fuse.c: from the parent to a model with fewer K/V heads. Leaves model/ and journals the head budget and the loss of
- * the parent and of the converted model. The groups come from the plan and the budget, or are adjacent; the heads by mean
+ * the parent and of the converted model. The groups come from the plan and the budget, or are adjacent (groups found by
+ * similarity are made so, if plain GQA is wanted, by putting the heads into their order); the heads by mean
  * pooling, by the spectral merge, or by training (fuse_train.h).
  */
 #include <inttypes.h>
@@ -13,6 +14,7 @@
 #include "worker/fuse_train.h"
 #include "worker/method/align.h"
 #include "worker/method/budget.h"
+#include "worker/method/permute.h"
 #include "worker/stage.h"
 
 static int load_plan(const struct stage *st, const struct model_config *cfg, struct plan *p,
@@ -62,7 +64,9 @@ static int groups_from_plan(const struct stage *st, const struct model_config *c
             }
         }
     } else if (budget_total(s, cfg->layers, cfg->heads, &total, e) ||
-               plan_choose(&p, total, pick, &cost, e)) {
+               (s->method.allocation == ALLOCATE_GREEDY
+                    ? plan_choose_greedy(&p, total, pick, &cost, e)
+                    : plan_choose(&p, total, pick, &cost, e))) {
         goto out;
     }
     for (int i = 0; i < entries; i++)
@@ -75,22 +79,11 @@ out:
     return rc;
 }
 
-/* See stage_search.c: an error, not another method in its place. */
-static int refuse_unbuilt(const struct method *m, struct dha_err *e)
-{
-    if (m->budget != BUDGET_ADAPTIVE || m->allocation != ALLOCATE_GREEDY)
-        return 0;
-    dha_fail(e, DHA_E_SPEC, "allocation \"greedy\" is not built in this version");
-    return dha_err_hint(e, "leave it out: the knapsack finds the best allocation");
-}
-
 static int choose_groups(const struct stage *st, const struct model_config *cfg, int *group_of,
                          struct dha_err *e)
 {
     const struct job_spec *s = &st->s->spec;
     int n = 0;
-    if (refuse_unbuilt(&s->method, e))
-        return -1;
     bool fixed = s->method.budget == BUDGET_UNIFORM &&
                  (s->method.grouping == GROUP_ADJACENT || s->method.grouping == GROUP_ONE);
     if (!fixed)
@@ -123,7 +116,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     const struct model_config *cfg = &parent->cfg;
     /* the calibration of the merge is the search's again: it is recomputed layer by layer rather than kept on disk */
     struct method_env env = stage_method_env(st, parent);
-    struct model *aligned = NULL;
+    struct model *aligned = NULL, *ordered = NULL;
     int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
     int rc = group_of ? choose_groups(st, cfg, group_of, e)
                       : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
@@ -135,7 +128,11 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
                           "tokens.fuse is %" PRId64 ", but merge %s has nothing to train",
                           s->tokens_fuse, s->method.name);
     }
-    /* what trains distils from the parent as it is; aligned or not, that is the same function */
+    /* what trains distils from the parent as it is; in another order, aligned or not, that is the same function */
+    if (rc == 0 && s->method.uniform && method_groups_by_alignment(&s->method)) {
+        rc = comm_agree(st->comm, permute_heads(parent, group_of, &ordered, e), e);
+        env.parent = ordered;
+    }
     if (rc == 0 && s->method.alignment == ALIGN_PROCRUSTES) {
         rc = align_apply(&env, group_of, &aligned, e);
         env.parent = aligned;
@@ -149,6 +146,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     if (method_merge_calibrates(&s->method) && !st->s->inputs[STAGE_SEARCH])
         st->bye.bye.tokens += s->tokens_search;
     model_free(aligned);
+    model_free(ordered);
     free(group_of);
     return rc;
 }

@@ -1,12 +1,14 @@
 /* stage_search.c: what could be merged, and what it would cost. Leaves plan.json. It does not depend on the budget, so a
  * sweep runs it once.
  *   learned (dha)      operators over whole layers, trained by LM only; distances of their rows (METHODS 1.6)
+ *   aligned-*          similarity of heads after alignment, on calibration tokens (METHODS 2.3, 2.4)
  *   closed form        calibration sums, groups and measured costs (METHODS 6)
  */
 #include <limits.h>
 
 #include "worker/fsutil.h"
 #include "worker/fuse_train.h"
+#include "worker/method/similarity.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
 
@@ -46,19 +48,6 @@ out:
     return rc;
 }
 
-/* What a spec may say and this program cannot do yet: an error, not another method in its place. */
-static int refuse_unbuilt(const struct method *m, struct dha_err *e)
-{
-    const char *what = m->grouping == GROUP_ALIGNED_VALUE ? "grouping \"aligned-value\""
-                       : m->grouping == GROUP_ALIGNED_KEY ? "grouping \"aligned-key\""
-                       : m->annealing                     ? "annealing"
-                                                          : NULL;
-    if (!what)
-        return 0;
-    dha_fail(e, DHA_E_SPEC, "%s is not built in this version", what);
-    return dha_err_hint(e, "use grouping \"adjacent\", \"learned\" or \"closed-form\"");
-}
-
 int stage_search(struct stage *st, struct dha_err *e)
 {
     const struct job_spec *s = &st->s->spec;
@@ -77,8 +66,7 @@ int stage_search(struct stage *st, struct dha_err *e)
         dha_err_hint(e, "set tokens.search, 32768 for instance");
         goto out;
     }
-    if (refuse_unbuilt(&s->method, e) || stage_load_parent(st, &parent, e) ||
-        stage_open_data(st, &parent->cfg, e))
+    if (stage_load_parent(st, &parent, e) || stage_open_data(st, &parent->cfg, e))
         goto out;
     struct method_env env = stage_method_env(st, parent);
     if (s->method.grouping == GROUP_LEARNED) {
@@ -86,7 +74,8 @@ int stage_search(struct stage *st, struct dha_err *e)
             goto out;
     } else {
         stage_hello(st, 0, -1);
-        if (spectral_plan(&env, &plan, e))
+        if (method_groups_by_alignment(&s->method) ? similarity_plan(&env, &plan, e)
+                                                   : spectral_plan(&env, &plan, e))
             goto out;
         st->bye.bye.tokens = s->tokens_search;
     }

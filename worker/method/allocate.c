@@ -1,4 +1,4 @@
-/* allocate.c: the head budget and its exact allocation (METHODS D5 and section 6, "Budget"). Pure. */
+/* allocate.c: the head budget, its exact allocation (METHODS D5 and section 6, "Budget") and paper 1's greedy one. Pure. */
 #include "worker/method/method.h"
 
 #include <math.h>
@@ -15,19 +15,26 @@ int plan_total(double budget, int layers, int heads)
     return total < least ? least : total > (int)all ? (int)all : total;
 }
 
+static int check_choices(const struct plan *p, struct dha_err *e)
+{
+    for (int i = 0; i < 2 * p->layers; i++)
+        if (p->entries[i].n_choices < 1)
+            return dha_fail(e, DHA_E_INTERNAL,
+                            "the plan has no choice for the %s heads of layer %d",
+                            i % 2 ? "value" : "key", i / 2);
+    return 0;
+}
+
 /* best[b] = least cost of the entries so far with exactly b heads, INFINITY if there is no such choice;
  * from[entry][b] = the choice that got there. Time entries * total * choices, memory entries * total * 2 bytes
  * (LLaMA-2-7B: 64 entries * 2048 heads = 256 KiB). */
 int plan_choose(const struct plan *p, int total, int *pick, double *cost, struct dha_err *e)
 {
     int entries = 2 * p->layers, least = 0, rc = -1;
-    for (int i = 0; i < entries; i++) {
-        if (p->entries[i].n_choices < 1)
-            return dha_fail(e, DHA_E_INTERNAL,
-                            "the plan has no choice for the %s heads of layer %d",
-                            i % 2 ? "value" : "key", i / 2);
+    if (check_choices(p, e))
+        return -1;
+    for (int i = 0; i < entries; i++)
         least += p->entries[i].choices[0].n;
-    }
     if (least > total) {
         dha_fail(e, DHA_E_INPUT,
                  "a budget of %d heads cannot be met: the smallest choices of all layers need %d",
@@ -83,4 +90,111 @@ out:
     free(from);
     free(costs);
     return rc;
+}
+
+/* --- greedy -------------------------------------------------------------------------------------- */
+
+/* Every entry at its smallest choice of at least H/8 heads, or its largest if all are smaller. */
+static int start_at_an_eighth(const struct plan *p, int *pick)
+{
+    int used = 0;
+    for (int i = 0; i < 2 * p->layers; i++) {
+        const struct plan_entry *en = &p->entries[i];
+        pick[i] = 0;
+        while (pick[i] < en->n_choices - 1 && 8 * en->choices[pick[i]].n < p->heads)
+            pick[i]++;
+        used += en->choices[pick[i]].n;
+    }
+    return used;
+}
+
+/* An entry's loss: of all its heads in as few groups as there may be. With one group that is the sum over all pairs, which
+ * is what the paper's layer loss is, up to a factor. */
+static double entry_loss(const struct plan *p, int i)
+{
+    return p->entries[i].choices[0].cost;
+}
+
+static int choice_of_half(const struct plan *p, int i)
+{
+    const struct plan_entry *en = &p->entries[i];
+    int c = en->n_choices - 1;
+    while (c > 0 && 2 * en->choices[c].n > p->heads)
+        c--;
+    return c;
+}
+
+static bool lift(const struct plan *p, int i, int to, int *pick, int *left)
+{
+    const struct choice *c = p->entries[i].choices;
+    int more = c[to].n - c[pick[i]].n;
+    if (more <= 0 || more > *left)
+        return false;
+    *left -= more;
+    pick[i] = to;
+    return true;
+}
+
+/* The entries of highest loss to H/2, while the budget lasts, but a quarter of them at most: the paper's cap is not printed,
+ * and without one nothing would be left for its last step. */
+static void lift_highest(const struct plan *p, int *pick, int *left)
+{
+    int entries = 2 * p->layers, lifts = (entries + 3) / 4;
+    for (; lifts > 0; lifts--) {
+        int best = -1;
+        for (int i = 0; i < entries; i++)
+            if (pick[i] < choice_of_half(p, i) &&
+                (best < 0 || entry_loss(p, i) > entry_loss(p, best)))
+                best = i;
+        if (best < 0 || !lift(p, best, choice_of_half(p, best), pick, left))
+            return;
+    }
+}
+
+/* The rest to the largest ratio of loss to heads, from one choice to the next. An entry whose next choice does not fit any
+ * more never will. */
+static void lift_by_ratio(const struct plan *p, int *pick, int *left)
+{
+    for (;;) {
+        int best = -1;
+        double most = 0;
+        for (int i = 0; i < 2 * p->layers; i++) {
+            const struct plan_entry *en = &p->entries[i];
+            const struct choice *now = &en->choices[pick[i]];
+            if (pick[i] + 1 == en->n_choices || now[1].n - now->n > *left)
+                continue;
+            double ratio = entry_loss(p, i) / now->n;
+            if (best < 0 || ratio > most) {
+                best = i;
+                most = ratio;
+            }
+        }
+        if (best < 0)
+            return;
+        lift(p, best, pick[best] + 1, pick, left);
+    }
+}
+
+int plan_choose_greedy(const struct plan *p, int total, int *pick, double *cost, struct dha_err *e)
+{
+    if (check_choices(p, e))
+        return -1;
+    int least = start_at_an_eighth(p, pick), left = total - least;
+    if (left < 0) {
+        dha_fail(e, DHA_E_INPUT,
+                 "a budget of %d heads cannot be met greedily: an eighth of the heads everywhere "
+                 "is %d",
+                 total, least);
+        return dha_err_hint(e,
+                            "the least budget that can be met is %.4f; allocation \"knapsack\" "
+                            "goes below",
+                            (double)least / (2.0 * p->layers * p->heads));
+    }
+    lift_highest(p, pick, &left);
+    lift_by_ratio(p, pick, &left);
+    if (cost)
+        *cost = 0;
+    for (int i = 0; cost && i < 2 * p->layers; i++)
+        *cost += p->entries[i].choices[pick[i]].cost;
+    return 0;
 }

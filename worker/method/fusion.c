@@ -41,8 +41,10 @@ static int learned_entry(const struct method_env *env, struct plan *out, int ent
     const double *d = out->distance + (size_t)entry * (size_t)(heads * heads);
     for (int i = 0; i < n_counts; i++) {
         double cost;
-        if (groups_pairwise(heads, d, counts[i], !env->method->any_count, env->seed, group_of,
-                            &cost, e) ||
+        if ((env->method->annealing
+                 ? groups_anneal(heads, d, counts[i], env->seed, group_of, &cost, e)
+                 : groups_pairwise(heads, d, counts[i], !env->method->any_count, env->seed,
+                                   group_of, &cost, e)) ||
             plan_add(out, entry, counts[i], cost, group_of, e))
             return -1;
     }

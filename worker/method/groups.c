@@ -1,6 +1,6 @@
 /* groups.c: partitions of a layer's heads (METHODS 1.6, D5 and section 6, "Groups"). Pure: functions of their
  * arguments, the seed included. Exact for at most 12 heads, where all subsets can be listed; above that a
- * descent over moves and swaps from many starts.
+ * descent over moves and swaps from many starts. The paper's annealing is there to compare with.
  */
 #include "worker/method/method.h"
 
@@ -317,8 +317,7 @@ out:
     return rc;
 }
 
-int groups_pairwise(int heads, const double *distance, int n, bool equal, int64_t seed,
-                    int *group_of, double *cost, struct dha_err *e)
+static int check_pairs(int heads, const double *distance, int n, bool equal, struct dha_err *e)
 {
     if (n < 1 || n > heads || heads > MODEL_MAX_HEADS || (equal && heads % n))
         return dha_fail(e, DHA_E_INTERNAL, "%d heads cannot be put into %d%s groups", heads, n,
@@ -327,7 +326,82 @@ int groups_pairwise(int heads, const double *distance, int n, bool equal, int64_
         if (!isfinite(distance[i]))
             return dha_fail(e, DHA_E_INTERNAL, "the distance of heads %d and %d is not finite",
                             i / heads, i % heads);
+    return 0;
+}
+
+int groups_pairwise(int heads, const double *distance, int n, bool equal, int64_t seed,
+                    int *group_of, double *cost, struct dha_err *e)
+{
+    if (check_pairs(heads, distance, n, equal, e))
+        return -1;
     if (heads <= EXACT_HEADS)
         return pairwise_exact(heads, distance, n, equal, group_of, cost, e);
     return pairwise_descent(heads, distance, n, equal, seed, group_of, cost, e);
+}
+
+/* --- annealing ----------------------------------------------------------------------------------- */
+
+#define HOT     100.0
+#define COLD    0.001
+#define COOLING 0.9
+
+static double unit_random(uint64_t *state)
+{
+    return (double)(next_random(state) >> 11) * 0x1p-53;
+}
+
+static double pair_sum(int heads, const double *distance, const int *group_of)
+{
+    double sum = 0.0;
+    for (int h = 0; h < heads; h++)
+        for (int j = h + 1; j < heads; j++)
+            if (group_of[h] == group_of[j])
+                sum += distance[h * heads + j];
+    return sum;
+}
+
+/* What the sum of distances gains when h and k, of different groups, change places. */
+static double swap_gain(int heads, const double *distance, const int *group_of, int h, int k)
+{
+    double gain = 0.0;
+    for (int j = 0; j < heads; j++) {
+        if (j == h || j == k)
+            continue;
+        double closer = distance[h * heads + j] - distance[k * heads + j];
+        gain += group_of[j] == group_of[h] ? closer : group_of[j] == group_of[k] ? -closer : 0.0;
+    }
+    return gain;
+}
+
+/* Member m of group g, in the order of the heads. */
+static int nth_member(int heads, const int *group_of, int g, int m)
+{
+    int h = 0;
+    while (h < heads - 1 && (group_of[h] != g || m-- > 0))
+        h++;
+    return h;
+}
+
+int groups_anneal(int heads, const double *distance, int n, int64_t seed, int *group_of,
+                  double *cost, struct dha_err *e)
+{
+    uint64_t state = (uint64_t)seed;
+    if (check_pairs(heads, distance, n, true, e))
+        return -1;
+    random_start(heads, n, &state, group_of);
+    uint64_t size = (uint64_t)(heads / n);
+    for (double t = HOT; n > 1 && t > COLD; t *= COOLING) {
+        int i = (int)(next_random(&state) % (uint64_t)n);
+        int j = (i + 1 + (int)(next_random(&state) % (uint64_t)(n - 1))) % n;
+        int a = nth_member(heads, group_of, i, (int)(next_random(&state) % size));
+        int b = nth_member(heads, group_of, j, (int)(next_random(&state) % size));
+        double gain = swap_gain(heads, distance, group_of, a, b), chance = unit_random(&state);
+        if (gain > 0.0 || exp(gain / t) > chance) {
+            group_of[a] = j;
+            group_of[b] = i;
+        }
+    }
+    *cost = pair_sum(heads, distance, group_of);
+    groups_canonical(heads, group_of);
+    return 0;
 }

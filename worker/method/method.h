@@ -64,6 +64,10 @@ int groups_exact(int heads, const double *cost, bool equal, double *best_cost, i
  * Exact for heads <= 12, else restarts + swaps (+ moves unless equal). */
 int groups_pairwise(int heads, const double *distance, int n, bool equal, int64_t seed,
                     int *group_of, double *cost, struct dha_err *e);
+/* The annealing of paper 1's appendix B.3 as printed, on -distance (METHODS 1.6.4): equal groups, 110 swaps. It is close to
+ * a random grouping; to compare with. */
+int groups_anneal(int heads, const double *distance, int n, int64_t seed, int *group_of,
+                  double *cost, struct dha_err *e);
 void groups_adjacent(int heads, int n, int *group_of); /* n need not divide heads */
 /* Renumber so that groups are in order of their smallest head; returns their number. */
 int groups_canonical(int heads, int *group_of);
@@ -72,6 +76,9 @@ int groups_canonical(int heads, int *group_of);
 /* Exact knapsack: pick one choice an entry, sum of n <= total, least sum of cost. pick[entry] = index of the choice.
  * Fails with DHA_E_INPUT if even the smallest choices do not fit (msg says the least budget that does). */
 int plan_choose(const struct plan *p, int total, int *pick, double *cost, struct dha_err *e);
+/* The greedy of paper 1's appendix B.4 (METHODS 1.6.5), likewise: every entry at least H/8 heads; the entries whose heads
+ * differ most at H/2; what is left one step at a time to the entry with the largest loss a head. */
+int plan_choose_greedy(const struct plan *p, int total, int *pick, double *cost, struct dha_err *e);
 /* round(budget * 2 L H), at least 2 L. */
 int plan_total(double budget, int layers, int heads);
 

@@ -215,6 +215,70 @@ static void adjacent_and_canonical_groups(void **state)
     assert_memory_equal(odd, want, sizeof want);
 }
 
+/* METHODS 1.6.4: the paper's schedule, kept to compare with. It gives groups of equal size, the cost it says, and it never
+ * beats the exact optimum. */
+static void annealing_is_never_better_than_the_optimum(void **state)
+{
+    (void)state;
+    enum { H = 8 };
+    double d[H * H], gap = 0.0;
+    for (int trial = 0; trial < 50; trial++)
+        for (int n = 1; n <= H; n *= 2) {
+            int best[H], found[H], again[H], size[H] = {0};
+            double least, cost, same;
+            struct dha_err e;
+            for (int i = 0; i < H; i++)
+                for (int j = 0; j <= i; j++)
+                    d[i * H + j] = d[j * H + i] = i == j ? 0.0 : uniform();
+            assert_int_equal(groups_pairwise(H, d, n, true, trial, best, &least, &e), 0);
+            assert_int_equal(groups_anneal(H, d, n, trial, found, &cost, &e), 0);
+            assert_int_equal(groups_anneal(H, d, n, trial, again, &same, &e), 0);
+            assert_memory_equal(found, again, sizeof found);
+            assert_close(cost, pair_cost(H, d, found), 1e-12);
+            assert_true(cost >= least - 1e-12);
+            gap += cost - least;
+            for (int h = 0; h < H; h++)
+                size[found[h]]++;
+            for (int g = 0; g < n; g++)
+                assert_int_equal(size[g], H / n);
+            memcpy(again, found, sizeof found);
+            assert_int_equal(groups_canonical(H, again), n);
+            assert_memory_equal(again, found, sizeof found);
+        }
+    assert_true(
+        gap >
+        1.0); /* near-random, as METHODS says: it is not the exact search under another name */
+}
+
+/* Distances so large that exp(delta / T) rejects from the first swaps on: then it only descends. */
+static void annealing_of_large_distances_descends(void **state)
+{
+    (void)state;
+    enum { H = 4 };
+    double d[H * H];
+    int planted[H] = {0, 1, 0, 1}, found[H];
+    for (int i = 0; i < H * H; i++)
+        d[i] = i / H == i % H ? 0.0 : planted[i / H] == planted[i % H] ? 0.0 : 1e6;
+    for (int seed = 0; seed < 20; seed++) {
+        double cost;
+        struct dha_err e;
+        assert_int_equal(groups_anneal(H, d, 2, seed, found, &cost, &e), 0);
+        assert_memory_equal(found, planted, sizeof planted);
+        assert_true(cost == 0.0);
+    }
+}
+
+static void annealing_refuses_groups_of_unequal_size(void **state)
+{
+    (void)state;
+    double d[36] = {0}, cost;
+    int found[6];
+    struct dha_err e = {0};
+    assert_int_equal(groups_anneal(6, d, 4, 1, found, &cost, &e), -1);
+    d[1] = NAN;
+    assert_int_equal(groups_anneal(6, d, 3, 1, found, &cost, &e), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -225,6 +289,9 @@ int main(void)
         cmocka_unit_test(moves_find_unequal_groups),
         cmocka_unit_test(the_same_seed_gives_the_same_groups),
         cmocka_unit_test(adjacent_and_canonical_groups),
+        cmocka_unit_test(annealing_is_never_better_than_the_optimum),
+        cmocka_unit_test(annealing_of_large_distances_descends),
+        cmocka_unit_test(annealing_refuses_groups_of_unequal_size),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

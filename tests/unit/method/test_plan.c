@@ -61,6 +61,93 @@ static void allocation_equals_brute_force(void **state)
     }
 }
 
+/* Pair costs of a layer's entries as a learned search gives them: choices of the divisors of 8, cost loss * (1 - (n-1)/7). */
+static void plan_of_losses(struct plan *p, const double *loss, int layers)
+{
+    struct dha_err e;
+    int group_of[8];
+    assert_int_equal(plan_alloc(p, layers, 8, &e), 0);
+    for (int i = 0; i < 2 * layers; i++)
+        for (int n = 1; n <= 8; n *= 2) {
+            groups_adjacent(8, n, group_of);
+            assert_int_equal(plan_add(p, i, n, loss[i] * (8 - n) / 7, group_of, &e), 0);
+        }
+}
+
+/* METHODS 1.6.5 by hand: 8 entries of 1 = H/8; a quarter of them, the two of highest loss, to H/2; what is left one step
+ * at a time to the largest loss a head. */
+static void greedy_follows_the_papers_three_steps(void **state)
+{
+    (void)state;
+    const double loss[8] = {8, 1, 7, 2, 3, 6, 4, 5};
+    const int want[][8] = {{1, 1, 1, 1, 1, 1, 1, 1},  /* 8: the minimum */
+                           {4, 1, 1, 1, 1, 1, 1, 1},  /* 11: one lift */
+                           {4, 1, 4, 1, 1, 1, 1, 1},  /* 14: two */
+                           {4, 1, 4, 1, 1, 2, 1, 2},  /* 16: entries 5 and 7 have 6 and 5 a head */
+                           {4, 1, 4, 1, 2, 4, 2, 2}}; /* 20: then 4, 3; then 6/2 before 5/2 */
+    const int totals[] = {8, 11, 14, 16, 20};
+    struct plan p;
+    struct dha_err e = {0};
+    plan_of_losses(&p, loss, 4);
+    for (size_t t = 0; t < sizeof totals / sizeof *totals; t++) {
+        int pick[8];
+        double cost, sum = 0;
+        assert_int_equal(plan_choose_greedy(&p, totals[t], pick, &cost, &e), 0);
+        for (int i = 0; i < 8; i++) {
+            assert_int_equal(p.entries[i].choices[pick[i]].n, want[t][i]);
+            sum += p.entries[i].choices[pick[i]].cost;
+        }
+        assert_close(cost, sum, 1e-12);
+    }
+    plan_finish(&p);
+}
+
+static void greedy_is_never_better_than_the_knapsack(void **state)
+{
+    (void)state;
+    double worse = 0;
+    for (int repeat = 0; repeat < 50; repeat++) {
+        double loss[6];
+        struct plan p;
+        struct dha_err e = {0};
+        for (int i = 0; i < 6; i++)
+            loss[i] = uniform();
+        plan_of_losses(&p, loss, 3);
+        for (int total = 6; total <= 48; total++) {
+            int pick[6], used = 0;
+            double greedy, exact;
+            assert_int_equal(plan_choose_greedy(&p, total, pick, &greedy, &e), 0);
+            for (int i = 0; i < 6; i++)
+                used += p.entries[i].choices[pick[i]].n;
+            assert_true(used <= total);
+            assert_int_equal(plan_choose(&p, total, pick, &exact, &e), 0);
+            assert_true(exact <= greedy + 1e-12);
+            worse += greedy - exact;
+        }
+        plan_finish(&p);
+    }
+    assert_true(worse > 0.1); /* it is another allocation */
+}
+
+static void a_budget_below_an_eighth_cannot_be_met_greedily(void **state)
+{
+    (void)state;
+    struct plan p;
+    struct dha_err e = {0};
+    int pick[2], group_of[16];
+    assert_int_equal(plan_alloc(&p, 1, 16, &e), 0);
+    for (int i = 0; i < 2; i++)
+        for (int n = 1; n <= 16; n *= 2) {
+            groups_adjacent(16, n, group_of);
+            assert_int_equal(plan_add(&p, i, n, 16 - n, group_of, &e), 0);
+        }
+    assert_int_equal(plan_choose_greedy(&p, 3, pick, NULL, &e), -1);
+    assert_int_equal(e.code, DHA_E_INPUT);
+    assert_true(strstr(e.hint, "0.1250") && strstr(e.hint, "knapsack"));
+    assert_int_equal(plan_choose_greedy(&p, 4, pick, NULL, &e), 0);
+    plan_finish(&p);
+}
+
 static void equal_costs_take_the_fewest_heads(void **state)
 {
     (void)state;
@@ -213,6 +300,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(allocation_equals_brute_force),
+        cmocka_unit_test(greedy_follows_the_papers_three_steps),
+        cmocka_unit_test(greedy_is_never_better_than_the_knapsack),
+        cmocka_unit_test(a_budget_below_an_eighth_cannot_be_met_greedily),
         cmocka_unit_test(equal_costs_take_the_fewest_heads),
         cmocka_unit_test(totals_round_and_stay_within_the_possible),
         cmocka_unit_test(a_choice_with_the_same_count_is_replaced),
