@@ -79,8 +79,13 @@ static const struct method presets[] = {
      .budget = BUDGET_MEASURED,
      .merge = MERGE_SPECTRAL,
      .refit = true,
+     .regress = true,
      .any_count = true},
-    {.name = "spectral-gqa", .merge = MERGE_SPECTRAL, .uniform = true, .refit = true},
+    {.name = "spectral-gqa",
+     .merge = MERGE_SPECTRAL,
+     .uniform = true,
+     .refit = true,
+     .regress = true},
 };
 #define NAMES "gqa, mqa, dha, align-gqa, aligned-dha, spectral, spectral-gqa"
 
@@ -129,6 +134,11 @@ static bool always(const struct method *m)
 static bool merges_spectral(const struct method *m)
 {
     return m->merge == MERGE_SPECTRAL;
+}
+
+static bool exchanges(const struct method *m)
+{
+    return m->merge == MERGE_SPECTRAL && m->budget == BUDGET_MEASURED;
 }
 
 static bool merges_otherwise(const struct method *m)
@@ -199,6 +209,10 @@ static const struct row {
     {FLAG(uniform), F | X, always, NULL, NULL},
     {FLAG(refit), F, merges_spectral, "refit belongs to the spectral merge",
      "leave out refit, or use merge \"spectral\""},
+    {FLAG(exchange), F, exchanges, "exchange improves the measured budget of a spectral merge",
+     "leave out exchange, or use merge \"spectral\" and budget \"measured\""},
+    {FLAG(regress), F, merges_spectral, "regress belongs to the spectral merge",
+     "leave out regress, or use merge \"spectral\""},
     {FLAG(any_count), S | F, always, NULL, NULL},
     {FLAG(scalar_omega), S | F, has_operator, "scalar_omega is an option of the fusion operator",
      "leave out scalar_omega, or use merge \"fusion\""},

@@ -46,6 +46,8 @@ struct method {
     enum method_tie tie;     /* merge fusion */
     bool uniform;   /* equal, contiguous groups in every layer: result is a plain GQA checkpoint */
     bool refit;     /* spectral: ridge regression of W_O */
+    bool exchange;  /* spectral, budget measured: head counts improved by measured exchanges */
+    bool regress;   /* spectral: attention blocks fitted to the parent's, layer by layer */
     bool any_count; /* head counts need not divide H */
     bool scalar_omega; /* fusion operator: one number a head pair */
     bool rope_tied;    /* fusion operator: the two dims of a key's RoPE plane share omega (D2) */

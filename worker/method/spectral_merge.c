@@ -4,6 +4,7 @@
  */
 #include "worker/method/calib.h"
 #include "worker/method/refit.h"
+#include "worker/method/regress.h"
 
 static int merge_layer(struct walk *w, const struct method_env *env, int l, const int *group_of,
                        struct model *out, struct dha_err *e)
@@ -63,6 +64,8 @@ int spectral_merge(const struct method_env *env, const int *group_of, struct mod
             goto out;
     walk_close(&w); /* its activations are not needed while the refit holds its own */
     rc = env->method->refit ? refit_outputs(env, m, merged, e) : 0;
+    if (rc == 0 && env->method->regress)
+        rc = regress_attention(env, m, merged, NULL, e);
 out:
     walk_close(&w);
     if (owned)

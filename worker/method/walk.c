@@ -1,5 +1,6 @@
 #include "worker/method/walk.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,6 +91,34 @@ int walk_valid(const struct walk *w, int chunk)
     return left < w->batch ? left : w->batch;
 }
 
+int walk_advance(struct walk *w, int layer, struct dha_err *e)
+{
+    for (int c = 0; c < w->chunks; c++) {
+        walk_load(w, c);
+        run_layer(w->run, layer);
+        walk_save(w, c);
+    }
+    return method_sync(w->m->k, "moving calibration tokens through a layer", e);
+}
+
+int walk_loss(struct walk *w, int from, double *sum, struct dha_err *e)
+{
+    double kl = 0.0;
+    *sum = 0.0;
+    for (int c = 0; c < w->chunks; c++) {
+        walk_load(w, c);
+        for (int l = from; l < w->m->cfg.layers; l++)
+            run_layer(w->run, l);
+        run_final(w->run);
+        if (run_loss(w->run, w->targets + (size_t)c * (size_t)w->batch * (size_t)w->seq, NULL, 1.0f,
+                     0.0f, 1.0f, NULL, sum, &kl, e))
+            return -1;
+    }
+    return isfinite(*sum)
+               ? 0
+               : dha_fail(e, DHA_E_INPUT, "the loss on calibration tokens is not finite");
+}
+
 static int sequences(int64_t tokens, int seq)
 {
     int64_t n = (tokens + seq / 2) / seq;
@@ -102,7 +131,8 @@ struct calib_split calib_split(const struct method_env *env)
     struct calib_split s = {.moments = sequences(n / 2, env->seq),
                             .costs = sequences(n / 4, env->seq),
                             .key_error = sequences(n / 16, env->seq),
-                            .refit = sequences(n, env->seq)};
+                            .refit = sequences(n, env->seq),
+                            .regress = sequences(2 * n, env->seq)};
     return s;
 }
 

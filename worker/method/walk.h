@@ -29,13 +29,18 @@ void walk_load(struct walk *w, int chunk);
 void walk_save(struct walk *w, int chunk);
 /* Sequences of this chunk that count. */
 int walk_valid(const struct walk *w, int chunk);
+/* All chunks behind layer `layer`. */
+int walk_advance(struct walk *w, int layer, struct dha_err *e);
+/* Loss summed over the walk's tokens, from layer `from` on (from = layers: the head only); the streams stay. An error if
+ * it is not finite. */
+int walk_loss(struct walk *w, int from, double *sum, struct dha_err *e);
 
 /* How env->calib_tokens (N) are spent, in sequences, at least one each. The oracle's figures (METHODS 6) were made with
  * N = 32768 in this split: second moments N/2, measured costs N/4, the keys' output error N/16 (the first
  * of the second moments' sequences again), the refit N. `search` therefore reads 3N/4 different tokens; the
- * merge reads the same N/2 again and the refit N others. */
+ * merge reads the same N/2 again and the refit N others; the regression 2N: those and N more. */
 struct calib_split {
-    int moments, costs, key_error, refit;
+    int moments, costs, key_error, refit, regress;
 };
 struct calib_split calib_split(const struct method_env *env);
 /* This rank's share of n items: [*first, *first + return). */

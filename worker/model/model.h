@@ -120,8 +120,9 @@ void model_oper_backward(struct model *m, struct kern_buf *grads);
 
 /* ---- runs: explicit forward and backward of one [batch, seq] shape ------------------------------ */
 struct run;
-enum { RUN_INFER = 0, RUN_TRAIN = 1 };
-/* RUN_TRAIN keeps what backward needs, for every layer; RUN_INFER keeps one layer's at a time. */
+enum { RUN_INFER = 0, RUN_TRAIN = 1, RUN_LAYER = 2 };
+/* RUN_TRAIN keeps what backward needs, for every layer; RUN_INFER keeps one layer's at a time. RUN_LAYER does so, too, and
+ * can go back through the attention block that it computed last (run_attention_backward()). */
 int run_new(struct run **r, struct model *m, int batch, int seq, int mode, struct dha_err *e);
 void run_free(struct run *r);
 struct model *run_model(const struct run *r);
@@ -170,6 +171,16 @@ int run_objective(struct run *r, const int32_t *targets, struct run *teacher,
                   struct dha_err *e);
 /* After run_loss with grads: everything else; grads += (k_proj, v_proj through model_oper: into deff). */
 void run_backward(struct run *r, struct kern_buf *grads);
+/* RUN_LAYER, after run_attention_only(r, l): given dout, the gradient of the block's output (heads' outputs times o_proj, plus its
+ * bias) [rows, hidden], adds the gradients of layer l's parameters up to o_proj's bias to grads [span of run_attention_span()].
+ * dout is overwritten. */
+struct kern_view run_attention_dout(struct run *r);
+void run_attention_backward(struct run *r, int layer, struct kern_buf *grads);
+/* The block's output itself: dst [rows, hidden] = heads' outputs times o_proj (+ bias). */
+void run_attention_output(struct run *r, struct kern_view dst);
+/* Where layer l's attention parameters lie in the arena: [*from, *to), the norm's weight first (*projections: behind it). */
+void run_attention_span(const struct model *m, int layer, size_t *from, size_t *projections,
+                        size_t *to);
 /* One f32 loss a counted token, in row order (for `score`). */
 int run_token_losses(struct run *r, const int32_t *targets, float *out, struct dha_err *e);
 /* Bytes of activations a run of this shape holds (the arithmetic is in the comment there). */

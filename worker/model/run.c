@@ -122,7 +122,7 @@ static struct need need_of(const struct model *m, size_t rows, int mode)
     n.gu = slots * rows * 2 * ffn;
     n.h = rows * hidden;
     n.act = rows * ffn;
-    if (mode == RUN_TRAIN) {
+    if (mode != RUN_INFER) {
         size_t attn_back = rows * (heads * d + n.qkv_max);
         n.dx = rows * hidden;
         n.back = n.act > attn_back ? n.act : attn_back;
@@ -140,7 +140,7 @@ static struct need need_of(const struct model *m, size_t rows, int mode)
  *     norm outputs 2 R D (computed again in backward: one cheap pass instead of 2 R D a layer), swiglu's output R F
  *     (computed again, too), dx and dh 2 R D, max(R F, R (A + W)) of backward scratch
  *   output layer: C V logits (overwritten by their gradient; a teacher's run has C V of its own), 2 R losses, 2 R ids
- *   RUN_INFER keeps one layer's.
+ *   RUN_INFER keeps one layer's; RUN_LAYER one layer's and the scratch of its backward.
  *
  * Example: D = 288, L = 6, H = 6, F = 768, V = 32000, R = 1024, MHA: (13 + 18 + 6 + 2 + 2 + 4) R D + (12 + 1) R F + C V
  * = 13.3 M + 10.2 M + 8.2 M elements = 121 MiB, of which 31 MiB logits; parameters x 16 bytes = 232 MiB.
@@ -171,7 +171,7 @@ static bool get_all(struct run *r, const struct need *n)
               get(r, &r->act, KERN_F32, n->act) && get(r, &r->lm, KERN_F32, r->rows) &&
               get(r, &r->kl, KERN_F32, r->rows) &&
               get(r, &r->logits, KERN_F32, r->chunk * (size_t)r->m->cfg.vocab);
-    if (ok && r->mode == RUN_TRAIN)
+    if (ok && r->mode != RUN_INFER)
         ok = get(r, &r->dx, KERN_F32, n->dx) && get(r, &r->dh, KERN_F32, n->dx) &&
              get(r, &r->back, KERN_F32, n->back);
     return ok;

@@ -10,7 +10,7 @@
 static struct kern_view grad_of(const struct run *r, struct kern_buf *grads, int l,
                                 enum layer_param p)
 {
-    return kern_at(grads, model_param(r->m, l, p)->off);
+    return kern_at(grads, model_param(r->m, l, p)->off - r->grad_base);
 }
 
 static void mlp_backward(struct run *r, int l, struct kern_buf *grads)
@@ -108,4 +108,38 @@ void run_backward(struct run *r, struct kern_buf *grads)
     }
     ops->embed_bwd(r->k, kern_at(grads, r->m->table[r->m->embed].off), dx, kern_at(r->ids, 0),
                    r->rows, r->hidden);
+}
+
+/* ---- one attention block alone ------------------------------------------------------------------ */
+
+void run_attention_span(const struct model *m, int layer, size_t *from, size_t *projections,
+                        size_t *to)
+{
+    const struct param *norm = model_param(m, layer, P_ATTN_NORM);
+    *from = norm->off;
+    *projections = norm->off + norm->n;
+    *to = model_param(m, layer, P_MLP_NORM)->off; /* model.h: order in the arena */
+}
+
+struct kern_view run_attention_dout(struct run *r)
+{
+    return kern_at(r->dx, 0);
+}
+
+void run_attention_output(struct run *r, struct kern_view dst)
+{
+    run_linear(r, dst, r->hidden, run_attn_out(r), r->width, run_weight(r, r->last, P_O), r->rows,
+               r->hidden, r->width, 0.0f);
+    if (r->m->cfg.attn_bias)
+        r->k->ops->bias_add(r->k, dst, r->hidden, run_weight(r, r->last, P_O_BIAS), r->rows,
+                            r->hidden);
+}
+
+void run_attention_backward(struct run *r, int layer, struct kern_buf *grads)
+{
+    size_t from, projections, to;
+    run_attention_span(r->m, layer, &from, &projections, &to);
+    r->grad_base = from;
+    attention_backward(r, layer, grads);
+    r->grad_base = 0;
 }

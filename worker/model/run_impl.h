@@ -39,7 +39,8 @@ struct run {
     struct kern_buf *row_weights, *bild_weights; /* [rows, 2], [rows] */
     struct kern_buf *bild;                       /* [rows] */
     struct kern_buf *bild_index, *bild_value;    /* [chunk, 2 * RUN_BILD_TOP] */
-    /* RUN_TRAIN: */
+    /* RUN_TRAIN and RUN_LAYER: */
+    size_t grad_base;         /* place in the parameter arena that grads[0] belongs to */
     struct kern_buf *dx, *dh; /* gradient of the residual, of a norm's output */
     struct kern_buf *back;    /* dact, or datt | dqkv: never alive together */
 };

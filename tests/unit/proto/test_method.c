@@ -48,9 +48,14 @@ static void presets_are_those_of_the_methods_page(void **state)
           .budget = BUDGET_MEASURED,
           .merge = MERGE_SPECTRAL,
           .refit = true,
+          .regress = true,
           .any_count = true}},
         {"spectral-gqa",
-         {.name = "spectral-gqa", .merge = MERGE_SPECTRAL, .uniform = true, .refit = true}},
+         {.name = "spectral-gqa",
+          .merge = MERGE_SPECTRAL,
+          .uniform = true,
+          .refit = true,
+          .regress = true}},
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         struct method m = {0};
@@ -61,6 +66,7 @@ static void presets_are_those_of_the_methods_page(void **state)
         assert_int_equal(m.merge, want[i].m.merge);
         assert_int_equal(m.uniform, want[i].m.uniform);
         assert_int_equal(m.refit, want[i].m.refit);
+        assert_int_equal(m.regress, want[i].m.regress);
         assert_int_equal(m.any_count, want[i].m.any_count);
         assert_int_equal(m.alignment, want[i].m.alignment);
         assert_int_equal(m.tie, want[i].m.tie);
@@ -96,6 +102,89 @@ static void what_was_not_said_follows_from_what_was(void **state)
     assert_false(m.refit);
     assert_int_equal(read_method("{'preset':'mqa','uniform':true}", &m, &e), 0);
     assert_int_equal(m.grouping, GROUP_ONE);
+    /* heads are put into the groups' order, so the result stays plain GQA */
+    assert_int_equal(
+        read_method("{'preset':'align-gqa','grouping':'aligned-value','criterion':'cos'}", &m, &e),
+        0);
+    assert_true(m.uniform && m.criterion == CRITERION_COS);
+    assert_int_equal(
+        read_method("{'preset':'spectral','grouping':'aligned-key','budget':'uniform'}", &m, &e),
+        0);
+    assert_false(m.any_count);
+    assert_int_equal(read_method("{'preset':'dha','allocation':'greedy','annealing':true}", &m, &e),
+                     0);
+    assert_true(m.annealing && m.allocation == ALLOCATE_GREEDY);
+    assert_int_equal(read_method("{'preset':'aligned-dha','budget':'uniform'}", &m, &e), 0);
+    assert_int_equal(m.allocation, ALLOCATE_KNAPSACK);
+}
+
+/* Every part and flag survives being stored. */
+static void a_method_reads_back_as_it_was_written(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {
+        "{'preset':'align-gqa','grouping':'aligned-key','criterion':'cos','annealing':true,"
+        "'masks':'released','norm_restore':false}",
+        "{'preset':'dha','allocation':'greedy','tie':'contract','rope_tied':true,"
+        "'progressive':true}",
+        "{'preset':'aligned-dha','scalar_omega':true,'any_count':true}",
+    };
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        char text[320];
+        struct job_spec s, back;
+        struct spec_errors e;
+        snprintf(text, sizeof text, "{'model':'/m','data':{'train':['/a.u16']},'method':%s}",
+                 methods[i]);
+        cJSON *doc = parse_quoted(text);
+        assert_int_equal(spec_parse(doc, NULL, &s, &e), 0);
+        cJSON *j = spec_to_json(&s);
+        assert_int_equal(spec_parse(j, NULL, &back, &e), 0);
+        assert_memory_equal(&back.method, &s.method, /* all but the padding at the end */
+                            offsetof(struct method, norm_restore) + sizeof(bool));
+        cJSON_Delete(j);
+        cJSON_Delete(doc);
+        spec_finish(&back);
+        spec_finish(&s);
+    }
+}
+
+/* A sweep over budgets, merges and allocations compares the heads once. */
+static void the_similarity_search_depends_on_what_it_compares_only(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *method;
+        bool same;
+    } cases[] = {
+        {"{'preset':'align-gqa','grouping':'aligned-value','merge':'mean'}", true},
+        {"{'preset':'align-gqa','grouping':'aligned-value','norm_restore':false}", true},
+        {"{'preset':'align-gqa','grouping':'aligned-value','masks':'released'}", true},
+        {"{'preset':'align-gqa','grouping':'aligned-value','criterion':'cos'}", false},
+        {"{'preset':'align-gqa','grouping':'aligned-key'}", false},
+        {"{'preset':'align-gqa','grouping':'aligned-value','annealing':true}", false},
+    };
+    char *want = NULL;
+    for (size_t i = 0; i < 1 + sizeof cases / sizeof *cases; i++) {
+        char text[320];
+        struct job_spec s;
+        struct spec_errors e;
+        snprintf(text, sizeof text, "{'model':'/m','data':{'train':['/a.u16']},'method':%s}",
+                 i ? cases[i - 1].method : "{'preset':'align-gqa','grouping':'aligned-value'}");
+        cJSON *doc = parse_quoted(text);
+        assert_int_equal(spec_parse(doc, NULL, &s, &e), 0);
+        cJSON *j = spec_stage_inputs(&s, STAGE_SEARCH);
+        char *got = json_text(j);
+        if (i && (strcmp(got, want) == 0) != cases[i - 1].same)
+            fail_msg("%s: %s against %s", cases[i - 1].method, got, want);
+        if (!i)
+            want = got;
+        else
+            free(got);
+        cJSON_Delete(j);
+        cJSON_Delete(doc);
+        spec_finish(&s);
+    }
+    free(want);
 }
 
 static void what_makes_no_sense_is_refused_with_the_reason(void **state)
@@ -113,6 +202,18 @@ static void what_makes_no_sense_is_refused_with_the_reason(void **state)
         {"{'preset':'spectral','merge':'mean','budget':'uniform'}", "$.method", "closed-form"},
         {"{'preset':'gqa','budget':'measured'}", "$.method", "measured"},
         {"{'preset':'spectral','budget':'adaptive'}", "$.method", "adaptive"},
+        {"{'grouping':'aligned-value','budget':'adaptive','merge':'fusion'}", "$.method",
+         "one grouping for K and V"},
+        {"{'preset':'align-gqa','grouping':'aligned-key','any_count':true,'uniform':false}",
+         "$.method", "equal size"},
+        {"{'preset':'gqa','criterion':'cos'}", "$.method", "compare"},
+        {"{'preset':'gqa','allocation':'greedy'}", "$.method", "adaptive budget"},
+        {"{'preset':'gqa','annealing':true}", "$.method", "distances"},
+        {"{'preset':'dha','annealing':true,'any_count':true}", "$.method", "unequal"},
+        {"{'preset':'spectral','alignment':'procrustes'}", "$.method", "rotations"},
+        {"{'preset':'gqa','masks':'released'}", "$.method", "masks"},
+        {"{'preset':'align-gqa','tie':'contract'}", "$.method", "fusion operator"},
+        {"{'preset':'dha','rope_tied':true,'scalar_omega':true}", "$.method", "share omega"},
         {"{'preset':'nope'}", "$.method.preset", "no method"},
         {"{'preset':7}", "$.method.preset", "string"},
         {"{'grouping':'closed_form'}", "$.method.grouping", "not a choice"},
@@ -143,6 +244,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(presets_are_those_of_the_methods_page),
         cmocka_unit_test(what_was_not_said_follows_from_what_was),
+        cmocka_unit_test(a_method_reads_back_as_it_was_written),
+        cmocka_unit_test(the_similarity_search_depends_on_what_it_compares_only),
         cmocka_unit_test(what_makes_no_sense_is_refused_with_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
