@@ -35,7 +35,10 @@ for name, method in (("contract", {"preset": "dha", "tie": "contract", "norm_res
                      ("progressive", {"preset": "dha", "progressive": True}),
                      ("hard-concrete", {"preset": "align-gqa", "alignment": "none", "masks": "hard-concrete"}),
                      ("released", {"preset": "align-gqa", "alignment": "none", "masks": "released"}),
-                     ("aligned", {"preset": "align-gqa"}), ("aligned-dha", {"preset": "aligned-dha"})):
+                     ("aligned", {"preset": "align-gqa"}), ("aligned-dha", {"preset": "aligned-dha"}),
+                     ("aligned-value", {"preset": "align-gqa", "grouping": "aligned-value"}),
+                     ("aligned-key", {"preset": "align-gqa", "grouping": "aligned-key", "criterion": "cos", "annealing": True}),
+                     ("greedy", {"preset": "dha", "allocation": "greedy", "annealing": True})):
     got = {}
     for n in (1, 2):
         tokens = {"fuse": 6 * 512, "train": 512}
@@ -45,3 +48,13 @@ for name, method in (("contract", {"preset": "dha", "tie": "contract", "norm_res
         got[n] = losses(f"{base}/{name}-{n}", "fuse")
     worst = max(abs(got[1][k] - got[2][k]) for k in got[1])
     check(worst < 1e-5, f"{name}: fusion losses of 1 and 2 ranks differ by at most {worst:.1e}")
+    if name.startswith("aligned-") and name != "aligned-dha":
+        plans = [json.load(open(f"{base}/{name}-{n}/search/out/plan.json")) for n in (1, 2)]
+        groups = [[[c["groups"] for c in e["choices"]] for e in p["entries"]] for p in plans]
+        check(groups[0] == groups[1] and groups[0][0::2] == groups[0][1::2],
+              f"{name}: 1 and 2 ranks find the same groups, keys and values of a layer share them")
+        two = [e["choices"][1]["groups"] for e in plans[0]["entries"]]
+        check(any(g != sorted(g) for g in two), f"{name}: not all groups are neighbours ({two[0]} ...)")
+        config = json.load(open(f"{base}/{name}-2/export/out/model/config.json"))
+        check(config["architectures"] == ["LlamaForCausalLM"] and config["num_key_value_heads"] == 2,
+              f"{name}: exported as plain GQA")
