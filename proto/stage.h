@@ -9,7 +9,8 @@
  * OUT_DIR is the stage's, shared by its attempts (so attempt 2 resumes from attempt 1's
  * checkpoints). What each kind leaves there:
  *   search  plan.json
- *   fuse    model/ (config.json, model.safetensors in f32), ckpt/step-N/ while training
+ *   fuse    losses.json (of the parent and the model before recovery), model/ (config.json, model.safetensors in f32),
+ *           ckpt/step-N/ while training
  *   train   model/, ckpt/step-N/
  *   eval    eval.json
  *   export  model/ (the directory a user takes away)

@@ -28,7 +28,7 @@ int cmd_export(int argc, char **argv, struct comm *comm, struct dha_err *e)
     struct kern *k = kern_open("cpu", 0, &ke);
     if (!k)
         return dha_fail(e, DHA_E_INTERNAL, "backend cpu: %s", ke.msg);
-    int rc = export_model(k, model, model, out, format, dtype, e);
+    int rc = export_model(k, model, model, out, format, dtype, NULL, e);
     kern_close(k);
     if (rc == 0)
         printf("%s\n", out);

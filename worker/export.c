@@ -85,9 +85,10 @@ static int arrange(struct model *m, const char *format, struct model **own, bool
 }
 
 int export_model(struct kern *k, const char *from, const char *files_from, const char *to,
-                 const char *format, const char *dtype, struct dha_err *e)
+                 const char *format, const char *dtype, const cJSON *facts, struct dha_err *e)
 {
     struct model *m = NULL, *own = NULL;
+    cJSON *kept = NULL;
     char tmp[PATH_MAX], parent[PATH_MAX];
     bool plain = false;
     int rc = -1;
@@ -99,6 +100,8 @@ int export_model(struct kern *k, const char *from, const char *files_from, const
         *slash = '\0';
     if (slash && slash != parent && fs_make_dirs(parent, e))
         return -1;
+    if (!facts && card_read(from, &kept, e))
+        goto out;
     if (model_load(&m, k, from, e) || arrange(m, format, &own, &plain, e))
         goto out;
     if (fs_remove_tree(tmp, e) || fs_make_dirs(tmp, e))
@@ -107,7 +110,8 @@ int export_model(struct kern *k, const char *from, const char *files_from, const
     /* one file under its usual name where it fits in 4 GiB, shards with an index above */
     size_t shard = w->n_params * sizeof(float) <= MAX_FILE ? 0 : MAX_FILE;
     if (model_save(w, tmp, dtype ? dtype : m->cfg.dtype, plain, shard, e) ||
-        copy_companions(files_from, tmp, e) || (!plain && write_python(tmp, e)))
+        copy_companions(files_from, tmp, e) || (!plain && write_python(tmp, e)) ||
+        card_write(tmp, &w->cfg, plain, dtype ? dtype : m->cfg.dtype, facts ? facts : kept, e))
         goto undo;
     if (rename(tmp, to)) {
         dha_fail_errno(e, errno, "cannot rename %s to %s", tmp, to);
@@ -120,6 +124,7 @@ undo:
 out:
     if (rc)
         dha_err_context(e, "exporting %s to %s", from, to);
+    cJSON_Delete(kept);
     model_free(own);
     model_free(m);
     return rc;

@@ -14,6 +14,7 @@
 #include "worker/fuse_train.h"
 #include "worker/method/align.h"
 #include "worker/method/budget.h"
+#include "worker/method/exchange.h"
 #include "worker/method/permute.h"
 #include "worker/stage.h"
 
@@ -34,10 +35,26 @@ static int load_plan(const struct stage *st, const struct model_config *cfg, str
     return 0;
 }
 
+/* Losses on calibration tokens: of the parent, what the plan promised, what its choice gave and what exchanges made of it. */
+static void journal_exchange(struct stage *st, double predicted, const struct exchange_report *r)
+{
+    const struct {
+        const char *name;
+        double loss;
+    } all[] = {{"calib-parent", r->parent},
+               {"calib-predicted", r->parent + predicted},
+               {"calib-knapsack", r->before},
+               {"calib-exchanged", r->after}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        journal_eval(st->journal, all[i].name, all[i].loss, r->sequences * (int64_t)st->seq,
+                     r->sequences, 0, 0);
+}
+
 /* The groups of the plan under the budget. */
-static int groups_from_plan(const struct stage *st, const struct model_config *cfg, int *group_of,
+static int groups_from_plan(struct stage *st, const struct method_env *env, int *group_of,
                             struct dha_err *e)
 {
+    const struct model_config *cfg = &env->parent->cfg;
     const struct job_spec *s = &st->s->spec;
     struct plan p = {0};
     int entries = 2 * cfg->layers, n = 0, total = 0, rc = -1;
@@ -69,6 +86,12 @@ static int groups_from_plan(const struct stage *st, const struct model_config *c
                     : plan_choose(&p, total, pick, &cost, e))) {
         goto out;
     }
+    if (s->method.exchange) {
+        struct exchange_report r;
+        if (exchange_improve(env, &p, total, pick, &r, e))
+            goto out;
+        journal_exchange(st, cost, &r);
+    }
     for (int i = 0; i < entries; i++)
         memcpy(group_of + i * cfg->heads, p.entries[i].choices[pick[i]].group_of,
                (size_t)cfg->heads * sizeof *group_of);
@@ -79,15 +102,16 @@ out:
     return rc;
 }
 
-static int choose_groups(const struct stage *st, const struct model_config *cfg, int *group_of,
+static int choose_groups(struct stage *st, const struct method_env *env, int *group_of,
                          struct dha_err *e)
 {
+    const struct model_config *cfg = &env->parent->cfg;
     const struct job_spec *s = &st->s->spec;
     int n = 0;
     bool fixed = s->method.budget == BUDGET_UNIFORM &&
                  (s->method.grouping == GROUP_ADJACENT || s->method.grouping == GROUP_ONE);
     if (!fixed)
-        return groups_from_plan(st, cfg, group_of, e);
+        return groups_from_plan(st, env, group_of, e);
     if (budget_uniform(s, cfg->heads, &n, e))
         return -1;
     for (int i = 0; i < 2 * cfg->layers; i++)
@@ -118,7 +142,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     struct method_env env = stage_method_env(st, parent);
     struct model *aligned = NULL, *ordered = NULL;
     int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
-    int rc = group_of ? choose_groups(st, cfg, group_of, e)
+    int rc = group_of ? choose_groups(st, &env, group_of, e)
                       : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
     bool trains = s->method.merge == MERGE_FUSION || s->method.merge == MERGE_MASKS;
     if (rc == 0 && !trains) {
@@ -151,10 +175,49 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     return rc;
 }
 
+/* What the model's card says of the parent and of the model before it is trained; "domains" of a mixture only. */
+static cJSON *losses_of(const struct eval_result *parent, const struct eval_result *converted)
+{
+    const struct eval_result *v[] = {parent, converted};
+    static const char *const name[] = {"parent", "converted"};
+    cJSON *j = cJSON_CreateObject(), *domains = NULL, *of = NULL;
+    int bad = !j;
+    if (parent->n_domains > 0)
+        bad |= json_put(j, "domains", domains = cJSON_CreateObject());
+    for (int i = 0; !bad && i < 2; i++) {
+        bad |= json_put_num(j, name[i], v[i]->loss);
+        if (domains)
+            bad |= json_put(domains, name[i], of = cJSON_CreateObject());
+        for (int d = 0; !bad && d < v[i]->n_domains; d++)
+            bad |= json_put_num(of, v[i]->domain[d].name, v[i]->domain[d].loss);
+    }
+    if (!bad)
+        return j;
+    cJSON_Delete(j);
+    return NULL;
+}
+
+static int write_losses(struct stage *st, const struct eval_result *parent,
+                        const struct eval_result *converted, struct dha_err *e)
+{
+    char path[PATH_MAX];
+    int rc = 0;
+    if (st->comm->rank == 0) {
+        cJSON *j = losses_of(parent, converted);
+        rc = j ? stage_out(st, path, sizeof path, "losses.json", e)
+               : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the losses");
+        if (rc == 0)
+            rc = json_write_file(path, j, e);
+        cJSON_Delete(j);
+    }
+    return comm_agree(st->comm, rc, e);
+}
+
 int stage_fuse(struct stage *st, struct dha_err *e)
 {
     struct model *parent = NULL, *child = NULL;
     struct model_config as_is = {0}; /* the parent as it is on disk: what its cache costs */
+    struct eval_result before, after;
     int rc = -1;
     if (model_config_load(st->s->spec.model, &as_is, e) || stage_load_parent(st, &parent, e) ||
         stage_open_data(st, &parent->cfg, e))
@@ -167,8 +230,9 @@ int stage_fuse(struct stage *st, struct dha_err *e)
     } else {
         rc = convert(st, parent, &child, e);
     }
-    if (rc || stage_evaluate(st, parent, "parent", NULL, e) ||
-        stage_evaluate(st, child, "converted", NULL, e)) {
+    if (rc || stage_evaluate_all(st, parent, "parent", &before, e) ||
+        stage_evaluate_all(st, child, "converted", &after, e) ||
+        write_losses(st, &before, &after, e)) {
         rc = -1;
         goto out;
     }

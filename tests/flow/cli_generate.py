@@ -4,6 +4,7 @@ import os
 import pty
 import select
 import shutil
+import subprocess
 import time
 
 import cli_harness
@@ -124,6 +125,104 @@ class Generate(cli_harness.Case):
         self.assertEqual(text.count(b"[6 tokens after"), 2, text)
         want = self.tokens("The king", "-n", "6")["text"]
         self.assertIn(want.replace("\n", "\r\n").encode(), text)
+
+
+class Card(cli_harness.Case):
+    """README.md and dha_conversion.json of what the worker exports."""
+
+    def worker(self, *args):
+        return subprocess.run([os.path.join(harness.BIN, "dha-worker"), *args], capture_output=True, text=True,
+                              timeout=300, env={**self.env, "OMP_NUM_THREADS": "1"})
+
+    def setUp(self):
+        super().setUp()
+        self.demo = os.path.realpath(DEMO)
+        # a name that Markdown, a table and YAML would all act on
+        self.parent = os.path.join(self.dhad.dir, "a|b`c`\n---\n# d: [x](y)")
+        shutil.copytree(self.demo + "/hf", self.parent)
+
+    def convert(self, name, **changes):
+        spec = {"model": self.parent, "method": "dha", "budget": 0.5, "batch_tokens": 512, "seed": 7,
+                "tokens": {"search": 512, "fuse": 1024, "train": 512}, "eval": {"windows": 4},
+                "data": {"train": [self.demo + "/train.txt"], "valid": self.demo + "/valid.txt",
+                         "format": "text", "seq_len": 64}, **changes}
+        path = os.path.join(self.dhad.dir, name)
+        with open(path + ".json", "w") as f:
+            json.dump(spec, f)
+        r = self.worker("run", path + ".json", "--dir", path)
+        self.assertEqual(r.returncode, 0, r)
+        with open(path + "/result.json") as f:
+            return path + "/export/out/model", json.load(f)
+
+    def read(self, model):
+        with open(model + "/README.md") as f:
+            text = f.read()
+        front, body = text.split("---\n", 2)[1:]
+        self.assertTrue(text.startswith("---\n"))
+        for line in front.splitlines():  # nothing but keys, plain words and list items: valid YAML
+            self.assertRegex(line, r"^([a-z_]+: [a-z-]+|[a-z_]+:|- [a-z-]+)$")
+        return body
+
+    def test_the_card_says_how_it_was_made_and_what_it_scores(self):
+        model, result = self.convert("job")
+        text = self.read(model)
+        for part in ("| method | `dha` |", "50 %", "| tokens for searching | 512 |", "| tokens for fusing heads | 1024 |",
+                     "| tokens for training after that | 512 |", "| seed | 7 |", "the parent's licence applies",
+                     "trust_remote_code=True", "the parent's is 2048 (50 %)", "**1024 bytes a token** in bfloat16",
+                     "1 x next token"):
+            self.assertIn(part, text)
+        self.assertIn("| all | " + " | ".join(f"{result[k]:.4f}" for k in ("parent", "converted", "final")) + " |", text)
+        # the parent's name is on one line, in one cell, in one code span
+        row, = [n for n in text.splitlines() if n.startswith("| parent |")]
+        self.assertEqual(row, "| parent | `a b'c' --- # d: [x](y)` |")
+        heads = [n for n in text.splitlines() if n.startswith(tuple(f"| {i} |" for i in range(4)))]
+        self.assertEqual(len(heads), 4)
+        kept = [[int(c) for c in n.split("|")[2:4]] for n in heads]
+        self.assertEqual(sum(map(sum, kept)), 4 * 16 // 2)
+        self.assertTrue(all(n.endswith("| 8, 8 |") for n in heads), heads)
+
+    def test_an_export_of_an_export_keeps_it_and_unknown_is_left_out(self):
+        model, _ = self.convert("job", method="gqa", tokens={"search": 0, "fuse": 0, "train": 0})
+        text = self.read(model)
+        self.assertNotIn("tokens for", text)
+        self.assertNotIn("loss it was trained on", text)
+        self.assertNotIn("trust_remote_code", text)
+        again = self.dhad.dir + "/again"
+        r = self.worker("export", "--model", model, "--out", again, "--format", "dha")
+        self.assertEqual(r.returncode, 0, r)
+        other = self.read(again)
+        self.assertIn("trust_remote_code", other)
+        self.assertEqual(other.split("## Use")[0], text.split("## Use")[0])
+        os.remove(model + "/dha_conversion.json")
+        bare = self.dhad.dir + "/bare"
+        self.assertEqual(self.worker("export", "--model", model, "--out", bare).returncode, 0)
+        unknown = self.read(bare)
+        for part in ("How it was made", "What it scores", "parent's is"):
+            self.assertNotIn(part, unknown)
+        self.assertIn("not recorded here", unknown)
+        with open(model + "/dha_conversion.json", "w") as f:
+            f.write('{"format": "something else"}')
+        r = self.worker("export", "--model", model, "--out", self.dhad.dir + "/no")
+        self.assertEqual(r.returncode, 65, r)
+        self.assertIn("dha_conversion.json is not of format", r.stderr)
+
+    def test_domains_and_tasks_are_in_it(self):
+        mixture = [{"domain": d, "weight": 0.5, "train": [self.demo + "/train.txt"], "valid": self.demo + "/valid.txt"}
+                   for d in ("books", "web")]
+        questions = self.dhad.dir + "/boolq.jsonl"
+        with open(questions, "w") as f:
+            for i in range(3):
+                f.write(json.dumps({"passage": "The king came home.", "question": "did he come home",
+                                    "labelKey": "true", "answerKey": "yes"}) + "\n")
+        model, _ = self.convert("job", method="gqa", tokens={"search": 0, "fuse": 0, "train": 512},
+                                data={"mixture": mixture, "format": "text", "seq_len": 64},
+                                eval={"windows": 4, "tasks": [{"task": "boolq", "path": questions}]})
+        text = self.read(model)
+        self.assertIn("| domains of the data | `books`, `web` |", text)
+        for d in ("books", "web"):
+            self.assertRegex(text, rf"\| `{d}` \| \d\.\d{{4}} \| \d\.\d{{4}} \| \d\.\d{{4}} \|")
+        self.assertRegex(text, r"\| `boolq` \| parent \| 3 \| \d+\.\d\d \|")
+        self.assertRegex(text, r"\| `boolq` \| this one \| 3 \| \d+\.\d\d \|")
 
 
 if __name__ == "__main__":
