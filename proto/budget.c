@@ -30,6 +30,16 @@ int budget_uniform(const struct job_spec *s, int heads, int *n, struct dha_err *
     return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any", list);
 }
 
+/* What the greedy allocation gives every layer's keys and values at least (METHODS 1.6.5): H/8 heads, or the next number that a
+ * plan has a choice for. */
+static int greedy_least(const struct job_spec *s, int heads)
+{
+    int n = (heads + 7) / 8;
+    while (!s->method.any_count && heads % n)
+        n++;
+    return n;
+}
+
 int budget_total(const struct job_spec *s, int layers, int heads, int *total, struct dha_err *e)
 {
     double exact = s->budget * 2 * layers * heads;
@@ -40,6 +50,15 @@ int budget_total(const struct job_spec *s, int layers, int heads, int *total, st
             "a value head each",
             s->budget, exact, 2 * layers * heads, layers);
         return dha_err_hint(e, "the smallest budget of this model is %.6g", 1.0 / heads);
+    }
+    int each = greedy_least(s, heads);
+    if (s->method.allocation == ALLOCATE_GREEDY && lround(exact) < 2L * layers * each) {
+        dha_fail(e, DHA_E_SPEC,
+                 "a budget of %g cannot be met by allocation \"greedy\": it gives every layer at "
+                 "least %d of %d key and value heads",
+                 s->budget, each, heads);
+        return dha_err_hint(e, "its smallest budget is %.6g; allocation \"knapsack\" goes below",
+                            (double)each / heads);
     }
     *total = (int)lround(exact);
     return 0;

@@ -1,4 +1,5 @@
 /* Methods: presets, overrides, and combinations that are refused with their reason. */
+#include "proto/budget.h"
 #include "unit.h"
 
 static int read_method(const char *method, struct method *m, struct spec_errors *errs)
@@ -187,6 +188,28 @@ static void the_similarity_search_depends_on_what_it_compares_only(void **state)
     free(want);
 }
 
+/* Before any work: 16 heads, 4 layers; an eighth is 2 heads, and 3 for 24 heads; 20 heads have no divisor 3 but 4. */
+static void a_greedy_allocation_needs_an_eighth_of_the_heads(void **state)
+{
+    (void)state;
+    static const struct {
+        int heads;
+        double budget;
+        bool fits;
+    } cases[] = {{16, 0.124, false}, {16, 0.125, true}, {24, 0.12, false}, {24, 0.125, true},
+                 {20, 0.19, false},  {20, 0.2, true},   {8, 0.125, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct job_spec s = {.budget = cases[i].budget};
+        struct dha_err e = {0};
+        assert_int_equal(method_preset("dha", &s.method), 0);
+        assert_int_equal(budget_check(&s, 4, cases[i].heads, &e), 0); /* the knapsack goes below */
+        s.method.allocation = ALLOCATE_GREEDY;
+        assert_int_equal(budget_check(&s, 4, cases[i].heads, &e), cases[i].fits ? 0 : -1);
+        if (!cases[i].fits)
+            assert_true(strstr(e.msg, "greedy") && strstr(e.hint, "smallest budget"));
+    }
+}
+
 static void what_makes_no_sense_is_refused_with_the_reason(void **state)
 {
     (void)state;
@@ -246,6 +269,7 @@ int main(void)
         cmocka_unit_test(what_was_not_said_follows_from_what_was),
         cmocka_unit_test(a_method_reads_back_as_it_was_written),
         cmocka_unit_test(the_similarity_search_depends_on_what_it_compares_only),
+        cmocka_unit_test(a_greedy_allocation_needs_an_eighth_of_the_heads),
         cmocka_unit_test(what_makes_no_sense_is_refused_with_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
