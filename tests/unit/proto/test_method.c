@@ -188,7 +188,7 @@ static void the_similarity_search_depends_on_what_it_compares_only(void **state)
     free(want);
 }
 
-/* Before any work: 16 heads, 4 layers; an eighth is 2 heads, and 3 for 24 heads; 20 heads have no divisor 3 but 4. */
+/* Before any work: an eighth of 16 heads is 2 and of 24 is 3; 3 does not divide 20, so it is 4 there. */
 static void a_greedy_allocation_needs_an_eighth_of_the_heads(void **state)
 {
     (void)state;
@@ -196,8 +196,8 @@ static void a_greedy_allocation_needs_an_eighth_of_the_heads(void **state)
         int heads;
         double budget;
         bool fits;
-    } cases[] = {{16, 0.124, false}, {16, 0.125, true}, {24, 0.12, false}, {24, 0.125, true},
-                 {20, 0.19, false},  {20, 0.2, true},   {8, 0.125, true}};
+    } cases[] = {{16, 0.12, false}, {16, 0.125, true}, {24, 0.12, false}, {24, 0.125, true},
+                 {20, 0.19, false}, {20, 0.2, true},   {8, 0.125, true}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct job_spec s = {.budget = cases[i].budget};
         struct dha_err e = {0};
