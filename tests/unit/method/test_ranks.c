@@ -1,6 +1,8 @@
 /* The same conversion by a gang and by one rank alone: run under mpirun with any number of ranks. */
 #include "tests/unit/method/small_model.h"
 
+#include "worker/method/similarity.h"
+
 enum { LAYERS = 2, HEADS = 4 };
 
 static struct comm gang;
@@ -77,13 +79,52 @@ static void all_ranks_fail_together(void **state)
     s.env.comm = &gang;
     assert_int_equal(spectral_plan(&s.env, &p, &e), -1);
     assert_int_equal(e.code, DHA_E_INPUT);
+    s.method.grouping = GROUP_ALIGNED_VALUE;
+    assert_int_equal(similarity_plan(&s.env, &p, &e), -1);
+    assert_int_equal(e.code, DHA_E_INPUT);
     small_close(&s);
+}
+
+/* Pairs are dealt out, sums come from all: distances agree to rounding, groups exactly; the plan is the same on every rank. */
+static void a_gang_compares_heads_as_one_rank_does(void **state)
+{
+    (void)state;
+    for (int cosine = 0; cosine < 2; cosine++) {
+        struct small s;
+        struct plan one, all;
+        struct dha_err e = {0};
+        size_t n = 2 * LAYERS * HEADS * HEADS;
+        double root[2 * LAYERS * HEADS * HEADS];
+        small_open(&s, HEADS, HEADS, LAYERS, true);
+        s.method = (struct method){.name = "align-gqa",
+                                   .grouping = GROUP_ALIGNED_VALUE,
+                                   .criterion = cosine ? CRITERION_COS : CRITERION_DIST,
+                                   .uniform = true};
+        if (similarity_plan(&s.env, &one, &e))
+            fail_msg("%s", e.msg);
+        s.env.comm = &gang;
+        if (similarity_plan(&s.env, &all, &e))
+            fail_msg("%s", e.msg);
+        for (size_t i = 0; i < n; i++)
+            assert_close(one.distance[i], all.distance[i], 1e-9 * (1 + one.distance[i]));
+        for (int i = 0; i < 2 * LAYERS; i++)
+            for (int c = 0; c < one.entries[i].n_choices; c++)
+                assert_memory_equal(one.entries[i].choices[c].group_of,
+                                    all.entries[i].choices[c].group_of, HEADS * sizeof(int));
+        memcpy(root, all.distance, sizeof root);
+        comm_bcast(&gang, root, sizeof root, 0);
+        assert_memory_equal(root, all.distance, sizeof root);
+        plan_finish(&all);
+        plan_finish(&one);
+        small_close(&s);
+    }
 }
 
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_gang_finds_what_one_rank_finds),
+        cmocka_unit_test(a_gang_compares_heads_as_one_rank_does),
         cmocka_unit_test(all_ranks_fail_together),
     };
     struct dha_err e = {0};
