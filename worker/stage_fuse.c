@@ -142,8 +142,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     struct method_env env = stage_method_env(st, parent);
     struct model *aligned = NULL, *ordered = NULL;
     int *group_of = calloc(2 * (size_t)cfg->layers * (size_t)cfg->heads, sizeof *group_of);
-    int rc = group_of ? choose_groups(st, &env, group_of, e)
-                      : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
+    int rc = group_of ? 0 : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the head groups");
     bool trains = s->method.merge == MERGE_FUSION || s->method.merge == MERGE_MASKS;
     if (rc == 0 && !trains) {
         stage_hello(st, 0, -1);
@@ -152,6 +151,8 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
                           "tokens.fuse is %" PRId64 ", but merge %s has nothing to train",
                           s->tokens_fuse, s->method.name);
     }
+    if (rc == 0)
+        rc = choose_groups(st, &env, group_of, e);
     /* what trains distils from the parent as it is; in another order, aligned or not, that is the same function */
     if (rc == 0 && s->method.uniform && method_groups_by_alignment(&s->method)) {
         rc = comm_agree(st->comm, permute_heads(parent, group_of, &ordered, e), e);

@@ -11,7 +11,6 @@
  * Results do not depend on the number of ranks beyond the rounding of the calibration sums: every group and every
  * entry is evaluated whole by one rank.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,26 +127,6 @@ static int choose_groups(struct search *s, struct dha_err *e)
                : 0;
 }
 
-/* Loss of the cost sequences, summed over their tokens, from layer `from` on; from = layers: the head only. */
-static int loss_from(struct search *s, int from, double *sum, struct dha_err *e)
-{
-    struct walk *w = &s->costs;
-    double kl = 0.0;
-    *sum = 0.0;
-    for (int c = 0; c < w->chunks; c++) {
-        walk_load(w, c);
-        for (int l = from; l < s->m->cfg.layers; l++)
-            run_layer(w->run, l);
-        run_final(w->run);
-        if (run_loss(w->run, w->targets + (size_t)c * (size_t)w->batch * (size_t)w->seq, NULL, 1.0f,
-                     0.0f, 1.0f, NULL, sum, &kl, e))
-            return -1;
-    }
-    return isfinite(*sum)
-               ? 0
-               : dha_fail(e, DHA_E_INPUT, "the loss on calibration tokens is not finite");
-}
-
 static int trial(struct search *s, int l, int number, struct dha_err *e)
 {
     struct attn_layer merged;
@@ -159,7 +138,7 @@ static int trial(struct search *s, int l, int number, struct dha_err *e)
     if (rc == 0)
         rc = layer_store(&merged, s->m, l, e);
     if (rc == 0)
-        rc = loss_from(s, l, &s->loss[number], e);
+        rc = walk_loss(&s->costs, l, &s->loss[number], e);
     layer_finish(&merged);
     /* The way back must work although something failed, hence its own error. */
     struct dha_err lost;
@@ -205,16 +184,9 @@ static int add_choices(const struct search *s, int l, struct plan *out, struct d
 static int search_layer(struct search *s, int l, struct plan *out, struct dha_err *e)
 {
     int rc = -1;
-    if (layer_open(s, l, e) || choose_groups(s, e) || measure(s, l, e) ||
-        comm_agree(s->env->comm, add_choices(s, l, out, e), e))
-        goto out;
-    for (int c = 0; c < s->costs.chunks; c++) {
-        walk_load(&s->costs, c);
-        run_layer(s->costs.run, l);
-        walk_save(&s->costs, c);
-    }
-    rc = 0;
-out:
+    if (layer_open(s, l, e) == 0 && choose_groups(s, e) == 0 && measure(s, l, e) == 0 &&
+        comm_agree(s->env->comm, add_choices(s, l, out, e), e) == 0)
+        rc = comm_agree(s->env->comm, walk_advance(&s->costs, l, e), e);
     layer_close(s);
     return rc;
 }
@@ -223,7 +195,7 @@ out:
 static int finish_costs(struct search *s, struct plan *out, struct dha_err *e)
 {
     double base = 0.0, tokens = (double)s->split.costs * s->env->seq;
-    int rc = s->env->comm->rank == 0 ? loss_from(s, s->m->cfg.layers, &base, e) : 0;
+    int rc = s->env->comm->rank == 0 ? walk_loss(&s->costs, s->m->cfg.layers, &base, e) : 0;
     if (comm_agree(s->env->comm, rc, e))
         return -1;
     comm_bcast(s->env->comm, &base, sizeof base, 0);
