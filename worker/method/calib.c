@@ -149,8 +149,11 @@ static int calib_alloc(struct calib_layer *out, const struct model_config *cfg, 
                        struct dha_err *e)
 {
     int ext = cfg->hidden + (cfg->attn_bias ? 1 : 0);
-    *out = (struct calib_layer){
-        .heads = cfg->heads, .dim = cfg->head_dim, .width = cfg->hidden, .ext = ext};
+    *out = (struct calib_layer){.heads = cfg->heads,
+                                .dim = cfg->head_dim,
+                                .width = cfg->hidden,
+                                .ext = ext,
+                                .plain = cfg->hidden > CALIB_ATTENDED_WIDTH};
     size_t square = (size_t)cfg->hidden * (size_t)cfg->hidden;
     out->c = la_alloc((size_t)ext * (size_t)ext, sizeof *out->c, "second moments", e);
     out->energy = la_alloc((size_t)cfg->heads * (size_t)cfg->head_dim / 2, sizeof *out->energy,
@@ -159,7 +162,7 @@ static int calib_alloc(struct calib_layer *out, const struct model_config *cfg, 
     if (!out->c || !out->energy || !out->c_head)
         return -1;
     for (int h = 0; h < cfg->heads; h++) {
-        if (need && !need[h])
+        if (out->plain || (need && !need[h]))
             continue;
         out->c_head[h] = la_alloc(square, sizeof **out->c_head, "second moments", e);
         if (!out->c_head[h])

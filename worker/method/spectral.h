@@ -21,8 +21,12 @@ struct calib_layer {
     double *c; /* C = E[x^T x] [ext, ext] */
     double *
         *c_head; /* [heads] C_h = E[(A_h x)^T (A_h x)] [width, width]; NULL where not asked for */
+    bool plain;  /* C stands for every C_h (wide models) */
     double *energy; /* w_{h,p} = E|q_{h,p}|^2 [heads, dim/2] */
 };
+/* Above this width values are merged by C: H second moments and H block matrices of attended inputs are H times the memory
+ * and the time (METHODS section 6 found no clear difference between the two). */
+#define CALIB_ATTENDED_WIDTH 2048
 void calib_layer_finish(struct calib_layer *c);
 
 /* --- keys: complex rank one per RoPE plane ------------------------------------------------------- */
@@ -47,9 +51,10 @@ int key_merge(struct attn_layer *a, const struct key_blocks *b, const int *membe
 /* --- values: joint low rank of the products W_v^h o_h ---------------------------------------------- */
 struct value_blocks {
     int heads, dim, width;
-    double *p;  /* [heads*dim, width] P_h = R_h W_v^h, R_h = sqrt(o_h^T o_h) */
-    double *t;  /* [heads*dim, width] T_h = R_h^-1 o_h: R_h T_h = o_h */
-    double **m; /* [heads] M_h = P C_h P^T [heads*dim, heads*dim]; NULL where C_h was */
+    double *p;      /* [heads*dim, width] P_h = R_h W_v^h, R_h = sqrt(o_h^T o_h) */
+    double *t;      /* [heads*dim, width] T_h = R_h^-1 o_h: R_h T_h = o_h */
+    double **m;     /* [heads] M_h = P C_h P^T [heads*dim, heads*dim]; NULL where C_h was */
+    double *common; /* plain: P C P^T, instead of all M_h */
 };
 /* Takes c->c_head: each second moment is freed as soon as its block matrix exists, so that only one set of
  * H matrices lives at a time. */

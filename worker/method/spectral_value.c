@@ -29,6 +29,7 @@ void value_blocks_finish(struct value_blocks *b)
         for (int h = 0; h < b->heads; h++)
             free(b->m[h]);
     free(b->m);
+    free(b->common);
     free(b->p);
     free(b->t);
     memset(b, 0, sizeof *b);
@@ -54,11 +55,24 @@ static int head_factors(struct value_blocks *b, const struct attn_layer *a, int 
     return 0;
 }
 
+/* P c P^T [heads*dim, heads*dim] for a second moment of row distance ld. pc [heads*dim, width] is scratch. */
+static double *block_matrix(const struct value_blocks *b, const double *c, int ld, double *pc,
+                            struct dha_err *e)
+{
+    int hd = b->heads * b->dim, width = b->width;
+    double *m = la_alloc((size_t)hd * (size_t)hd, sizeof *m, "value blocks", e);
+    if (!m)
+        return NULL;
+    la_gemm(false, false, hd, width, width, 1.0, b->p, width, c, ld, 0.0, pc, width);
+    la_gemm(false, true, hd, hd, width, 1.0, pc, width, b->p, width, 0.0, m, hd);
+    return m;
+}
+
 int value_blocks_make(struct value_blocks *b, const struct attn_layer *a, struct calib_layer *c,
                       struct dha_err *e)
 {
     int hd = a->heads * a->dim, width = a->width, rc = -1;
-    size_t mat = (size_t)hd * (size_t)width, square = (size_t)hd * (size_t)hd;
+    size_t mat = (size_t)hd * (size_t)width;
     *b = (struct value_blocks){.heads = a->heads, .dim = a->dim, .width = width};
     double *pc = la_alloc(mat, sizeof *pc, "value blocks", e);
     double *small = la_alloc(3 * (size_t)(a->dim * a->dim), sizeof *small, "value blocks", e);
@@ -70,15 +84,14 @@ int value_blocks_make(struct value_blocks *b, const struct attn_layer *a, struct
     for (int h = 0; h < a->heads; h++)
         if (head_factors(b, a, h, small, e))
             goto out;
+    if (c->plain && !(b->common = block_matrix(b, c->c, c->ext, pc, e)))
+        goto out;
     for (int h = 0; h < a->heads; h++) {
         if (!c->c_head[h])
             continue;
-        b->m[h] = la_alloc(square, sizeof **b->m, "value blocks", e);
+        b->m[h] = block_matrix(b, c->c_head[h], width, pc, e);
         if (!b->m[h])
             goto out;
-        la_gemm(false, false, hd, width, width, 1.0, b->p, width, c->c_head[h], width, 0.0, pc,
-                width);
-        la_gemm(false, true, hd, hd, width, 1.0, pc, width, b->p, width, 0.0, b->m[h], hd);
         free(c->c_head[h]);
         c->c_head[h] = NULL;
     }
@@ -100,7 +113,7 @@ static double *group_gram(const struct value_blocks *b, const int *members, int 
     if (!m)
         return NULL;
     for (int k = 0; k < n; k++) {
-        const double *mh = b->m[members[k]];
+        const double *mh = b->common ? b->common : b->m[members[k]];
         if (!mh) {
             dha_fail(e, DHA_E_INTERNAL, "no second moment was gathered for value head %d",
                      members[k]);
@@ -114,8 +127,10 @@ static double *group_gram(const struct value_blocks *b, const int *members, int 
                                         (size_t)members[j] * d;
                     double *dst = m + ((size_t)i * d + r) * gd + (size_t)j * d;
                     for (size_t s = 0; s < d; s++)
-                        dst[s] += src[s] / n;
+                        dst[s] += b->common ? src[s] : src[s] / n;
                 }
+        if (b->common)
+            break; /* the mean of equal matrices */
     }
     return m;
 }

@@ -197,6 +197,38 @@ static void value_rows_get_the_members_mean_norm(void **state)
     layer_finish(&a);
 }
 
+/* Wide models have one second moment for all heads: the same as H equal ones. */
+static void one_moment_for_all_heads_is_as_many_equal_ones(void **state)
+{
+    (void)state;
+    struct attn_layer a;
+    struct calib_layer c, one;
+    struct value_blocks many, common;
+    struct dha_err e = {0};
+    int members[] = {0, 2};
+    double x, y;
+    random_layer(&a, false);
+    random_calib(&c, false);
+    random_calib(&one, false);
+    memcpy(one.c, c.c, (size_t)(c.ext * c.ext) * sizeof *c.c);
+    one.plain = true;
+    for (int h = 0; h < c.heads; h++) {
+        memcpy(c.c_head[h], c.c, (size_t)(c.ext * c.ext) * sizeof *c.c);
+        free(one.c_head[h]);
+        one.c_head[h] = NULL;
+    }
+    if (value_blocks_make(&many, &a, &c, &e) || value_blocks_make(&common, &a, &one, &e) ||
+        value_residual(&many, members, 2, &x, &e) || value_residual(&common, members, 2, &y, &e))
+        fail_msg("%s", e.msg);
+    assert_true(x > 0.0);
+    assert_close(x, y, 1e-10 * x);
+    value_blocks_finish(&common);
+    value_blocks_finish(&many);
+    layer_finish(&a);
+    calib_layer_finish(&one);
+    calib_layer_finish(&c);
+}
+
 /* Head 2 computes with head 0's values seen through an invertible matrix: sharing costs nothing. */
 static void values_that_are_images_merge_without_loss(void **state)
 {
@@ -531,6 +563,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(value_residual_is_that_of_a_direct_svd),
         cmocka_unit_test(value_rows_get_the_members_mean_norm),
+        cmocka_unit_test(one_moment_for_all_heads_is_as_many_equal_ones),
         cmocka_unit_test(values_that_are_images_merge_without_loss),
         cmocka_unit_test(a_head_without_output_costs_nothing),
         cmocka_unit_test(shared_keys_equal_brute_force_over_phase_and_magnitude),

@@ -97,7 +97,7 @@ static void a_bad_start_is_led_back(void **state)
     assert_true(r.after < r.before - 0.01);
     assert_int_equal(pick[2], 3);
     assert_true(heads_of(&p, pick) <= 13);
-    assert_close(r.after, r.parent, 1e-4);
+    assert_true(r.after < r.parent + 1e-4); /* random tokens: it may even be lower */
     plan_finish(&p);
     small_close(&s);
 }

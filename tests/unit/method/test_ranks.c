@@ -1,6 +1,8 @@
 /* The same conversion by a gang and by one rank alone: run under mpirun with any number of ranks. */
 #include "tests/unit/method/small_model.h"
 
+#include "worker/method/exchange.h"
+
 #include "worker/method/similarity.h"
 
 enum { LAYERS = 2, HEADS = 4 };
@@ -56,6 +58,31 @@ static void a_gang_finds_what_one_rank_finds(void **state)
     model_free(alone);
     plan_finish(&all);
     plan_finish(&one);
+    small_close(&s);
+}
+
+/* Tokens are shared out, decisions are common: the same counts as one rank alone, on every rank. */
+static void a_gang_exchanges_what_one_rank_exchanges(void **state)
+{
+    (void)state;
+    struct small s;
+    struct plan p;
+    struct exchange_report alone, together;
+    struct dha_err e = {0};
+    int one[2 * LAYERS] = {3, 0, 0, 2}, all[2 * LAYERS] = {3, 0, 0, 2};
+    small_open(&s, HEADS, HEADS, LAYERS, true);
+    if (spectral_plan(&s.env, &p, &e) || exchange_improve(&s.env, &p, 9, one, &alone, &e))
+        fail_msg("%s", e.msg);
+    s.env.comm = &gang;
+    if (exchange_improve(&s.env, &p, 9, all, &together, &e))
+        fail_msg("%s", e.msg);
+    assert_true(alone.moves > 0);
+    assert_memory_equal(one, all, sizeof one);
+    assert_close(alone.before, together.before, 1e-5);
+    assert_close(alone.after, together.after, 1e-5);
+    comm_bcast(&gang, all, sizeof all, 0);
+    assert_memory_equal(one, all, sizeof one);
+    plan_finish(&p);
     small_close(&s);
 }
 
@@ -124,6 +151,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_gang_finds_what_one_rank_finds),
+        cmocka_unit_test(a_gang_exchanges_what_one_rank_exchanges),
         cmocka_unit_test(a_gang_compares_heads_as_one_rank_does),
         cmocka_unit_test(all_ranks_fail_together),
     };
