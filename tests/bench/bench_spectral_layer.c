@@ -5,7 +5,8 @@
  * memory while it ran and what was left of it.
  *
  * The second moments of attended inputs and their blocks are the same work for every head, so only the first --value-heads
- * heads do it; the last lines multiply that up to all heads, and say so. Everything else is done for all heads.
+ * heads do it; the last lines multiply that up to all heads, and say so. Everything else is done for all heads. Wider than
+ * CALIB_ATTENDED_WIDTH there are no such moments: what is measured is what all heads take.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -276,6 +277,7 @@ static void measure(struct bench *b)
     if (value_blocks_make(&vb, &a, &c, &e))
         die(s.name, e.msg);
     double blocks = end(&s, "", 0);
+    bool plain_moments = c.plain; /* wide: one second moment stands for all heads */
     calib_layer_finish(&c);
 
     key_groups(b, &a, &kb);
@@ -293,6 +295,10 @@ static void measure(struct bench *b)
     refit_and_regress(b, &a, group_of);
     layer_finish(&a);
 
+    if (plain_moments) {
+        printf("values by the second moment of inputs: nothing to multiply by heads\n");
+        return;
+    }
     double width = (double)b->heads * b->dim, each = width * width * 8 / (1 << GIB_SHIFT);
     printf("computed, not measured, for all %d value heads:\n", b->heads);
     printf("  attended moments %.3g ms a token; value blocks at most %.1f s (the part that all "
