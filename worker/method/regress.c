@@ -24,6 +24,8 @@
 /* The objective is relative, so its gradients have a scale: those below this are rounding, which a smaller one would blow up
  * where a layer lost nothing. */
 #define EPSILON 1e-6
+/* A relative error that is rounding: the layer lost nothing, and neither did those before it. It stays as it is. */
+#define EXACT 1e-7
 
 struct regress {
     const struct method_env *env;
@@ -125,7 +127,8 @@ static double targets(struct regress *r, int l)
 }
 
 /* Runs the sequences at[0..n) of this rank (n <= the run's batch) through layer l; adds gradients of
- * scale/2 * squared error. Returns the squared error. The batch is filled up with copies that count for nothing. */
+ * scale/2 * squared error, none with scale 0. Returns the squared error. The batch is filled up with copies that count for
+ * nothing. */
 static double fit_batch(struct regress *r, int l, const int *at, int n, int batch, float scale)
 {
     const struct kern_ops *ops = r->k->ops;
@@ -140,6 +143,8 @@ static double fit_batch(struct regress *r, int l, const int *at, int n, int batc
         ops->axpy(r->k, kern_plus(d, (size_t)b * r->each), -1.0f,
                   kern_at(r->target, (size_t)at[b] * r->each), r->each);
     double error = ops->sumsq(r->k, d, used);
+    if (scale == 0)
+        return error;
     ops->zero(r->k, kern_plus(d, used), (size_t)(batch - n) * r->each);
     ops->scale(r->k, d, scale, used);
     run_attention_backward(r->run, l, r->grads);
@@ -171,7 +176,14 @@ static int fit(struct regress *r, int l, double energy, struct regress_report *r
     struct comm *comm = r->env->comm;
     int64_t steps = (int64_t)EPOCHS * r->steps, warmup = (int64_t)(WARMUP * (double)steps);
     float scale = (float)(2.0 * r->steps / energy); /* energy / steps: a step's share */
-    *report = (struct regress_report){0, 0};
+    double before = 0;
+    for (int s = 0; s < r->steps && r->mine; s++)
+        before += accumulate(r, l, s, 0) / energy;
+    comm_sum_f64(comm, &before, 1);
+    *report = (struct regress_report){before, before};
+    if (before < EXACT)
+        return 0;
+    report->last = 0;
     for (int64_t s = 0; s < steps; s++) {
         double norm, error = r->mine ? accumulate(r, l, (int)(s % r->steps), scale) / energy : 0;
         if (optim_reduce(&r->optim, &norm, e))
@@ -181,7 +193,6 @@ static int fit(struct regress *r, int l, double energy, struct regress_report *r
             return dha_fail(e, DHA_E_DIVERGED,
                             "the error is not a finite number at step %" PRId64 " of %" PRId64,
                             s + 1, steps);
-        report->first += s < r->steps ? error : 0;
         report->last += s >= steps - r->steps ? error : 0;
         if (optim_update(&r->optim, s + 1, schedule_lr(s, steps, warmup, 0.0), norm, e))
             return -1;

@@ -10,7 +10,8 @@
 
 #include "worker/method/method.h"
 
-struct regress_report { /* relative errors of a layer, means over an epoch (the formula above) */
+struct
+    regress_report { /* relative errors of a layer (the formula above): before, and mean of the last epoch's steps */
     double first, last;
 };
 /* mha: the parent in MHA layout; merged: its conversion, changed in place. report [layers] or NULL. Collective: every rank
