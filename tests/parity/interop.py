@@ -23,8 +23,8 @@ except ImportError as missing:
     sys.exit(77)
 import hf
 
-BIN, DEMO, GOLDEN, FILES = sys.argv[1:5]
-RP4M = sys.argv[5] if len(sys.argv) > 5 else ""
+BIN, DEMO, GOLDEN, FILES = map(os.path.abspath, sys.argv[1:5])
+RP4M = os.path.abspath(sys.argv[5]) if len(sys.argv) > 5 else ""
 LOGITS = 1e-4  # the largest difference of any logit, f32 on both sides
 failures = 0
 
