@@ -41,7 +41,7 @@ class Daemon:
         return found
 
     def show(self, job):
-        return json.loads(self.call("show", job, "--json"))["job"]
+        return json.loads(self.call("show", job, "--json"))
 
 
 def row_of(cell, job):
