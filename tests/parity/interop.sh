@@ -5,7 +5,7 @@
 # Always says how it ended: "interop: passed", "interop: FAILED" (exit 1), or "interop: SKIPPED: why" (exit 77).
 #
 # PyPI has torch for Linux with CUDA only, and its libraries must be there to load it, also on a machine without a GPU. What
-# `import torch` needs of them was found by found by trying; single libraries were not left out one by one; triton, cusolver, nvtx and cuda-bindings it does not.
+# `import torch` needs of them was found by trying (not library by library); triton, cusolver, nvtx and cuda-bindings it does not.
 set -eu
 build=$(cd "${1:?usage: interop.sh BUILD_DIR}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
