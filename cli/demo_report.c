@@ -95,10 +95,14 @@ static void legend(FILE *out, cJSON *const *jobs, int n)
 
     for (int i = 0; i < n; i++) {
         int64_t before = demo_tokens_before(jobs[i], "train");
-        int64_t search = json_int(json_at(jobs[i], "spec.tokens"), "search", 0);
+        const cJSON *tokens = json_at(jobs[i], "spec.tokens");
+        int64_t spent = json_int(json_get(jobs[i], "result"), "tokens_spent", -1);
+        /* what a finished job says that it read, else what it was given for it */
+        int64_t only = spent >= 0 ? spent - json_int(tokens, "train", 0)
+                                  : json_int(tokens, "search", 0);
         trained = before > trained ? before : trained;
-        if (!search_trains(jobs[i]) && search > read) {
-            read = search;
+        if (!search_trains(jobs[i]) && only > read) {
+            read = only;
         }
     }
     fputs(

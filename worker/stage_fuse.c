@@ -16,6 +16,7 @@
 #include "worker/method/budget.h"
 #include "worker/method/exchange.h"
 #include "worker/method/permute.h"
+#include "worker/method/walk.h"
 #include "worker/stage.h"
 
 static int load_plan(const struct stage *st, const struct model_config *cfg, struct plan *p,
@@ -167,8 +168,11 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
              : s->method.merge == MERGE_MASKS ? fuse_by_masks(st, &env, parent, group_of, out, e)
              : s->method.merge == MERGE_SPECTRAL ? spectral_merge(&env, group_of, out, e)
                                                  : meanpool_merge(&env, group_of, out, e);
-    /* without a search stage this stage's calibration is what read those tokens */
-    if (method_merge_calibrates(&s->method) && !st->s->inputs[STAGE_SEARCH])
+    /* tokens that no stage before has read */
+    bool searched = st->s->inputs[STAGE_SEARCH] != NULL;
+    if (s->method.merge == MERGE_SPECTRAL)
+        st->bye.bye.tokens += calib_tokens_merge(&env, searched);
+    else if (method_merge_calibrates(&s->method) && !searched)
         st->bye.bye.tokens += s->tokens_search;
     model_free(aligned);
     model_free(ordered);

@@ -9,6 +9,7 @@
 #include "worker/fsutil.h"
 #include "worker/fuse_train.h"
 #include "worker/method/similarity.h"
+#include "worker/method/walk.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
 
@@ -74,10 +75,10 @@ int stage_search(struct stage *st, struct dha_err *e)
             goto out;
     } else {
         stage_hello(st, 0, -1);
-        if (method_groups_by_alignment(&s->method) ? similarity_plan(&env, &plan, e)
-                                                   : spectral_plan(&env, &plan, e))
+        bool aligned = method_groups_by_alignment(&s->method);
+        if (aligned ? similarity_plan(&env, &plan, e) : spectral_plan(&env, &plan, e))
             goto out;
-        st->bye.bye.tokens = s->tokens_search;
+        st->bye.bye.tokens = aligned ? s->tokens_search : calib_tokens_search(&env);
     }
     rc = 0;
     if (st->comm->rank == 0) {

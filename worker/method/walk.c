@@ -136,6 +136,20 @@ struct calib_split calib_split(const struct method_env *env)
     return s;
 }
 
+int64_t calib_tokens_search(const struct method_env *env)
+{
+    struct calib_split s = calib_split(env); /* the key error's are the moments' */
+    return ((int64_t)s.moments + s.costs) * env->seq;
+}
+
+int64_t calib_tokens_merge(const struct method_env *env, bool searched)
+{
+    struct calib_split s = calib_split(env);
+    /* the regression's begin with the refit's */
+    int fitted = env->method->regress ? s.regress : env->method->refit ? s.refit : 0;
+    return ((int64_t)(searched ? 0 : s.moments) + fitted) * env->seq;
+}
+
 int rank_share(const struct comm *c, int n, int64_t *first)
 {
     int64_t lo = (int64_t)n * c->rank / c->size, hi = (int64_t)n * (c->rank + 1) / c->size;

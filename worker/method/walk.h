@@ -43,6 +43,9 @@ struct calib_split {
     int moments, costs, key_error, refit, regress;
 };
 struct calib_split calib_split(const struct method_env *env);
+/* Different tokens that a spectral search reads, and that the merge reads on top of them (searched) or in all. */
+int64_t calib_tokens_search(const struct method_env *env);
+int64_t calib_tokens_merge(const struct method_env *env, bool searched);
 /* This rank's share of n items: [*first, *first + return). */
 int rank_share(const struct comm *c, int n, int64_t *first);
 /* Reports progress on every rank; DHA_E_STOPPED when asked to stop. */
