@@ -23,7 +23,8 @@ static int add_point(struct dominate_job *j, int64_t tokens, double loss, struct
     return 0;
 }
 
-/* The evaluations of the model on its way, by the tokens that it had read by then. */
+/* The evaluations of the model on its way, by the tokens that it had read by then. While operators or masks train, the fuse
+ * stage evaluates a model that is still the parent with all its heads: only what it leaves counts. */
 static int take_points(struct daemon *d, struct dominate_job *j, const struct store_stage *st,
                        int64_t before, struct dha_err *e)
 {
@@ -31,7 +32,7 @@ static int take_points(struct daemon *d, struct dominate_job *j, const struct st
     size_t n = 0;
     int rc = store_evals(d->store, st->reused_from ? st->reused_from : st->id, &ev, &n, e);
     for (size_t i = 0; i < n && rc == 0; i++) {
-        if (strcmp(ev[i].name, "valid") == 0) {
+        if (st->kind == STAGE_TRAIN && strcmp(ev[i].name, "valid") == 0) {
             rc = add_point(j, before + ev[i].trained_tokens, ev[i].loss, e);
         } else if (strcmp(ev[i].name, "final") == 0) {
             rc = add_point(j, before + st->tokens, ev[i].loss, e);

@@ -146,6 +146,12 @@ static bool merges_otherwise(const struct method *m)
     return m->merge != MERGE_SPECTRAL;
 }
 
+/* a fused head's norm is restored by the contraction */
+static bool restores_norms(const struct method *m)
+{
+    return m->merge != MERGE_SPECTRAL && (m->merge != MERGE_FUSION || m->tie == TIE_CONTRACT);
+}
+
 static bool merges_masks(const struct method *m)
 {
     return m->merge == MERGE_MASKS;
@@ -223,9 +229,9 @@ static const struct row {
     {FLAG(annealing), S, has_distances,
      "annealing groups heads by their distances; this grouping has none",
      "leave out annealing, or use grouping \"learned\", \"aligned-value\" or \"aligned-key\""},
-    {FLAG(norm_restore), F, merges_otherwise,
-     "the spectral merge restores norms component by component anyway",
-     "leave out norm_restore, or use merge \"mean\", \"masks\" or \"fusion\""},
+    {FLAG(norm_restore), F, restores_norms,
+     "the spectral merge restores norms anyway, and the fusion operator only with tie \"contract\"",
+     "leave out norm_restore, or use merge \"mean\" or \"masks\", or tie \"contract\""},
 #undef PART
 #undef FLAG
 };

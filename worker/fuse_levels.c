@@ -228,10 +228,14 @@ static int run_level(struct stage *st, struct levels *v, int level, struct model
     int least = total_groups(v, v->final);
     for (int i = 0; i < v->entries; i++)
         pair_up(v, i);
-    if (fuse_train_operators(st, m, teacher, v->next, part, e) || read_mse(v, m, e))
+    if (fuse_train_operators(st, m, teacher, v->next, part, e) ||
+        comm_agree(st->comm, read_mse(v, m, e), e))
         return -1;
     choose_nearest(v, wanted > least ? wanted : least);
-    return fuse_finer(m, v->next, left, e) || save_level(st, level, *left, e) ? -1 : 0;
+    return comm_agree(st->comm, fuse_finer(m, v->next, left, e), e) ||
+                   save_level(st, level, *left, e)
+               ? -1
+               : 0;
 }
 
 static void groups_of_model(const struct model *m, int *group_of)
@@ -283,7 +287,7 @@ static int by_levels(struct stage *st, struct levels *v, struct model *parent,
                                            .tokens = steps * batch,
                                            .contract = last && s->method.tie == TIE_CONTRACT,
                                            .greeted = greeted};
-            if (at ? model_expand(&m, at, e) : model_clone(&m, parent, e))
+            if (comm_agree(st->comm, at ? model_expand(&m, at, e) : model_clone(&m, parent, e), e))
                 goto out;
             if (last ? fuse_train_operators(st, m, teacher, v->final, &part, e) ||
                            fuse_operators(st, m, &left, e)

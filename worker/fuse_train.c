@@ -99,13 +99,15 @@ int fuse_train_operators(struct stage *st, struct model *m, struct model *teache
     struct trainer_options o;
     struct trainer_result r;
     char ckpt[PATH_MAX], identity[33];
-    if (model_oper_attach(m, group_of, e))
-        return -1;
-    model_oper_share(m, method->scalar_omega, method->rope_tied);
-    if (part->contract && method->norm_restore && model_oper_restore_norms(m, e))
-        return -1;
+    int rc = model_oper_attach(m, group_of, e);
+    if (rc == 0)
+        model_oper_share(m, method->scalar_omega, method->rope_tied);
+    if (rc == 0 && part->contract && method->norm_restore)
+        rc = model_oper_restore_norms(m, e);
     options(st, m, teacher, &o, ckpt, sizeof ckpt, identity);
-    if (part->dir && fs_path(ckpt, sizeof ckpt, e, "%s/%s/ckpt", st->s->out, part->dir))
+    if (rc == 0 && part->dir)
+        rc = fs_path(ckpt, sizeof ckpt, e, "%s/%s/ckpt", st->s->out, part->dir);
+    if (comm_agree(st->comm, rc, e)) /* training begins with collectives */
         return -1;
     o.tokens = part->tokens;
     o.data_step = o.done_steps = part->done;
@@ -143,7 +145,7 @@ int fuse_by_operator(struct stage *st, const struct method_env *env, struct mode
         return -1;
     if (s->method.progressive)
         return fuse_by_levels(st, env, teacher, group_of, out, e);
-    if (model_clone(&m, env->parent, e) == 0 &&
+    if (comm_agree(st->comm, model_clone(&m, env->parent, e), e) == 0 &&
         fuse_train_operators(st, m, teacher, group_of, &all, e) == 0)
         rc = fuse_operators(st, m, out, e);
     model_free(m);
@@ -217,17 +219,19 @@ int fuse_by_masks(struct stage *st, const struct method_env *env, struct model *
     int rc = -1;
     if (need_tokens(st, "masks", e))
         return -1;
-    if (model_clone(&m, env->parent, e) ||
-        model_mask_attach(m, group_of, s->method.norm_restore, e))
+    int bad = model_clone(&m, env->parent, e) ||
+              model_mask_attach(m, group_of, s->method.norm_restore, e);
+    if (comm_agree(st->comm, bad ? -1 : 0, e)) /* training begins with collectives */
         goto out;
     options(st, m, teacher, &o, ckpt, sizeof ckpt, identity);
-    if (masks_new(&masks, m, s->method.masks, s->seed, trainer_steps(&o), e))
+    if (comm_agree(st->comm, masks_new(&masks, m, s->method.masks, s->seed, trainer_steps(&o), e),
+                   e))
         goto out;
     o.masks = masks;
     if (trainer_run(&o, &r, e))
         goto out;
     st->bye.bye.tokens += r.tokens;
-    rc = drop_masks(m, out, e);
+    rc = comm_agree(st->comm, drop_masks(m, out, e), e);
 out:
     masks_free(masks);
     model_free(m);

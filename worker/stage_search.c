@@ -32,7 +32,8 @@ static int learned(struct stage *st, const struct method_env *env, struct plan *
         goto out;
     }
     /* weights move during search (decision D4): a copy does, so the parent need not be restored */
-    if (model_clone(&m, env->parent, e) || model_oper_attach(m, group_of, e))
+    int bad = model_clone(&m, env->parent, e) || model_oper_attach(m, group_of, e);
+    if (comm_agree(st->comm, bad ? -1 : 0, e)) /* training begins with collectives */
         goto out;
     model_oper_share(m, env->method->scalar_omega, env->method->rope_tied);
     stage_training(st, &o, ckpt, sizeof ckpt, identity);

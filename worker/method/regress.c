@@ -39,7 +39,7 @@ struct regress {
     size_t each;               /* seq * hidden: numbers of one sequence */
     struct kern_buf *target;   /* [this rank's sequences, hidden] x + f(x) - x' */
     /* the present layer: its span of the arena, copied, and its gradients */
-    struct kern_buf *params, *grads;
+    struct kern_buf *params, *grads, *kept;
     size_t from, n;
     struct optim optim;
 };
@@ -90,19 +90,22 @@ static int open_layer(struct regress *r, int l, struct dha_err *e)
     r->optim.eps = EPSILON;
     r->params = r->k->ops->alloc(r->k, KERN_F32, r->n);
     r->grads = r->k->ops->alloc(r->k, KERN_F32, r->n);
+    r->kept = r->k->ops->alloc(r->k, KERN_F32, r->n);
     if (method_sync(r->k, "layer regression", e) ||
         optim_add(&r->optim, r->params, r->grads, r->n, RATE, spans, 2, e))
         return -1;
     r->k->ops->copy(r->k, kern_at(r->params, 0), kern_at(r->model->params, r->from), r->n);
+    r->k->ops->copy(r->k, kern_at(r->kept, 0), kern_at(r->params, 0), r->n);
     return 0;
 }
 
 static void close_layer(struct regress *r)
 {
     optim_finish(&r->optim);
+    r->k->ops->free(r->k, r->kept);
     r->k->ops->free(r->k, r->grads);
     r->k->ops->free(r->k, r->params);
-    r->grads = r->params = NULL;
+    r->grads = r->params = r->kept = NULL;
 }
 
 /* Targets of layer l, and the parent's walk goes behind it. Returns the sum of squares of this rank's targets. */
@@ -170,20 +173,27 @@ static double accumulate(struct regress *r, int l, int s, float scale)
     return n ? error + fit_batch(r, l, at, n, batch, scale) : error;
 }
 
+/* Relative error of the layer as it is, over all sequences. */
+static double error_now(struct regress *r, int l, double energy)
+{
+    double sum = 0;
+    for (int s = 0; s < r->steps && r->mine; s++)
+        sum += accumulate(r, l, s, 0);
+    sum /= energy;
+    comm_sum_f64(r->env->comm, &sum, 1);
+    return sum;
+}
+
 static int fit(struct regress *r, int l, double energy, struct regress_report *report,
                struct dha_err *e)
 {
     struct comm *comm = r->env->comm;
     int64_t steps = (int64_t)EPOCHS * r->steps, warmup = (int64_t)(WARMUP * (double)steps);
     float scale = (float)(2.0 * r->steps / energy); /* energy / steps: a step's share */
-    double before = 0;
-    for (int s = 0; s < r->steps && r->mine; s++)
-        before += accumulate(r, l, s, 0) / energy;
-    comm_sum_f64(comm, &before, 1);
+    double before = energy > 0 ? error_now(r, l, energy) : 0;
     *report = (struct regress_report){before, before};
     if (before < EXACT)
         return 0;
-    report->last = 0;
     for (int64_t s = 0; s < steps; s++) {
         double norm, error = r->mine ? accumulate(r, l, (int)(s % r->steps), scale) / energy : 0;
         if (optim_reduce(&r->optim, &norm, e))
@@ -193,13 +203,17 @@ static int fit(struct regress *r, int l, double energy, struct regress_report *r
             return dha_fail(e, DHA_E_DIVERGED,
                             "the error is not a finite number at step %" PRId64 " of %" PRId64,
                             s + 1, steps);
-        report->last += s >= steps - r->steps ? error : 0;
         if (optim_update(&r->optim, s + 1, schedule_lr(s, steps, warmup, 0.0), norm, e))
             return -1;
         r->k->ops->copy(r->k, kern_at(r->model->params, r->from), kern_at(r->params, 0), r->n);
         if (method_progress(r->env, "regression", (int64_t)l * steps + s + 1,
                             steps * r->model->cfg.layers, e))
             return -1;
+    }
+    report->last = error_now(r, l, energy);
+    if (!(report->last < before)) { /* then the closed form was better: it stays */
+        r->k->ops->copy(r->k, kern_at(r->model->params, r->from), kern_at(r->kept, 0), r->n);
+        report->last = before;
     }
     return 0;
 }
@@ -211,9 +225,8 @@ static int regress_layer(struct regress *r, int l, struct regress_report *report
     if (rc == 0) {
         energy = r->mine ? targets(r, l) : 0;
         comm_sum_f64(r->env->comm, &energy, 1);
-        rc = isfinite(energy) && energy > 0
-                 ? fit(r, l, energy, report, e)
-                 : dha_fail(e, DHA_E_INPUT, "the block's outputs are zero or not finite");
+        rc = isfinite(energy) ? fit(r, l, energy, report, e)
+                              : dha_fail(e, DHA_E_INPUT, "the block's outputs are not finite");
     }
     for (int c = 0; rc == 0 && c < r->child.chunks; c++) {
         walk_load(&r->child, c);

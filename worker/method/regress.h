@@ -11,7 +11,8 @@
 #include "worker/method/method.h"
 
 struct
-    regress_report { /* relative errors of a layer (the formula above): before, and mean of the last epoch's steps */
+    regress_report { /* relative errors of a layer (the formula above): before and after, over all its tokens. A fit that does
+                         * not lower the error is not kept. */
     double first, last;
 };
 /* mha: the parent in MHA layout; merged: its conversion, changed in place. report [layers] or NULL. Collective: every rank

@@ -16,7 +16,7 @@
 
 /* Logits at a time: enough rows to make the head's weight-gradient GEMM (which reads and writes the whole
  * [vocab, hidden] gradient once a chunk) efficient, few enough that they stay a small part of memory. */
-#define CHUNK_ROWS 256
+#define CHUNK_ROWS RUN_CHUNK_ROWS
 
 struct layer_shape run_shape(const struct run *r, int layer)
 {

@@ -12,7 +12,7 @@
 
 #include <stdlib.h>
 
-#define PIECE 256
+#define PIECE RUN_CHUNK_ROWS /* the logits of a piece are those of a chunk */
 
 struct decode {
     struct model *m;

@@ -10,6 +10,8 @@ struct run_cache {
     int past, room;       /* tokens before the run's, tokens it has room for */
 };
 
+#define RUN_CHUNK_ROWS 256 /* rows of logits at a time; run.c says why */
+
 struct run {
     struct model *m;
     struct kern *k;

@@ -120,7 +120,8 @@ static int optim_of_masks(struct trainer *t, struct dha_err *e)
     const struct trainer_options *o = t->o;
     struct model_mask *mask = o->model->oper->mask;
     struct optim_span merged = {0, mask->n, 0, 1}, masks = {0, (size_t)o->masks->n, 0, 1};
-    if (optim_add(&t->optim, mask->merged, mask->dmerged, mask->n, 2 * o->lr, &merged, 1, e))
+    double lr = o->lr_attention > 0 ? o->lr * o->lr_attention : o->lr;
+    if (optim_add(&t->optim, mask->merged, mask->dmerged, mask->n, 2 * lr, &merged, 1, e))
         return -1;
     if (!o->masks->alpha)
         return 0;
