@@ -11,7 +11,7 @@ static const char *method_name(const cJSON *job)
 {
     const cJSON *m = json_at(job, "spec.method");
 
-    return cJSON_IsString(m) ? m->valuestring : json_str(m, "name", "?");
+    return cJSON_IsString(m) ? m->valuestring : json_str(m, "preset", "?");
 }
 
 static bool search_trains(const cJSON *job)

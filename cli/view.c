@@ -393,7 +393,7 @@ static void method_of(FILE *out, const cJSON *spec)
 {
     const cJSON *m = json_get(spec, "method");
 
-    fputs(cJSON_IsString(m) ? m->valuestring : json_str(m, "name", "?"), out);
+    fputs(cJSON_IsString(m) ? m->valuestring : json_str(m, "preset", "?"), out);
 }
 
 static void heading(FILE *out, const struct fmt *f, const cJSON *job)

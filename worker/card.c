@@ -76,6 +76,23 @@ static void put_recovery(FILE *f, const cJSON *facts)
         fputs(" |\n", f);
 }
 
+/* What the preset was changed to: names and values of a fixed vocabulary, but read back from a file. */
+static void put_parts(FILE *f, const cJSON *parts)
+{
+    const char *between = ", with ";
+    const cJSON *p;
+    cJSON_ArrayForEach(p, parts)
+    {
+        if (!p->string || !strcmp(p->string, "preset") || !(cJSON_IsString(p) || cJSON_IsBool(p)))
+            continue;
+        fputs(between, f);
+        put_name(f, p->string);
+        fputs(" ", f);
+        put_name(f, cJSON_IsString(p) ? p->valuestring : cJSON_IsTrue(p) ? "yes" : "no");
+        between = ", ";
+    }
+}
+
 static void put_how(FILE *f, const cJSON *facts)
 {
     const cJSON *data = json_get(facts, "data"), *name;
@@ -84,6 +101,7 @@ static void put_how(FILE *f, const cJSON *facts)
     if ((text = json_str(facts, "method", NULL))) {
         fputs("| method | ", f);
         put_name(f, text);
+        put_parts(f, json_get(facts, "method_parts"));
         fputs(" |\n", f);
     }
     if (known(facts, "budget"))

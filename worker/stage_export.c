@@ -90,12 +90,28 @@ static int put_data(cJSON *facts, const struct data_spec *s)
     return 0;
 }
 
+/* "method_parts": the method as an object, if it is not its preset. */
+static int put_parts(cJSON *facts, const struct job_spec *s)
+{
+    cJSON *doc = spec_to_json(s);
+    cJSON *parts = doc ? cJSON_DetachItemFromObjectCaseSensitive(doc, "method") : NULL;
+    cJSON_Delete(doc);
+    if (!parts)
+        return -1;
+    if (cJSON_IsObject(parts))
+        return json_put(facts, "method_parts", parts);
+    cJSON_Delete(parts);
+    return 0;
+}
+
 static int put_spec(cJSON *facts, const struct job_spec *s)
 {
     cJSON *tokens = cJSON_CreateObject(), *recovery = cJSON_CreateObject();
     if (json_put_str(facts, "format", "dha-conversion-1") ||
         json_put_str(facts, "version", DHA_VERSION) ||
-        json_put_str(facts, "method", s->method.name) || json_put_num(facts, "budget", s->budget) ||
+        json_put_str(facts, "method", s->method.name) || put_parts(facts, s) ||
+        /* one head a layer is what it is, whatever the budget says */
+        (s->method.grouping != GROUP_ONE && json_put_num(facts, "budget", s->budget)) ||
         json_put_id(facts, "seed", s->seed)) {
         cJSON_Delete(tokens);
         cJSON_Delete(recovery);
