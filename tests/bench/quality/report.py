@@ -99,7 +99,7 @@ def headline(r):
     if base:
         target = statistics.mean(c["loss"]["final"] for c in base)
         spent = statistics.mean(int(c["tokens_spent"]) for c in base)
-        for label, cells, share in (("spectral", s25, 30), ("spectral-gqa", g25, 10)):
+        for label, cells, share in (("spectral", s25 or s24, 30), ("spectral-gqa", g25 or g24, 10)):
             got = [tokens_to(c, target) for c in cells]
             if cells and all(x is not None for x in got):
                 m = statistics.mean(got)
@@ -125,6 +125,18 @@ def comparison(r):
                      mean_spread([x["loss"]["final"] for x in cells], False),
                      f"{statistics.mean(above(cells, 'final')):+.4f}", len(cells)))
     return table(("method", "heads kept a layer (seed 1)", "converted", "after 240 steps", "above the parent", "seeds"), rows)
+
+
+def short(r):
+    rows = []
+    for budget in (0.5, 0.25):
+        for label in ("spectral-gqa", "spectral"):
+            cells = r.find("rp4m", label, budget, 24)
+            if cells:
+                rows.append((f"{100 * budget:g} %", f"`{label}`", mean_spread([c["loss"]["converted"] for c in cells], False),
+                             mean_spread([c["loss"]["final"] for c in cells], False), f"{statistics.mean(above(cells, 'final')):+.4f}",
+                             len(cells)))
+    return table(("budget", "method", "converted", "after 24 steps", "above the parent", "seeds"), rows) if rows else "Not measured yet."
 
 
 def sweep_tables(r):
@@ -172,6 +184,8 @@ def dominance(model, cells, budgets):
             met += 1
         else:
             lost.append(f"at {100 * b:g} % `{best['label']}` is better by {own[0]['loss']['final'] - best['loss']['final']:.4f}")
+    if not met and not lost:
+        return ""
     if lost:
         return f"`spectral` is the best at {met} of {met + len(lost)} budgets on {model}; not so " + "; ".join(lost) + ".\n"
     return f"`spectral` is the best preset at all {met} budgets on {model}.\n"
@@ -249,7 +263,7 @@ def main():
     spent = sum(sum(s or 0 for s in c["seconds"].values()) for c in r.cells)
     parts = {
         "CELLS": f"{len(r.cells)}", "HOURS": f"{spent / 3600:.1f}", "MACHINE": f"{platform.machine()}, {os.cpu_count()} cores",
-        "HEADLINE": headline(r), "COMPARISON": comparison(r), "SWEEPS": sweep_tables(r), "ORDERINGS": orderings(r),
+        "HEADLINE": headline(r), "COMPARISON": comparison(r), "SHORT": short(r), "SWEEPS": sweep_tables(r), "ORDERINGS": orderings(r),
         "TOKENS": "![loss against tokens](results/rp4m-tokens.svg)" if any("tokens" in m for m in made) else "",
     }
     for key, text in parts.items():
