@@ -514,7 +514,7 @@ static void stage_inputs_are_what_the_stage_reads_and_no_more(void **state)
     differs("gqa", "seed=2", "st"); /* a gqa job has no search stage */
     differs("spectral", "data.train=[\"/b.u16\"]", "sft");
     differs("gqa", "data.train=[\"/b.u16\"]", "st"); /* mean pooling reads no training data */
-    differs("spectral", "tokens.fuse=5000", ""); /* it trains nothing there */
+    differs("spectral", "tokens.fuse=5000", "");     /* it trains nothing there */
 }
 
 static void without_a_validation_file_the_training_data_matter_to_all_who_validate(void **state)

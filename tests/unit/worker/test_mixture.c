@@ -296,7 +296,7 @@ static void held_out_examples_are_whole_and_no_longer_drawn(void **state)
         if (targets[t] == EOS)
             first_held = targets[t - 1]; /* the letter of its answer */
     assert_true(first_held >= 0);
-    for (int i = 0; i < 200; i++) {  /* in the other part, no row counts that answer */
+    for (int i = 0; i < 200; i++) { /* in the other part, no row counts that answer */
         corpus_draw(c, 1, STREAM_TRAIN, i, 0, 16, ids, targets, &e);
         for (int t = 0; t < 16; t++)
             assert_int_not_equal(targets[t], first_held);
