@@ -154,38 +154,33 @@ static int mean_entry(struct model *m, int entry, const int *group_of, struct at
     return method_sync(m->k, "reading effective weights", e);
 }
 
+struct finer {
+    struct model *m;
+    const int *group_of;
+    float *eff; /* [H*d * D] */
+};
+
+static int mean_layer(void *arg, int layer, struct attn_layer *a, struct dha_err *e)
+{
+    struct finer *f = arg;
+    const int *keys = f->group_of + 2 * layer * a->heads;
+    return mean_entry(f->m, 2 * layer, keys, a, f->eff, e) ||
+                   mean_entry(f->m, 2 * layer + 1, keys + a->heads, a, f->eff, e)
+               ? -1
+               : 0;
+}
+
 /* What fusion_fuse() does, for groups finer than the operators': W_new = mean over members of their effective heads. */
 static int fuse_finer(struct model *m, const int *group_of, struct model **out, struct dha_err *e)
 {
     const struct model_oper *op = m->oper;
-    float *eff = malloc((size_t)op->heads * (size_t)op->dim * (size_t)m->cfg.hidden * sizeof *eff);
-    struct model *to = NULL;
-    int rc = -1;
-    if (!eff) {
-        dha_fail(e, DHA_E_NO_MEMORY, "no memory for a layer's weights");
-        goto out;
-    }
+    struct finer f = {.m = m, .group_of = group_of};
+    f.eff = malloc((size_t)op->heads * (size_t)op->dim * (size_t)m->cfg.hidden * sizeof *f.eff);
+    if (!f.eff)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for a layer's weights");
     model_oper_apply(m);
-    if (method_with_maps(m, group_of, &to, e))
-        goto out;
-    for (int l = 0; l < op->layers; l++) {
-        struct attn_layer a;
-        const int *keys = group_of + 2 * l * op->heads;
-        if (layer_load(&a, m, l, e))
-            goto out;
-        int bad = mean_entry(m, 2 * l, keys, &a, eff, e) ||
-                  mean_entry(m, 2 * l + 1, keys + op->heads, &a, eff, e) ||
-                  layer_store(&a, to, l, e);
-        layer_finish(&a);
-        if (bad)
-            goto out;
-    }
-    *out = to;
-    to = NULL;
-    rc = 0;
-out:
-    model_free(to);
-    free(eff);
+    int rc = method_rebuild(m, group_of, mean_layer, &f, out, e);
+    free(f.eff);
     return rc;
 }
 

@@ -176,34 +176,28 @@ static int take_merged(struct model *m, int entry, double *w, double *bias, floa
     return method_sync(m->k, "reading merged heads", e);
 }
 
+struct merged {
+    struct model *m;
+    float *host; /* [d * D] */
+};
+
+static int merged_layer(void *arg, int layer, struct attn_layer *a, struct dha_err *e)
+{
+    struct merged *f = arg;
+    return take_merged(f->m, 2 * layer, a->k, a->bk, f->host, e) ||
+                   take_merged(f->m, 2 * layer + 1, a->v, a->bv, f->host, e)
+               ? -1
+               : 0;
+}
+
 static int drop_masks(struct model *m, struct model **out, struct dha_err *e)
 {
-    const struct model_oper *op = m->oper;
-    float *host = malloc((size_t)op->dim * (size_t)m->cfg.hidden * sizeof *host);
-    struct model *to = NULL;
-    int rc = -1;
-    if (!host) {
-        dha_fail(e, DHA_E_NO_MEMORY, "no memory for a head's weights");
-        goto out;
-    }
-    if (method_with_maps(m, op->group_of, &to, e))
-        goto out;
-    for (int l = 0; l < op->layers; l++) {
-        struct attn_layer a;
-        if (layer_load(&a, m, l, e))
-            goto out;
-        int bad = take_merged(m, 2 * l, a.k, a.bk, host, e) ||
-                  take_merged(m, 2 * l + 1, a.v, a.bv, host, e) || layer_store(&a, to, l, e);
-        layer_finish(&a);
-        if (bad)
-            goto out;
-    }
-    *out = to;
-    to = NULL;
-    rc = 0;
-out:
-    model_free(to);
-    free(host);
+    struct merged f = {.m = m};
+    f.host = malloc((size_t)m->oper->dim * (size_t)m->cfg.hidden * sizeof *f.host);
+    if (!f.host)
+        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for a head's weights");
+    int rc = method_rebuild(m, m->oper->group_of, merged_layer, &f, out, e);
+    free(f.host);
     return rc;
 }
 

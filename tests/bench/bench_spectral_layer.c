@@ -45,6 +45,8 @@ static void die(const char *what, const char *why)
     exit(1);
 }
 
+#include "tests/bench/bench_model.h"
+
 /* VmHWM or VmRSS of /proc/self/status, in MiB. */
 static double memory_mib(const char *field)
 {
@@ -92,24 +94,6 @@ static double end(const struct step *s, const char *unit, double units)
     printf("\n");
     fflush(stdout);
     return took;
-}
-
-static void fill(struct model *m)
-{
-    for (int i = 0; i < m->n_table; i++) {
-        const struct param *p = &m->table[i];
-        float *x = malloc(p->n * sizeof *x);
-        if (!x)
-            die("filling", "no memory");
-        for (size_t j = 0; j < p->n; j++)
-            x[j] = p->n_dims == 1 ? 1.0f
-                                  : (float)((double)corpus_random(1, (uint64_t)i, 0, 0, j) /
-                                                9223372036854775808.0 -
-                                            1) *
-                                        0.035f; /* uniform of standard deviation 0.02 */
-        model_set(m, p, x);
-        free(x);
-    }
 }
 
 static void open_tokens(struct bench *b)

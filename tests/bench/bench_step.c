@@ -49,23 +49,7 @@ static void die(const char *what, const char *why)
     exit(1);
 }
 
-static void fill(struct model *m)
-{
-    for (int i = 0; i < m->n_table; i++) {
-        const struct param *p = &m->table[i];
-        float *x = malloc(p->n * sizeof *x);
-        if (!x)
-            die("filling", "no memory");
-        for (size_t k = 0; k < p->n; k++)
-            x[k] = p->n_dims == 1 ? 1.0f
-                                  : (float)((double)corpus_random(1, (uint64_t)i, 0, 0, k) /
-                                                9223372036854775808.0 -
-                                            1) *
-                                        0.035f; /* uniform of standard deviation 0.02 */
-        model_set(m, p, x);
-        free(x);
-    }
-}
+#include "tests/bench/bench_model.h"
 
 static void set_up(struct bench *b, const char *backend, int threads, bool fusion)
 {

@@ -132,39 +132,36 @@ static int fuse_entry(const struct model *m, int entry, struct attn_layer *a, fl
     return 0;
 }
 
+struct fuse {
+    const struct model *m;
+    float *omega;    /* [H, H, d] */
+    double *scratch; /* [d * D] */
+};
+
+static int fuse_layer(void *arg, int layer, struct attn_layer *a, struct dha_err *e)
+{
+    struct fuse *f = arg;
+    return fuse_entry(f->m, 2 * layer, a, f->omega, f->scratch, e) ||
+                   fuse_entry(f->m, 2 * layer + 1, a, f->omega, f->scratch, e)
+               ? -1
+               : 0;
+}
+
 int fusion_fuse(struct model *with_oper, struct model **out, struct dha_err *e)
 {
     const struct model_oper *op = with_oper->oper;
-    struct model *m = NULL;
-    float *omega = NULL;
-    double *scratch = NULL;
+    struct fuse f = {.m = with_oper};
     int rc = -1;
     *out = NULL;
     if (!op)
         return dha_fail(e, DHA_E_INTERNAL, "nothing to fuse: the model has no fusion operators");
     size_t h = (size_t)op->heads, d = (size_t)op->dim;
-    omega = la_alloc(h * h * d, sizeof *omega, "fusion operators", e);
-    scratch = la_alloc(d * (size_t)with_oper->cfg.hidden, sizeof *scratch, "fusion operators", e);
-    if (!omega || !scratch || method_check_groups(op->group_of, op->layers, op->heads, e) ||
-        method_with_maps(with_oper, op->group_of, &m, e))
-        goto out;
-    for (int l = 0; l < op->layers; l++) {
-        struct attn_layer a;
-        if (layer_load(&a, with_oper, l, e))
-            goto out;
-        int bad = fuse_entry(with_oper, 2 * l, &a, omega, scratch, e) ||
-                  fuse_entry(with_oper, 2 * l + 1, &a, omega, scratch, e) ||
-                  layer_store(&a, m, l, e);
-        layer_finish(&a);
-        if (bad)
-            goto out;
-    }
-    *out = m;
-    m = NULL;
-    rc = 0;
-out:
-    model_free(m);
-    free(scratch);
-    free(omega);
+    f.omega = la_alloc(h * h * d, sizeof *f.omega, "fusion operators", e);
+    f.scratch = la_alloc(d * (size_t)with_oper->cfg.hidden, sizeof *f.scratch, "fusion operators",
+                         e);
+    if (f.omega && f.scratch)
+        rc = method_rebuild(with_oper, op->group_of, fuse_layer, &f, out, e);
+    free(f.scratch);
+    free(f.omega);
     return rc ? dha_err_context(e, "fusing heads") : 0;
 }

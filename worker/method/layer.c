@@ -135,6 +135,30 @@ int layer_store(const struct attn_layer *a, struct model *m, int layer, struct d
     return method_sync(m->k, "writing a layer's weights", e);
 }
 
+int method_rebuild(struct model *from, const int *group_of, layer_change *change, void *arg,
+                   struct model **out, struct dha_err *e)
+{
+    struct model *m = NULL;
+    *out = NULL;
+    if (method_check_groups(group_of, from->cfg.layers, from->cfg.heads, e) ||
+        method_with_maps(from, group_of, &m, e))
+        return -1;
+    for (int l = 0; l < from->cfg.layers; l++) {
+        struct attn_layer a; /* shared heads of a GQA input are repeated by layer_load() */
+        int rc = layer_load(&a, from, l, e);
+        if (rc == 0) {
+            rc = change(arg, l, &a, e) || layer_store(&a, m, l, e) ? -1 : 0;
+            layer_finish(&a);
+        }
+        if (rc) {
+            model_free(m);
+            return -1;
+        }
+    }
+    *out = m;
+    return 0;
+}
+
 int method_check_groups(const int *group_of, int layers, int heads, struct dha_err *e)
 {
     int canonical[MODEL_MAX_HEADS];

@@ -34,6 +34,11 @@ int method_expand(struct model *m, struct model **mha, bool *owned, struct dha_e
  * (entry 2l: keys, 2l+1: values); q_proj, k_proj, v_proj, o_proj and their biases are left zero. */
 int method_with_maps(struct model *from, const int *group_of, struct model **out,
                      struct dha_err *e);
+/* The same, with attention: each layer of `from` is loaded, changed by `change` (which makes the rows of each group's members
+ * equal) and stored. */
+typedef int layer_change(void *arg, int layer, struct attn_layer *a, struct dha_err *e);
+int method_rebuild(struct model *from, const int *group_of, layer_change *change, void *arg,
+                   struct model **out, struct dha_err *e);
 /* Fails unless every entry of group_of is a canonical partition (groups_canonical()). */
 int method_check_groups(const int *group_of, int layers, int heads, struct dha_err *e);
 /* Calibration is possible: enough tokens asked for, planes come in pairs. */

@@ -52,28 +52,25 @@ static void pool_layer(struct attn_layer *a, const int *group_of, double *weight
     }
 }
 
+struct pool {
+    const int *group_of;
+    bool norm_restore;
+};
+
+static int pool_both(void *arg, int layer, struct attn_layer *a, struct dha_err *e)
+{
+    const struct pool *p = arg;
+    const int *keys = p->group_of + 2 * layer * a->heads;
+    (void)e;
+    pool_layer(a, keys, a->k, a->bk, p->norm_restore);
+    pool_layer(a, keys + a->heads, a->v, a->bv, p->norm_restore);
+    return 0;
+}
+
 int meanpool_merge(const struct method_env *env, const int *group_of, struct model **out,
                    struct dha_err *e)
 {
-    struct model *from = env->parent, *m = NULL;
-    int heads = from->cfg.heads, layers = from->cfg.layers;
-    *out = NULL;
-    if (method_check_groups(group_of, layers, heads, e) || method_with_maps(from, group_of, &m, e))
-        return dha_err_context(e, "mean pooling");
-    for (int l = 0; l < layers; l++) {
-        struct attn_layer a; /* shared heads of a GQA input are repeated by layer_load() */
-        if (layer_load(&a, from, l, e))
-            goto fail;
-        pool_layer(&a, group_of + 2 * l * heads, a.k, a.bk, env->method->norm_restore);
-        pool_layer(&a, group_of + (2 * l + 1) * heads, a.v, a.bv, env->method->norm_restore);
-        int rc = layer_store(&a, m, l, e);
-        layer_finish(&a);
-        if (rc)
-            goto fail;
-    }
-    *out = m;
-    return 0;
-fail:
-    model_free(m);
-    return dha_err_context(e, "mean pooling");
+    struct pool p = {group_of, env->method->norm_restore};
+    int rc = method_rebuild(env->parent, group_of, pool_both, &p, out, e);
+    return rc ? dha_err_context(e, "mean pooling") : 0;
 }

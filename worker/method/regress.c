@@ -228,13 +228,8 @@ static int regress_layer(struct regress *r, int l, struct regress_report *report
         rc = isfinite(energy) ? fit(r, l, energy, report, e)
                               : dha_fail(e, DHA_E_INPUT, "the block's outputs are not finite");
     }
-    for (int c = 0; rc == 0 && c < r->child.chunks; c++) {
-        walk_load(&r->child, c);
-        run_layer(r->child.run, l);
-        walk_save(&r->child, c);
-    }
     if (rc == 0)
-        rc = comm_agree(r->env->comm, method_sync(r->k, "layer regression", e), e);
+        rc = comm_agree(r->env->comm, r->mine ? walk_advance(&r->child, l, e) : 0, e);
     close_layer(r);
     return rc ? dha_err_context(e, "fitting layer %d", l) : 0;
 }

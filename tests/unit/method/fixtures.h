@@ -35,4 +35,12 @@ static inline void assert_close(double a, double b, double tolerance)
         fail_msg("%.17g and %.17g differ by %.3g, more than %.3g", a, b, fabs(a - b), tolerance);
 }
 
+static inline double inner(int n, const double *x, const double *y)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += x[i] * y[i];
+    return sum;
+}
+
 #endif

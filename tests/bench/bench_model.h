@@ -1,0 +1,27 @@
+/* bench_model.h: random weights for the benchmarks' models. The file that includes it has die(what, why). */
+#ifndef DHA_BENCH_MODEL_H
+#define DHA_BENCH_MODEL_H
+
+#include <stdlib.h>
+#include "worker/data/corpus.h"
+#include "worker/model/model.h"
+
+static void fill(struct model *m)
+{
+    for (int i = 0; i < m->n_table; i++) {
+        const struct param *p = &m->table[i];
+        float *x = malloc(p->n * sizeof *x);
+        if (!x)
+            die("filling", "no memory");
+        for (size_t k = 0; k < p->n; k++)
+            x[k] = p->n_dims == 1 ? 1.0f
+                                  : (float)((double)corpus_random(1, (uint64_t)i, 0, 0, k) /
+                                                9223372036854775808.0 -
+                                            1) *
+                                        0.035f; /* uniform of standard deviation 0.02 */
+        model_set(m, p, x);
+        free(x);
+    }
+}
+
+#endif
