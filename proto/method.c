@@ -217,7 +217,7 @@ static const struct row {
      "leave out refit, or use merge \"spectral\""},
     {FLAG(exchange), F, exchanges, "exchange improves the measured budget of a spectral merge",
      "leave out exchange, or use merge \"spectral\" and budget \"measured\""},
-    {FLAG(regress), F, merges_spectral, "regress belongs to the spectral merge",
+    {FLAG(regress), S | F, merges_spectral, "regress belongs to the spectral merge",
      "leave out regress, or use merge \"spectral\""},
     {FLAG(any_count), S | F, always, NULL, NULL},
     {FLAG(scalar_omega), S | F, has_operator, "scalar_omega is an option of the fusion operator",

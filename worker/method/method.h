@@ -23,6 +23,8 @@ struct choice {
 struct plan_entry { /* entry 2*layer + (0 key | 1 value) */
     int n_choices;
     struct choice *choices; /* ascending n */
+    double
+        left; /* share of the closed form's cost that regression leaves: a factor of all costs; 0 = unknown */
 };
 struct plan {
     char method[32];

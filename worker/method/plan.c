@@ -1,8 +1,9 @@
 /* plan.c: the result of a search as a value: made, filled, written as JSON and read back.
  *
  *   {"method": "spectral", "cost_unit": "nats", "layers": 4, "heads": 8,
- *    "entries": [{"layer": 0, "kind": "key", "choices": [{"n": 1, "cost": 0.5, "groups": [0,0,0,0,0,0,0,0]}, ...]}, ...],
- *    "distance": [[...heads*heads...], ...]}          "distance" only for learned plans
+ *    "entries": [{"layer": 0, "kind": "key", "left": 0.2, "choices": [{"n": 1, "cost": 0.5, "groups": [0,0,0,0,0,0,0,0]}, ...]}, ...],
+ *    "distance": [[...heads*heads...], ...]}          "distance" only for learned plans, "left" only for costs
+ *                                                    behind a regression
  *
  * Entries come in order (layer 0 key, layer 0 value, layer 1 key ...). The reader takes nothing on trust: the file lies
  * between two stages and may be damaged.
@@ -98,7 +99,8 @@ static int put_entry(cJSON *list, const struct plan *p, int i)
         cJSON_Delete(o);
         return -1;
     }
-    if (json_put_int(o, "layer", i / 2) || json_put_str(o, "kind", kind_name(i)))
+    if (json_put_int(o, "layer", i / 2) || json_put_str(o, "kind", kind_name(i)) ||
+        (en->left > 0 && json_put_num(o, "left", en->left)))
         return -1;
     choices = cJSON_CreateArray();
     if (json_put(o, "choices", choices))
@@ -215,7 +217,10 @@ static int read_entry(const cJSON *o, struct plan *p, int entry, struct dha_err 
         return -1;
     if (layer != entry / 2 || strcmp(kind, kind_name(entry)) != 0)
         return bad(e, entry, "entries are out of order");
-    const cJSON *choices = json_get(o, "choices"), *c;
+    const cJSON *choices = json_get(o, "choices"), *left = json_get(o, "left"), *c;
+    if (left && !(cJSON_IsNumber(left) && left->valuedouble > 0 && left->valuedouble <= 1))
+        return bad(e, entry, "\"left\" is not a share");
+    p->entries[entry].left = left ? left->valuedouble : 0;
     if (!cJSON_IsArray(choices) || cJSON_GetArraySize(choices) < 1)
         return bad(e, entry, "no choices");
     cJSON_ArrayForEach(c, choices) if (read_choice(c, p, entry, e)) return -1;

@@ -91,6 +91,13 @@ int walk_valid(const struct walk *w, int chunk)
     return left < w->batch ? left : w->batch;
 }
 
+void walk_attention(struct walk *w, int chunk, int layer, struct kern_view dst)
+{
+    walk_load(w, chunk);
+    run_attention_only(w->run, layer);
+    run_attention_output(w->run, dst);
+}
+
 int walk_advance(struct walk *w, int layer, struct dha_err *e)
 {
     for (int c = 0; c < w->chunks; c++) {
@@ -133,13 +140,15 @@ struct calib_split calib_split(const struct method_env *env)
                             .key_error = sequences(n / 16, env->seq),
                             .refit = sequences(n, env->seq),
                             .regress = sequences(2 * n, env->seq)};
+    if (env->method->regress && !env->method->uniform)
+        s.cost_fit = s.refit;
     return s;
 }
 
 int64_t calib_tokens_search(const struct method_env *env)
 {
     struct calib_split s = calib_split(env); /* the key error's are the moments' */
-    return ((int64_t)s.moments + s.costs) * env->seq;
+    return ((int64_t)s.moments + s.costs + s.cost_fit) * env->seq;
 }
 
 int64_t calib_tokens_merge(const struct method_env *env, bool searched)
@@ -147,6 +156,8 @@ int64_t calib_tokens_merge(const struct method_env *env, bool searched)
     struct calib_split s = calib_split(env);
     /* the regression's begin with the refit's */
     int fitted = env->method->regress ? s.regress : env->method->refit ? s.refit : 0;
+    if (searched)
+        fitted -= s.cost_fit;
     return ((int64_t)(searched ? 0 : s.moments) + fitted) * env->seq;
 }
 

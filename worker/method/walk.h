@@ -29,6 +29,8 @@ void walk_load(struct walk *w, int chunk);
 void walk_save(struct walk *w, int chunk);
 /* Sequences of this chunk that count. */
 int walk_valid(const struct walk *w, int chunk);
+/* The attention block's output at layer `layer` for this chunk: dst [batch * seq, hidden]; the streams stay. */
+void walk_attention(struct walk *w, int chunk, int layer, struct kern_view dst);
 /* All chunks behind layer `layer`. */
 int walk_advance(struct walk *w, int layer, struct dha_err *e);
 /* Loss summed over the walk's tokens, from layer `from` on (from = layers: the head only); the streams stay. An error if
@@ -37,10 +39,12 @@ int walk_loss(struct walk *w, int from, double *sum, struct dha_err *e);
 
 /* How env->calib_tokens (N) are spent, in sequences, at least one each. The oracle's figures (METHODS 6) were made with
  * N = 32768 in this split: second moments N/2, measured costs N/4, the keys' output error N/16 (the first
- * of the second moments' sequences again), the refit N. `search` therefore reads 3N/4 different tokens; the
- * merge reads the same N/2 again and the refit N others; the regression 2N: those and N more. */
+ * of the second moments' sequences again), the refit N. The merge reads the same N/2 again and the refit N others; the
+ * regression 2N: those and N more. With regression, the search fits single
+ * layers on the refit's. `search` therefore reads 3N/4 different tokens, or 7N/4. */
 struct calib_split {
     int moments, costs, key_error, refit, regress;
+    int cost_fit; /* 0 without regression */
 };
 struct calib_split calib_split(const struct method_env *env);
 /* Different tokens that a spectral search reads, and that the merge reads on top of them (searched) or in all. */

@@ -210,6 +210,7 @@ static void a_plan_survives_json(void **state)
     assert_non_null(p.distance);
     for (int i = 0; i < 6 * 49; i++)
         p.distance[i] = normal() * 1e-7;
+    p.entries[4].left = 0.25;
     cJSON *j = plan_to_json(&p), *back = reparse(j);
     assert_int_equal(plan_from_json(back, &q, &e), 0);
     assert_string_equal(q.method, p.method);
@@ -220,6 +221,7 @@ static void a_plan_survives_json(void **state)
         assert_close(q.distance[i], p.distance[i], 4e-16 * fabs(p.distance[i]));
     for (int i = 0; i < 6; i++) {
         assert_int_equal(q.entries[i].n_choices, p.entries[i].n_choices);
+        assert_true(q.entries[i].left == (i == 4 ? 0.25 : 0.0));
         for (int c = 0; c < p.entries[i].n_choices; c++) {
             const struct choice *a = &p.entries[i].choices[c], *b = &q.entries[i].choices[c];
             assert_int_equal(a->n, b->n);
@@ -268,6 +270,9 @@ static void damaged_plans_are_refused(void **state)
         {"\"groups\":[0,0]", "\"groups\":{}"},
         {"\"choices\":[{\"n\":2,\"cost\":0,\"groups\":[0,1]}]}]", "\"choices\":[]}]"},
         {"{\"n\":2,\"cost\":0,\"groups\":[0,1]}]},{", "{\"n\":2,\"cost\":0,\"groups\":[1,0]}]},{"},
+        {"\"kind\":\"key\"", "\"kind\":\"key\",\"left\":0"},
+        {"\"kind\":\"key\"", "\"kind\":\"key\",\"left\":1.5"},
+        {"\"kind\":\"key\"", "\"kind\":\"key\",\"left\":null"},
         {"[0,1,1,0],", ""},
         {"[0,1,1,0]", "[0,1,1]"},
         {"[0,1,1,0]", "[0,1,null,0]"},
