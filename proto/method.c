@@ -16,6 +16,7 @@ static const char *const grouping_names[] = {
     [GROUP_CLOSED_FORM] = "closed-form",
     [GROUP_ALIGNED_VALUE] = "aligned-value",
     [GROUP_ALIGNED_KEY] = "aligned-key",
+    [GROUP_ALIGNED] = "aligned",
 };
 static const char *const criterion_names[] = {
     [CRITERION_DIST] = "dist",
@@ -49,7 +50,7 @@ static const char *const tie_names[] = {
     [TIE_HARD] = "hard",
     [TIE_CONTRACT] = "contract",
 };
-_Static_assert(COUNT(grouping_names) == GROUP_ALIGNED_KEY + 1, "a name for each grouping");
+_Static_assert(COUNT(grouping_names) == GROUP_ALIGNED + 1, "a name for each grouping");
 _Static_assert(COUNT(criterion_names) == CRITERION_COS + 1, "a name for each criterion");
 _Static_assert(COUNT(alignment_names) == ALIGN_PROCRUSTES + 1, "a name for each alignment");
 _Static_assert(COUNT(budget_names) == BUDGET_MEASURED + 1, "a name for each budget");
@@ -107,7 +108,8 @@ const char *method_names(void)
 
 bool method_groups_by_alignment(const struct method *m)
 {
-    return m->grouping == GROUP_ALIGNED_VALUE || m->grouping == GROUP_ALIGNED_KEY;
+    return m->grouping == GROUP_ALIGNED_VALUE || m->grouping == GROUP_ALIGNED_KEY ||
+           m->grouping == GROUP_ALIGNED;
 }
 
 /* Fixed groups and a uniform budget leave nothing to search for; the calibration sums of a merge are then taken by the
@@ -199,7 +201,7 @@ static const struct row {
     {PART(grouping), S | F, always, NULL, NULL},
     {PART(criterion), S, method_groups_by_alignment,
      "criterion is how aligned heads are compared; this grouping does not compare them",
-     "leave out criterion, or use grouping \"aligned-value\" or \"aligned-key\""},
+     "leave out criterion, or use grouping \"aligned\", \"aligned-value\" or \"aligned-key\""},
     {PART(alignment), F, merges_otherwise,
      "the spectral merge finds better transforms than rotations; aligning first changes nothing",
      "leave out alignment, or use merge \"mean\", \"masks\" or \"fusion\""},
@@ -228,7 +230,7 @@ static const struct row {
      "leave out progressive, or use merge \"fusion\""},
     {FLAG(annealing), S, has_distances,
      "annealing groups heads by their distances; this grouping has none",
-     "leave out annealing, or use grouping \"learned\", \"aligned-value\" or \"aligned-key\""},
+     "leave out annealing, or use grouping \"learned\" or \"aligned\""},
     {FLAG(norm_restore), F, restores_norms,
      "the spectral merge restores norms anyway, and the fusion operator only with tie \"contract\"",
      "leave out norm_restore, or use merge \"mean\" or \"masks\", or tie \"contract\""},
@@ -361,9 +363,16 @@ static void check_keys(const cJSON *v, struct spec_errors *errs)
     }
 }
 
+/* Of keys and values apart, so that plain GQA cannot hold them. */
 static bool chooses_any_groups(const struct method *m)
 {
-    return m->grouping == GROUP_LEARNED || m->grouping == GROUP_CLOSED_FORM;
+    return m->grouping == GROUP_LEARNED || m->grouping == GROUP_CLOSED_FORM ||
+           m->grouping == GROUP_ALIGNED;
+}
+
+static bool groups_layers(const struct method *m)
+{
+    return method_groups_by_alignment(m) && m->grouping != GROUP_ALIGNED;
 }
 
 /* What was not said follows from what was: {"preset": "spectral", "uniform": true} means the grouping and budget of a
@@ -384,7 +393,7 @@ static void settle(struct method *m, const bool *said)
         if (!set_budget)
             m->budget = BUDGET_UNIFORM;
     }
-    if (!set_any && (m->uniform || m->grouping == GROUP_ONE || method_groups_by_alignment(m)))
+    if (!set_any && (m->uniform || m->grouping == GROUP_ONE || groups_layers(m)))
         m->any_count = false;
     if (!set_uniform && (m->budget != BUDGET_UNIFORM || m->any_count || chooses_any_groups(m)))
         m->uniform = false;
@@ -412,7 +421,7 @@ static void check_combination(const struct method *m, struct spec_errors *errs)
     if (m->uniform && m->any_count)
         spec_error(errs, at, "leave out one of the two",
                    "any_count allows unequal groups, which uniform excludes");
-    if (m->any_count && method_groups_by_alignment(m))
+    if (m->any_count && groups_layers(m))
         spec_error(errs, at, "leave out any_count",
                    "grouping \"%s\" makes groups of equal size, so head counts divide H",
                    grouping_names[m->grouping]);
@@ -437,14 +446,18 @@ static void check_combination(const struct method *m, struct spec_errors *errs)
         spec_error(errs, at, "use grouping \"closed-form\" or \"adjacent\", or another budget",
                    "a measured budget needs the loss of each grouping; \"%s\" gives distances",
                    grouping_names[m->grouping]);
-    if (m->budget == BUDGET_ADAPTIVE && method_groups_by_alignment(m))
-        spec_error(errs, at, "use budget \"uniform\", or grouping \"learned\"",
+    if (m->budget == BUDGET_ADAPTIVE && groups_layers(m))
+        spec_error(errs, at,
+                   "use grouping \"aligned\", which groups them apart, or budget \"uniform\"",
                    "grouping \"%s\" is one grouping for K and V of a layer; an adaptive budget "
                    "gives them different numbers of heads",
                    grouping_names[m->grouping]);
-    else if (m->budget == BUDGET_ADAPTIVE && m->grouping != GROUP_LEARNED)
-        spec_error(errs, at, "use grouping \"learned\", or budget \"measured\" or \"uniform\"",
-                   "an adaptive budget comes from the distances that a learned grouping finds");
+    else if (m->budget == BUDGET_ADAPTIVE && !has_distances(m))
+        spec_error(
+            errs, at,
+            "use grouping \"learned\" or \"aligned\", or budget \"measured\" or \"uniform\"",
+            "an adaptive budget comes from distances between heads; grouping \"%s\" has none",
+            grouping_names[m->grouping]);
 }
 
 void method_read(const cJSON *v, struct method *out, struct spec_errors *errs)

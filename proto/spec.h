@@ -21,7 +21,8 @@ enum method_grouping {
     GROUP_LEARNED,
     GROUP_CLOSED_FORM,
     GROUP_ALIGNED_VALUE, /* one grouping for K and V, by the similarity of the aligned values */
-    GROUP_ALIGNED_KEY
+    GROUP_ALIGNED_KEY,
+    GROUP_ALIGNED /* keys and values each by their own */
 };
 enum method_criterion { CRITERION_DIST, CRITERION_COS }; /* METHODS 2.3 */
 enum method_alignment { ALIGN_NONE, ALIGN_PROCRUSTES };

@@ -34,23 +34,6 @@ static void distances(const float *omega, int heads, int dim, double *out)
         }
 }
 
-static int learned_entry(const struct method_env *env, struct plan *out, int entry,
-                         const int *counts, int n_counts, struct dha_err *e)
-{
-    int heads = out->heads, group_of[MODEL_MAX_HEADS];
-    const double *d = out->distance + (size_t)entry * (size_t)(heads * heads);
-    for (int i = 0; i < n_counts; i++) {
-        double cost;
-        if ((env->method->annealing
-                 ? groups_anneal(heads, d, counts[i], env->seed, group_of, &cost, e)
-                 : groups_pairwise(heads, d, counts[i], !env->method->any_count, env->seed,
-                                   group_of, &cost, e)) ||
-            plan_add(out, entry, counts[i], cost, group_of, e))
-            return -1;
-    }
-    return 0;
-}
-
 int fusion_plan(const struct method_env *env, const struct model *with_oper, struct plan *out,
                 struct dha_err *e)
 {
@@ -77,7 +60,7 @@ int fusion_plan(const struct method_env *env, const struct model *with_oper, str
         if (get_omega(with_oper, i, omega, e))
             goto out;
         distances(omega, op->heads, op->dim, out->distance + (size_t)i * block);
-        if (learned_entry(env, out, i, counts, n_counts, e))
+        if (search_distances(env, out, i, counts, n_counts, e))
             goto out;
     }
     rc = 0;

@@ -289,3 +289,20 @@ int search_groups(const struct method_env *env, const char *phase, int heads, gr
                ? search_exact(env, phase, heads, cost, arg, counts, n_counts, group_of, e)
                : search_descent(env, phase, heads, cost, arg, counts, n_counts, group_of, e);
 }
+
+int search_distances(const struct method_env *env, struct plan *out, int entry, const int *counts,
+                     int n_counts, struct dha_err *e)
+{
+    int heads = out->heads, group_of[MODEL_MAX_HEADS];
+    const double *d = out->distance + (size_t)entry * (size_t)(heads * heads);
+    for (int i = 0; i < n_counts; i++) {
+        double cost;
+        if ((env->method->annealing
+                 ? groups_anneal(heads, d, counts[i], env->seed, group_of, &cost, e)
+                 : groups_pairwise(heads, d, counts[i], !env->method->any_count, env->seed,
+                                   group_of, &cost, e)) ||
+            plan_add(out, entry, counts[i], cost, group_of, e))
+            return -1;
+    }
+    return 0;
+}

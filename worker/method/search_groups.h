@@ -22,4 +22,8 @@ int search_counts(const struct method *method, int heads, int *counts);
 int search_groups(const struct method_env *env, const char *phase, int heads, group_cost_fn *cost,
                   void *arg, const int *counts, int n_counts, int *group_of, struct dha_err *e);
 
+/* The other way to groups, from pairwise distances: out->distance of the entry [heads * heads] gives a choice for each count. */
+int search_distances(const struct method_env *env, struct plan *out, int entry, const int *counts,
+                     int n_counts, struct dha_err *e);
+
 #endif

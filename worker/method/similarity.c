@@ -8,6 +8,7 @@
 
 #include "worker/method/layer.h"
 #include "worker/method/linalg.h"
+#include "worker/method/search_groups.h"
 #include "worker/method/walk.h"
 
 /* ---- pairs ---------------------------------------------------------------------------------------- */
@@ -89,10 +90,10 @@ int similarity_distance(struct comm *comm, bool values, enum method_criterion cr
 
 struct sums {
     struct walk *w;
-    bool values, unit; /* unit: every token's vector of a head has length 1 (criterion cos) */
-    float *host;       /* [rows, ld] */
-    double *wide;      /* [rows, H*d] */
-    double *moments;   /* [H*d, H*d] */
+    bool unit;          /* every token's vector of a head has length 1 (criterion cos) */
+    float *host;        /* [rows, ld] */
+    double *wide;       /* [rows, H*d] */
+    double *moments[2]; /* of keys, of values [H*d, H*d]; NULL: not compared */
 };
 
 static void to_unit(double *x, int d)
@@ -105,13 +106,10 @@ static void to_unit(double *x, int d)
         x[c] /= norm;
 }
 
-static void add_rows(struct sums *s, size_t rows)
+static void add_kind(struct sums *s, int kind, size_t rows, size_t ld)
 {
     const struct model_config *cfg = &s->w->m->cfg;
-    struct kern *k = s->w->m->k;
-    size_t ld, hd = (size_t)cfg->heads * (size_t)cfg->head_dim, at = s->values ? 2 * hd : hd;
-    struct kern_view qkv = run_qkv(s->w->run, &ld);
-    k->ops->download(k, s->host, qkv, rows * ld);
+    size_t hd = (size_t)cfg->heads * (size_t)cfg->head_dim, at = kind ? 2 * hd : hd;
     for (size_t r = 0; r < rows; r++) {
         double *x = s->wide + r * hd;
         for (size_t c = 0; c < hd; c++)
@@ -119,7 +117,18 @@ static void add_rows(struct sums *s, size_t rows)
         for (int h = 0; s->unit && h < cfg->heads; h++)
             to_unit(x + h * cfg->head_dim, cfg->head_dim);
     }
-    la_gram_add((int)rows, (int)hd, s->wide, s->moments);
+    la_gram_add((int)rows, (int)hd, s->wide, s->moments[kind]);
+}
+
+static void add_rows(struct sums *s, size_t rows)
+{
+    size_t ld;
+    struct kern *k = s->w->m->k;
+    struct kern_view qkv = run_qkv(s->w->run, &ld);
+    k->ops->download(k, s->host, qkv, rows * ld);
+    for (int kind = 0; kind < 2; kind++)
+        if (s->moments[kind])
+            add_kind(s, kind, rows, ld);
 }
 
 /* Advances the walk by one layer; sums over this rank's sequences. */
@@ -157,49 +166,50 @@ static int sequences(const struct method_env *env)
     return n < 1 ? 1 : n > 1 << 24 ? 1 << 24 : (int)n;
 }
 
-static int add_groups(const struct method_env *env, struct plan *out, int layer, struct dha_err *e)
+/* Distances of one kind from this rank's sums. */
+static int compare(const struct method_env *env, struct sums *s, int kind, int layer,
+                   double *distance, struct dha_err *e)
 {
-    int heads = out->heads, group_of[MODEL_MAX_HEADS];
-    const double *d = out->distance + 2 * (size_t)layer * (size_t)(heads * heads);
-    for (int n = 1; n <= heads; n++) {
-        double cost;
-        if (heads % n)
-            continue;
-        if ((env->method->annealing
-                 ? groups_anneal(heads, d, n, env->seed, group_of, &cost, e)
-                 : groups_pairwise(heads, d, n, true, env->seed, group_of, &cost, e)) ||
-            plan_add(out, 2 * layer, n, cost, group_of, e) ||
-            plan_add(out, 2 * layer + 1, n, cost, group_of, e))
-            return -1;
-    }
-    return 0;
+    const struct model_config *cfg = &env->parent->cfg;
+    int heads = cfg->heads, dim = cfg->head_dim;
+    size_t hd = (size_t)heads * (size_t)dim;
+    double scale = 1.0 / ((double)sequences(env) * env->seq), *moments = s->moments[kind];
+    comm_sum_f64(env->comm, moments, hd * hd);
+    for (size_t i = 0; i < hd * hd; i++)
+        moments[i] *= scale;
+    la_mirror((int)hd, moments);
+    for (size_t c = 0; c < hd; c++)
+        if (!isfinite(moments[c * hd + c])) { /* the same on every rank: the sums are */
+            dha_fail(e, DHA_E_INPUT, "the %s of layer %d are not finite on calibration tokens",
+                     kind ? "values" : "keys", layer);
+            return dha_err_hint(e, "the checkpoint's weights hold NaN or overflow in f32");
+        }
+    return similarity_distance(env->comm, kind == 1, env->method->criterion, heads, dim, moments,
+                               distance, e);
 }
 
 static int plan_layer(const struct method_env *env, struct sums *s, int layer, struct plan *out,
                       struct dha_err *e)
 {
-    int heads = out->heads, dim = env->parent->cfg.head_dim;
-    size_t hd = (size_t)heads * (size_t)dim, pairs = (size_t)heads * (size_t)heads;
+    int heads = out->heads, counts[MODEL_MAX_HEADS], rc = 0;
+    int n_counts = search_counts(env->method, heads, counts);
+    size_t hd = (size_t)heads * (size_t)env->parent->cfg.head_dim;
+    size_t pairs = (size_t)heads * (size_t)heads;
     double *d = out->distance + 2 * (size_t)layer * pairs;
-    double scale = 1.0 / ((double)sequences(env) * env->seq);
-    memset(s->moments, 0, hd * hd * sizeof *s->moments);
+    for (int kind = 0; kind < 2; kind++)
+        if (s->moments[kind])
+            memset(s->moments[kind], 0, hd * hd * sizeof *s->moments[kind]);
     if (comm_agree(env->comm, gather(s, layer, e), e))
         return -1;
-    comm_sum_f64(env->comm, s->moments, hd * hd);
-    for (size_t i = 0; i < hd * hd; i++)
-        s->moments[i] *= scale;
-    la_mirror((int)hd, s->moments);
-    for (size_t c = 0; c < hd; c++)
-        if (!isfinite(s->moments[c * hd + c])) { /* the same on every rank: the sums are */
-            dha_fail(e, DHA_E_INPUT, "the %s of layer %d are not finite on calibration tokens",
-                     s->values ? "values" : "keys", layer);
-            return dha_err_hint(e, "the checkpoint's weights hold NaN or overflow in f32");
-        }
-    if (similarity_distance(env->comm, s->values, env->method->criterion, heads, dim, s->moments, d,
-                            e))
-        return -1;
-    memcpy(d + pairs, d, pairs * sizeof *d);
-    return comm_agree(env->comm, add_groups(env, out, layer, e), e);
+    for (int kind = 0; kind < 2; kind++)
+        if (s->moments[kind] && compare(env, s, kind, layer, d + (size_t)kind * pairs, e))
+            return -1;
+    for (int kind = 0; kind < 2; kind++) /* what is not compared goes by the other */
+        if (!s->moments[kind])
+            memcpy(d + (size_t)kind * pairs, d + (size_t)(1 - kind) * pairs, pairs * sizeof *d);
+    for (int kind = 0; kind < 2 && rc == 0; kind++)
+        rc = search_distances(env, out, 2 * layer + kind, counts, n_counts, e);
+    return comm_agree(env->comm, rc, e);
 }
 
 int similarity_plan(const struct method_env *env, struct plan *out, struct dha_err *e)
@@ -207,17 +217,21 @@ int similarity_plan(const struct method_env *env, struct plan *out, struct dha_e
     const struct model_config *cfg = &env->parent->cfg;
     size_t hd = (size_t)cfg->heads * (size_t)cfg->head_dim;
     struct walk w = {0};
-    struct sums s = {.w = &w,
-                     .values = env->method->grouping == GROUP_ALIGNED_VALUE,
-                     .unit = env->method->criterion == CRITERION_COS};
+    struct sums s = {.w = &w, .unit = env->method->criterion == CRITERION_COS};
     int64_t first;
     int rc = -1;
     memset(out, 0, sizeof *out);
     if (method_check_env(env, e))
         return -1;
     int mine = rank_share(env->comm, sequences(env), &first), ready = 0;
-    s.moments = la_alloc(hd * hd, sizeof *s.moments, "the heads' moments", e);
-    ready = s.moments && plan_alloc(out, cfg->layers, cfg->heads, e) == 0;
+    bool wanted[2] = {env->method->grouping != GROUP_ALIGNED_VALUE,
+                      env->method->grouping != GROUP_ALIGNED_KEY};
+    ready = plan_alloc(out, cfg->layers, cfg->heads, e) == 0;
+    for (int kind = 0; kind < 2 && ready; kind++) {
+        if (wanted[kind])
+            s.moments[kind] = la_alloc(hd * hd, sizeof *s.moments[kind], "the heads' moments", e);
+        ready = !wanted[kind] || s.moments[kind];
+    }
     if (ready)
         out->distance = la_alloc(2 * (size_t)cfg->layers * (size_t)cfg->heads * (size_t)cfg->heads,
                                  sizeof *out->distance, "a plan", e);
@@ -234,7 +248,8 @@ int similarity_plan(const struct method_env *env, struct plan *out, struct dha_e
     rc = 0;
 out:
     walk_close(&w);
-    free(s.moments);
+    free(s.moments[1]);
+    free(s.moments[0]);
     if (rc)
         plan_finish(out);
     return rc ? dha_err_context(e, "comparing heads") : 0;

@@ -1,4 +1,5 @@
-/* similarity.h: groups from how alike heads are once they are aligned (METHODS 2.3, 2.4): one grouping for keys and values.
+/* similarity.h: groups from how alike heads are once they are aligned (METHODS 2.3, 2.4): one grouping for keys and values, or
+ * (grouping "aligned", ours) each by their own.
  *
  * The moments of a layer are the cross-Grams of its heads' key or value outputs, E[x_i^T x_j] for all i and j at once. RoPE
  * turns both sides of a plane alike, so that what alignment reads of the keys' moments is the same before and after it.
@@ -19,8 +20,9 @@ int similarity_fit(bool values, int d, const double *m, double *fit, struct dha_
 int similarity_distance(struct comm *comm, bool values, enum method_criterion criterion, int heads,
                         int d, const double *moments, double *distance, struct dha_err *e);
 
-/* Calibration over env->calib_tokens tokens, distances of the item and criterion of env->method, and for each divisor of the
- * heads the equal groups with the least sum of them. Both entries of a layer get the same groups. */
+/* Calibration over env->calib_tokens tokens, distances of the item and criterion of env->method, and for each count of
+ * search_counts() the groups with the least sum of them (equal ones, unless any_count). Both entries of a layer get the
+ * same groups if only keys or values are compared. */
 int similarity_plan(const struct method_env *env, struct plan *out, struct dha_err *e);
 
 #endif

@@ -111,6 +111,13 @@ def cells(repo, shared):
     add("orderings", "rp4m", "align-gqa-value", 1, 0.25, full,
         recipe({"preset": "align-gqa", "grouping": "aligned-value"}, full, LR, LM))
     add("orderings", "rp4m", "align-gqa-kl", 1, 0.25, full, recipe("align-gqa", full, LR, KL))
+    aligned_mean = {"preset": "align-gqa", "merge": "mean"}
+    apart = {**aligned_mean, "grouping": "aligned"}
+    for s in SEEDS:
+        add("orderings", "rp4m", "aligned-adaptive", s, 0.25, full,
+            recipe({**apart, "budget": "adaptive"}, full, LR, LM))
+        add("orderings", "rp4m", "aligned-apart", s, 0.25, full, recipe(apart, full, LR, LM))
+    add("orderings", "rp4m", "align-gqa-mean-kl", 1, 0.25, full, recipe(aligned_mean, full, LR, KL))
 
     # the sweep: every preset at every budget it can meet, at equal tokens
     short = 60
@@ -132,4 +139,5 @@ def cells(repo, shared):
                     recipe(method, short, None if own else LR, None if own else LM))
             if uniform:
                 add("sweep", model, "gqa-kl", 1, budget, short, recipe("gqa", short, LR, KL))
+                add("sweep", model, "align-gqa-mean-kl", 1, budget, short, recipe(aligned_mean, short, LR, KL))
     return out

@@ -223,6 +223,37 @@ static void planted_groups_are_found_by_each_criterion(void **state)
         }
 }
 
+static void keys_and_values_may_each_go_by_their_own(void **state)
+{
+    (void)state;
+    struct small s;
+    struct plan p[3];
+    struct dha_err e = {0};
+    static const enum method_grouping by[] = {GROUP_ALIGNED_KEY, GROUP_ALIGNED_VALUE,
+                                              GROUP_ALIGNED};
+    enum { PAIRS = HEADS * HEADS };
+    small_open(&s, HEADS, HEADS, LAYERS, false);
+    for (int i = 0; i < 3; i++) {
+        s.method = (struct method){.name = "aligned-dha",
+                                   .grouping = by[i],
+                                   .budget = i == 2 ? BUDGET_ADAPTIVE : BUDGET_UNIFORM,
+                                   .any_count = i == 2};
+        if (similarity_plan(&s.env, &p[i], &e))
+            fail_msg("%s", e.msg);
+    }
+    for (int i = 0; i < 2 * LAYERS; i++) {
+        assert_memory_equal(p[2].distance + i * PAIRS, p[i % 2].distance + i * PAIRS,
+                            PAIRS * sizeof *p[2].distance);
+        assert_int_equal(p[2].entries[i].n_choices, HEADS); /* groups of any size */
+        const struct choice *equal = choice_of(&p[i % 2], i, 3), *any = choice_of(&p[2], i, 3);
+        assert_true(any->cost <= equal->cost + 1e-12);
+    }
+    assert_true(memcmp(p[2].distance, p[2].distance + PAIRS, PAIRS * sizeof(double)) != 0);
+    for (int i = 0; i < 3; i++)
+        plan_finish(&p[i]);
+    small_close(&s);
+}
+
 /* G_ij = W_i C W_j^T (METHODS 2.1): the planar fit of keys does not see that RoPE has turned them. */
 static void moments_behind_rope_serve_as_well(void **state)
 {
@@ -323,6 +354,7 @@ int main(void)
         cmocka_unit_test(the_distance_from_moments_is_that_of_aligned_tokens),
         cmocka_unit_test(a_turned_head_is_at_distance_zero),
         cmocka_unit_test(planted_groups_are_found_by_each_criterion),
+        cmocka_unit_test(keys_and_values_may_each_go_by_their_own),
         cmocka_unit_test(moments_behind_rope_serve_as_well),
         cmocka_unit_test(another_order_of_heads_changes_no_logit),
         cmocka_unit_test(different_groups_of_keys_and_values_have_no_common_order),

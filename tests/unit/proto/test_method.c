@@ -112,6 +112,12 @@ static void what_was_not_said_follows_from_what_was(void **state)
         read_method("{'preset':'spectral','grouping':'aligned-key','budget':'uniform'}", &m, &e),
         0);
     assert_false(m.any_count);
+    /* keys and values apart: an adaptive budget may tell them apart, plain GQA cannot hold them */
+    assert_int_equal(read_method("{'preset':'aligned-dha','grouping':'aligned'}", &m, &e), 0);
+    assert_true(m.budget == BUDGET_ADAPTIVE && !m.uniform && !m.any_count);
+    assert_int_equal(
+        read_method("{'preset':'align-gqa','grouping':'aligned','any_count':true}", &m, &e), 0);
+    assert_true(m.any_count && !m.uniform);
     assert_int_equal(read_method("{'preset':'dha','allocation':'greedy','annealing':true}", &m, &e),
                      0);
     assert_true(m.annealing && m.allocation == ALLOCATE_GREEDY);
@@ -229,6 +235,7 @@ static void what_makes_no_sense_is_refused_with_the_reason(void **state)
          "one grouping for K and V"},
         {"{'preset':'align-gqa','grouping':'aligned-key','any_count':true,'uniform':false}",
          "$.method", "equal size"},
+        {"{'preset':'align-gqa','grouping':'aligned','uniform':true}", "$.method", "equal"},
         {"{'preset':'gqa','criterion':'cos'}", "$.method", "compare"},
         {"{'preset':'gqa','allocation':'greedy'}", "$.method", "adaptive budget"},
         {"{'preset':'gqa','annealing':true}", "$.method", "distances"},
