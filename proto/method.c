@@ -81,12 +81,14 @@ static const struct method presets[] = {
      .merge = MERGE_SPECTRAL,
      .refit = true,
      .regress = true,
+     .slow_planes = true,
      .any_count = true},
     {.name = "spectral-gqa",
      .merge = MERGE_SPECTRAL,
      .uniform = true,
      .refit = true,
-     .regress = true},
+     .regress = true,
+     .slow_planes = true},
 };
 #define NAMES "gqa, mqa, dha, align-gqa, aligned-dha, spectral, spectral-gqa"
 
@@ -221,6 +223,8 @@ static const struct row {
      "leave out exchange, or use merge \"spectral\" and budget \"measured\""},
     {FLAG(regress), S | F, merges_spectral, "regress belongs to the spectral merge",
      "leave out regress, or use merge \"spectral\""},
+    {FLAG(slow_planes), S | F, merges_spectral, "slow_planes belongs to the spectral merge",
+     "leave out slow_planes, or use merge \"spectral\""},
     {FLAG(any_count), S | F, always, NULL, NULL},
     {FLAG(scalar_omega), S | F, has_operator, "scalar_omega is an option of the fusion operator",
      "leave out scalar_omega, or use merge \"fusion\""},

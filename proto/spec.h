@@ -45,11 +45,12 @@ struct method {
     enum method_merge merge;
     enum method_masks masks; /* merge masks */
     enum method_tie tie;     /* merge fusion */
-    bool uniform;   /* equal, contiguous groups in every layer: result is a plain GQA checkpoint */
-    bool refit;     /* spectral: ridge regression of W_O */
-    bool exchange;  /* spectral, budget measured: head counts improved by measured exchanges */
-    bool regress;   /* spectral: attention blocks fitted to the parent's, layer by layer */
-    bool any_count; /* head counts need not divide H */
+    bool uniform;  /* equal, contiguous groups in every layer: result is a plain GQA checkpoint */
+    bool refit;    /* spectral: ridge regression of W_O */
+    bool exchange; /* spectral, budget measured: head counts improved by measured exchanges */
+    bool regress;  /* spectral: attention blocks fitted to the parent's, layer by layer */
+    bool slow_planes;  /* spectral: RoPE planes that hardly turn are merged as one block */
+    bool any_count;    /* head counts need not divide H */
     bool scalar_omega; /* fusion operator: one number a head pair */
     bool rope_tied;    /* fusion operator: the two dims of a key's RoPE plane share omega (D2) */
     bool progressive;  /* fusion operator: 2x, 4x, 8x one after the other (METHODS 1.6) */

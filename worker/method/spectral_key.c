@@ -4,7 +4,7 @@
  * multiplication by a complex number of modulus one. So the only maps between heads that leave the logits alone at
  * every distance are complex numbers c, one a plane: key plane times c, query plane times 1/conj(c).
  * With kappa_{h,p} = W_k[p] + i W_k[p + d/2] the best shared key plane of a group is the leading eigenvector of a
- * g x g Hermitian matrix.
+ * g x g Hermitian matrix. Planes that hardly turn may be merged better: "slow planes" below.
  */
 #include "worker/method/spectral.h"
 
@@ -17,6 +17,8 @@
 /* A plane whose queries carry less than this share of the mean energy is weighted as if it carried that much: its logits
  * do not count, and 1 / sqrt(w) must stay finite. */
 #define ENERGY_FLOOR 1e-9
+/* Where complex numbers leave no more than this share, they are exact, at every distance: the slow planes stay planes. */
+#define EXACT 1e-6
 
 void calib_layer_finish(struct calib_layer *c)
 {
@@ -34,6 +36,7 @@ void key_blocks_finish(struct key_blocks *b)
     free(b->gram);
     free(b->flat);
     free(b->root);
+    value_blocks_finish(&b->block);
     memset(b, 0, sizeof *b);
 }
 
@@ -51,6 +54,125 @@ static void plane_gram(int heads, int ext, const double *z, const double *zc, do
             gram[i * heads + j] = CMPLX(rr + ii, ri - ir);
         }
     }
+}
+
+/* --- slow planes ------------------------------------------------------------------------------------
+ *
+ * A plane that turns by at most one radian within the context is nearly not turned at all. Where no plane turns, logits are
+ * x_q W_q^T W_k x_k, and any invertible matrix may stand between queries and keys of the slow planes, not one
+ * complex number a plane: the products of the group's heads share one factor by joint low rank, in the metric of the
+ * inputs on both sides. It is the problem of the values (spectral_value.c), with R_h = sqrt(W_q C W_q^T).
+ */
+
+/* Dim of row r of the block: as in a head, first halves of the planes before the second ones. */
+static int slow_dim(const struct key_blocks *b, int r)
+{
+    int first = b->planes - b->slow;
+    return r < b->slow ? first + r : b->planes + first + r - b->slow;
+}
+
+/* Row r of a merged block goes to this dim: what is weakest comes first and may turn most. */
+static int slow_dim_of_rank(const struct key_blocks *b, int r)
+{
+    int plane = b->planes - b->slow + r / 2;
+    return r % 2 ? plane : b->planes + plane;
+}
+
+/* Rows of head h in the slow planes [2*slow, ext], with the bias as last column. */
+static void slow_rows(const struct key_blocks *b, const struct attn_layer *a, const double *w,
+                      const double *bias, int h, double *out)
+{
+    int ext = b->block.width, width = a->width;
+    for (int r = 0; r < 2 * b->slow; r++) {
+        int dim = h * a->dim + slow_dim(b, r);
+        double *row = out + (size_t)r * (size_t)ext;
+        memcpy(row, w + (size_t)dim * (size_t)width, (size_t)width * sizeof *row);
+        if (ext > width)
+            row[width] = bias[dim];
+    }
+}
+
+static int slow_block_make(struct key_blocks *b, const struct attn_layer *a,
+                           const struct calib_layer *c, struct dha_err *e)
+{
+    int d = 2 * c->slow, ext = c->ext, rc = -1;
+    size_t rows = (size_t)d * (size_t)ext, small = (size_t)d * (size_t)d;
+    b->slow = c->slow;
+    b->block = (struct value_blocks){.heads = a->heads, .dim = d, .width = ext};
+    b->block.p = la_alloc((size_t)a->heads * rows, sizeof *b->block.p, "key blocks", e);
+    b->block.t = la_alloc((size_t)a->heads * rows, sizeof *b->block.t, "key blocks", e);
+    double *q = la_alloc(3 * rows + 3 * small, sizeof *q, "key blocks", e);
+    if (!b->block.p || !b->block.t || !q)
+        goto out;
+    double *k = q + rows, *qc = k + rows, *energy = qc + rows, *root = energy + small;
+    double *inverse = root + small;
+    for (int h = 0; h < a->heads; h++) {
+        double trace = 0.0;
+        slow_rows(b, a, a->q, a->bq, h, q);
+        slow_rows(b, a, a->k, a->bk, h, k);
+        la_gemm(false, false, d, ext, ext, 1.0, q, ext, c->c, ext, 0.0, qc, ext);
+        la_gemm(false, true, d, d, ext, 1.0, qc, ext, q, ext, 0.0, energy, d);
+        for (int i = 0; i < d; i++)
+            trace += energy[i * d + i];
+        if (trace == 0.0)
+            continue; /* no query ever looks: P = T = 0 */
+        if (la_sqrt(d, energy, root, inverse, e))
+            goto out;
+        la_gemm(false, false, d, ext, d, 1.0, root, d, k, ext, 0.0, b->block.p + (size_t)h * rows,
+                ext);
+        la_gemm(false, false, d, ext, d, 1.0, inverse, d, q, ext, 0.0,
+                b->block.t + (size_t)h * rows, ext);
+    }
+    b->block.common = value_block_matrix(&b->block, c->c, ext, e);
+    rc = b->block.common ? 0 : -1;
+out:
+    free(q);
+    return rc;
+}
+
+/* Mean norm of the members' key rows in the slow planes. */
+static double slow_target(const struct key_blocks *b, const struct attn_layer *a,
+                          const int *members, int n)
+{
+    double sum = 0.0;
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < 2 * b->slow; r++) {
+            const double *row = a->k +
+                                (size_t)(members[i] * a->dim + slow_dim(b, r)) * (size_t)a->width;
+            double s = 0.0;
+            for (int c = 0; c < a->width; c++)
+                s += row[c] * row[c];
+            sum += sqrt(s);
+        }
+    return sum / (n * 2 * b->slow);
+}
+
+static void put_row(const struct attn_layer *a, double *w, double *bias, int row,
+                    const double *from)
+{
+    memcpy(w + (size_t)row * (size_t)a->width, from, (size_t)a->width * sizeof *w);
+    if (a->bias)
+        bias[row] = from[a->width];
+}
+
+static int slow_merge(struct attn_layer *a, const struct key_blocks *b, const int *members, int n,
+                      struct dha_err *e)
+{
+    size_t ext = (size_t)b->block.width, rows = 2 * (size_t)b->slow * ext;
+    double *shared = la_alloc(((size_t)n + 1) * rows, sizeof *shared, "a key group", e);
+    if (!shared)
+        return -1;
+    int rc = value_share(&b->block, members, n, slow_target(b, a, members, n), shared,
+                         shared + rows, e);
+    for (int i = 0; i < n && rc == 0; i++)
+        for (int r = 0; r < 2 * b->slow; r++) {
+            int row = members[i] * a->dim + slow_dim_of_rank(b, r);
+            size_t at = (size_t)r * ext;
+            put_row(a, a->k, a->bk, row, shared + at);
+            put_row(a, a->q, a->bq, row, shared + ((size_t)i + 1) * rows + at);
+        }
+    free(shared);
+    return rc;
 }
 
 int key_blocks_make(struct key_blocks *b, const struct attn_layer *a, const struct calib_layer *c,
@@ -90,7 +212,7 @@ int key_blocks_make(struct key_blocks *b, const struct attn_layer *a, const stru
         la_gemm(false, false, n, ext, ext, 1.0, z, ext, c->c, ext, 0.0, zc, ext);
         plane_gram(heads, ext, z, zc, real, b->gram + (size_t)p * pairs);
     }
-    rc = 0;
+    rc = c->slow > 0 ? slow_block_make(b, a, c, e) : 0;
 out:
     free(z);
     if (rc)
@@ -111,11 +233,12 @@ static void fix_phase(int n, double complex *u)
         u[i] *= turn;
 }
 
-int key_solve(const struct key_blocks *b, const int *members, int n, double complex *mix,
-              double complex *factor, double *residual, struct dha_err *e)
+/* slow: the share of their own sum that rank one leaves in the slow planes. */
+static int solve_planes(const struct key_blocks *b, const int *members, int n, double complex *mix,
+                        double complex *factor, double *residual, double *slow, struct dha_err *e)
 {
     int heads = b->heads, planes = b->planes, rc = -1;
-    double left = 0.0;
+    double left = 0.0, slow_left = 0.0, slow_sum = 0.0;
     double complex *g = la_alloc((size_t)(n * n), sizeof *g, "a key group", e);
     double *w = la_alloc((size_t)n, sizeof *w, "a key group", e);
     if (!g || !w)
@@ -129,8 +252,14 @@ int key_solve(const struct key_blocks *b, const int *members, int n, double comp
                                gram[members[i] * heads + members[j]];
         if (la_eig_herm(n, g, w, e))
             goto out;
+        double lost = 0.0;
         for (int r = 0; r < n - 1; r++)
-            left += fmax(w[r], 0.0);
+            lost += fmax(w[r], 0.0);
+        left += lost;
+        if (p >= planes - b->slow) {
+            slow_left += lost;
+            slow_sum += lost + w[n - 1];
+        }
         double complex *u = g + (size_t)(n - 1) * (size_t)n;
         fix_phase(n, u);
 
@@ -152,13 +281,20 @@ int key_solve(const struct key_blocks *b, const int *members, int n, double comp
             factor[i * planes + p] = conj(u[i]) / (root * scale);
         }
     }
-    if (residual)
-        *residual = left;
+    *residual = left;
+    *slow = slow_sum > 0.0 ? slow_left / slow_sum : 0.0;
     rc = 0;
 out:
     free(w);
     free(g);
     return rc;
+}
+
+int key_solve(const struct key_blocks *b, const int *members, int n, double complex *mix,
+              double complex *factor, double *residual, struct dha_err *e)
+{
+    double left, slow;
+    return solve_planes(b, members, n, mix, factor, residual ? residual : &left, &slow, e);
 }
 
 /* Row pair (p, p + d/2) of head h in m [heads*dim, cols] as one complex number a column. */
@@ -178,11 +314,11 @@ static void set_plane(double *m, const struct attn_layer *a, int h, int p, size_
 }
 
 static void merge_matrix(const struct attn_layer *a, double *k, double *q, size_t cols,
-                         const int *members, int n, const double complex *mix,
+                         const int *members, int n, int turning, const double complex *mix,
                          const double complex *factor)
 {
     int planes = a->dim / 2;
-    for (int p = 0; p < planes; p++) {
+    for (int p = 0; p < turning; p++) {
         for (size_t col = 0; col < cols; col++) {
             double complex shared = 0.0;
             for (int i = 0; i < n; i++)
@@ -200,15 +336,20 @@ int key_merge(struct attn_layer *a, const struct key_blocks *b, const int *membe
               struct dha_err *e)
 {
     size_t numbers = (size_t)(n * b->planes);
+    double residual, slow;
     double complex *mix = la_alloc(2 * numbers, sizeof *mix, "a key group", e);
     if (!mix)
         return -1;
-    int rc = key_solve(b, members, n, mix, mix + numbers, NULL, e);
+    int rc = solve_planes(b, members, n, mix, mix + numbers, &residual, &slow, e);
+    bool block = b->slow > 0 && slow > EXACT;
+    int turning = block ? b->planes - b->slow : b->planes;
     if (rc == 0) {
-        merge_matrix(a, a->k, a->q, (size_t)a->width, members, n, mix, mix + numbers);
+        merge_matrix(a, a->k, a->q, (size_t)a->width, members, n, turning, mix, mix + numbers);
         if (a->bias)
-            merge_matrix(a, a->bk, a->bq, 1, members, n, mix, mix + numbers);
+            merge_matrix(a, a->bk, a->bq, 1, members, n, turning, mix, mix + numbers);
     }
+    if (rc == 0 && block)
+        rc = slow_merge(a, b, members, n, e);
     free(mix);
     return rc;
 }

@@ -55,16 +55,20 @@ static int head_factors(struct value_blocks *b, const struct attn_layer *a, int 
     return 0;
 }
 
-/* P c P^T [heads*dim, heads*dim] for a second moment of row distance ld. pc [heads*dim, width] is scratch. */
-static double *block_matrix(const struct value_blocks *b, const double *c, int ld, double *pc,
-                            struct dha_err *e)
+double *value_block_matrix(const struct value_blocks *b, const double *c, int ld, struct dha_err *e)
 {
     int hd = b->heads * b->dim, width = b->width;
-    double *m = la_alloc((size_t)hd * (size_t)hd, sizeof *m, "value blocks", e);
-    if (!m)
-        return NULL;
-    la_gemm(false, false, hd, width, width, 1.0, b->p, width, c, ld, 0.0, pc, width);
-    la_gemm(false, true, hd, hd, width, 1.0, pc, width, b->p, width, 0.0, m, hd);
+    double *m = la_alloc((size_t)hd * (size_t)hd, sizeof *m, "blocks of all pairs of heads", e);
+    double *pc = la_alloc((size_t)hd * (size_t)width, sizeof *pc, "blocks of all pairs of heads",
+                          e);
+    if (m && pc) {
+        la_gemm(false, false, hd, width, width, 1.0, b->p, width, c, ld, 0.0, pc, width);
+        la_gemm(false, true, hd, hd, width, 1.0, pc, width, b->p, width, 0.0, m, hd);
+    } else {
+        free(m);
+        m = NULL;
+    }
+    free(pc);
     return m;
 }
 
@@ -74,22 +78,21 @@ int value_blocks_make(struct value_blocks *b, const struct attn_layer *a, struct
     int hd = a->heads * a->dim, width = a->width, rc = -1;
     size_t mat = (size_t)hd * (size_t)width;
     *b = (struct value_blocks){.heads = a->heads, .dim = a->dim, .width = width};
-    double *pc = la_alloc(mat, sizeof *pc, "value blocks", e);
     double *small = la_alloc(3 * (size_t)(a->dim * a->dim), sizeof *small, "value blocks", e);
     b->p = la_alloc(mat, sizeof *b->p, "value blocks", e);
     b->t = la_alloc(mat, sizeof *b->t, "value blocks", e);
     b->m = la_alloc((size_t)a->heads, sizeof *b->m, "value blocks", e);
-    if (!pc || !small || !b->p || !b->t || !b->m)
+    if (!small || !b->p || !b->t || !b->m)
         goto out;
     for (int h = 0; h < a->heads; h++)
         if (head_factors(b, a, h, small, e))
             goto out;
-    if (c->plain && !(b->common = block_matrix(b, c->c, c->ext, pc, e)))
+    if (c->plain && !(b->common = value_block_matrix(b, c->c, c->ext, e)))
         goto out;
     for (int h = 0; h < a->heads; h++) {
         if (!c->c_head[h])
             continue;
-        b->m[h] = block_matrix(b, c->c_head[h], width, pc, e);
+        b->m[h] = value_block_matrix(b, c->c_head[h], width, e);
         if (!b->m[h])
             goto out;
         free(c->c_head[h]);
@@ -98,7 +101,6 @@ int value_blocks_make(struct value_blocks *b, const struct attn_layer *a, struct
     rc = 0;
 out:
     free(small);
-    free(pc);
     if (rc)
         value_blocks_finish(b);
     return rc;
@@ -182,17 +184,15 @@ static void fold_value_bias(struct attn_layer *a, int h)
         a->bv[h * a->dim + r] = 0.0;
 }
 
-int value_merge(struct attn_layer *a, const struct value_blocks *b, const int *members, int n,
-                struct dha_err *e)
+int value_share(const struct value_blocks *b, const int *members, int n, double target,
+                double *shared, double *own, struct dha_err *e)
 {
-    int d = a->dim, gd = n * d, hd = a->heads * d, width = a->width, rc = -1;
+    int d = b->dim, gd = n * d, width = b->width, rc = -1;
     size_t mat = (size_t)d * (size_t)width;
-    double *w = la_alloc((size_t)gd, sizeof *w, "a value group", e);
-    double *shared = la_alloc(2 * mat, sizeof *shared, "a value group", e);
+    double *w = la_alloc((size_t)gd, sizeof *w, "a group of heads", e);
     double *m = group_gram(b, members, n, e);
-    if (!w || !shared || !m || la_eig_sym(gd, m, w, true, e))
+    if (!w || !m || la_eig_sym(gd, m, w, true, e))
         goto out;
-    double *out = shared + mat, target = mean_row_norm(a, members, n);
     const double *lead = m + (size_t)(gd - d) * (size_t)gd; /* rows v_r, r ascending */
     for (int i = 0; i < n; i++)
         la_gemm(false, false, d, width, d, 1.0, lead + i * d, gd,
@@ -213,22 +213,41 @@ int value_merge(struct attn_layer *a, const struct value_blocks *b, const int *m
         w[r] = dead ? 0.0 : norm / target;
     }
     for (int i = 0; i < n; i++) {
-        int h = members[i];
-        if (a->bias)
-            fold_value_bias(a, h);
-        memcpy(a->v + (size_t)(h * d) * (size_t)width, shared, mat * sizeof *shared);
+        double *out = own + (size_t)i * mat;
         la_gemm(false, false, d, width, d, 1.0, lead + i * d, gd,
-                b->t + (size_t)(h * d) * (size_t)width, width, 0.0, out, width);
+                b->t + (size_t)(members[i] * d) * (size_t)width, width, 0.0, out, width);
         for (int r = 0; r < d; r++)
             for (int c = 0; c < width; c++)
-                a->o[(size_t)c * (size_t)hd + (size_t)(h * d + r)] =
-                    w[r] * out[(size_t)r * (size_t)width + (size_t)c];
+                out[(size_t)r * (size_t)width + (size_t)c] *= w[r];
     }
     rc = 0;
 out:
     free(m);
-    free(shared);
     free(w);
+    return rc;
+}
+
+int value_merge(struct attn_layer *a, const struct value_blocks *b, const int *members, int n,
+                struct dha_err *e)
+{
+    int d = a->dim, hd = a->heads * d, width = a->width;
+    size_t mat = (size_t)d * (size_t)width;
+    double *shared = la_alloc(((size_t)n + 1) * mat, sizeof *shared, "a value group", e);
+    if (!shared)
+        return -1;
+    int rc = value_share(b, members, n, mean_row_norm(a, members, n), shared, shared + mat, e);
+    for (int i = 0; i < n && rc == 0; i++) {
+        int h = members[i];
+        const double *own = shared + ((size_t)i + 1) * mat;
+        if (a->bias)
+            fold_value_bias(a, h);
+        memcpy(a->v + (size_t)(h * d) * (size_t)width, shared, mat * sizeof *shared);
+        for (int r = 0; r < d; r++)
+            for (int c = 0; c < width; c++)
+                a->o[(size_t)c * (size_t)hd + (size_t)(h * d + r)] =
+                    own[(size_t)r * (size_t)width + (size_t)c];
+    }
+    free(shared);
     return rc;
 }
 

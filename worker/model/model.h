@@ -102,6 +102,9 @@ struct kern_view model_view(const struct model *m, const struct param *p);
 void model_get(struct model *m, const struct param *p, float *dst);
 void model_set(struct model *m, const struct param *p, const float *src);
 
+/* Planes, from the slowest, that RoPE turns by at most one radian over max_positions: as it is scaled (rope_scaling). */
+int model_slow_planes(const struct model_config *c);
+
 struct kern_buf *model_grads_new(struct model *m, struct dha_err *e); /* [n_params], zero */
 
 /* Puts delta operators (omega = 1 on the diagonal) on every entry; group_of [2*layers*heads]. The model must be MHA. */

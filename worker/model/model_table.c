@@ -92,6 +92,14 @@ static double inverse_frequency(const struct model_config *c, int i)
     return (1 - keep) * inv / c->rope_factor + keep * inv;
 }
 
+int model_slow_planes(const struct model_config *c)
+{
+    int planes = c->head_dim / 2, n = 0;
+    while (n < planes && inverse_frequency(c, planes - 1 - n) * c->max_positions <= 1.0)
+        n++;
+    return n;
+}
+
 void model_rope_table(const struct model_config *c, int positions, float *out)
 {
     int half = c->head_dim / 2;

@@ -187,7 +187,8 @@ int main(int argc, char **argv)
     }
     if (model_load(&parent, k, path, &e) || method_preset("spectral", &method))
         die(path, &e);
-    method.regress = false; /* METHODS section 6 has the closed forms and the refit */
+    method.regress = method.slow_planes =
+        false; /* METHODS section 6 has the closed forms and the refit */
     open_tokens(&train, dir, "train.u16");
     open_tokens(&valid, dir, "valid.u16");
     comm_alone(&alone);

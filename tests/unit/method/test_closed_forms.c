@@ -439,9 +439,8 @@ static void no_perturbation_of_shared_keys_does_better(void **state)
 
 /* Head 2's key planes are head 0's times complex numbers: the merge costs nothing, and every logit q . k at every
  * distance stays: conj(q) k of each plane, biases included. */
-static void keys_that_are_images_merge_without_loss(void **state)
+static void images_merge_without_loss(int slow)
 {
-    (void)state;
     static const int members[] = {0, 2};
     struct attn_layer a, before;
     struct calib_layer c;
@@ -451,6 +450,7 @@ static void keys_that_are_images_merge_without_loss(void **state)
     double residual;
     random_layer(&a, true);
     random_calib(&c, true);
+    c.slow = slow;
     for (int p = 0; p < PLANES; p++) {
         double complex f = CMPLX(normal(), normal());
         for (int x = 0; x <= WIDTH; x++) {
@@ -494,6 +494,91 @@ static void keys_that_are_images_merge_without_loss(void **state)
     calib_layer_finish(&c);
     layer_finish(&before);
     layer_finish(&a);
+}
+
+static void keys_that_are_images_merge_without_loss(void **state)
+{
+    (void)state;
+    for (int slow = 0; slow <= PLANES; slow++) /* exact planes stay planes */
+        images_merge_without_loss(slow);
+}
+
+/* --- slow planes ---------------------------------------------------------------------------------- */
+
+/* Row r of the slow planes' rows of head h, with the bias: [ext]. */
+static void slow_row(const struct attn_layer *a, const double *w, const double *bias, int h, int r,
+                     int slow, double *out)
+{
+    int first = PLANES - slow, dim = r < slow ? first + r : PLANES + first + r - slow;
+    memcpy(out, w + (h * DIM + dim) * WIDTH, WIDTH * sizeof *out);
+    if (a->bias)
+        out[WIDTH] = bias[h * DIM + dim];
+}
+
+/* W_q^T W_k of head h over the slow planes [ext, ext]: x_q that x_k is their share of a logit if nothing turns. */
+static void slow_product(const struct attn_layer *a, int ext, int h, int slow, double *out)
+{
+    double q[WIDTH + 1], k[WIDTH + 1];
+    memset(out, 0, (size_t)(ext * ext) * sizeof *out);
+    for (int r = 0; r < 2 * slow; r++) {
+        slow_row(a, a->q, a->bq, h, r, slow, q);
+        slow_row(a, a->k, a->bk, h, r, slow, k);
+        for (int i = 0; i < ext; i++)
+            for (int j = 0; j < ext; j++)
+                out[i * ext + j] += q[i] * k[j];
+    }
+}
+
+/* What the merge leaves of S M_h S summed over the group, S = C^1/2, against the D x D eigenproblem; and keys are equal. */
+static void slow_planes_are_the_best_joint_low_rank(void **state)
+{
+    (void)state;
+    static const int members[] = {0, 1, 3};
+    for (int bias = 0; bias < 2; bias++)
+        for (int slow = 1; slow <= PLANES; slow++) {
+            struct attn_layer a, old;
+            struct calib_layer c;
+            struct key_blocks b;
+            struct dha_err e = {0};
+            enum { EXT = WIDTH + 1, N = EXT * EXT };
+            double s[N], inverse[N], m[N], m2[N], t[N], gram[N] = {0}, values[EXT];
+            double want = 0, got = 0;
+            random_layer(&a, bias);
+            random_calib(&c, bias);
+            c.slow = slow;
+            int ext = c.ext;
+            assert_int_equal(layer_copy(&old, &a, &e), 0);
+            assert_int_equal(key_blocks_make(&b, &a, &c, &e), 0);
+            assert_int_equal(key_merge(&a, &b, members, 3, &e), 0);
+            assert_int_equal(la_sqrt(ext, c.c, s, inverse, &e), 0);
+            for (int i = 0; i < 3; i++) {
+                slow_product(&old, ext, members[i], slow, m);
+                slow_product(&a, ext, members[i], slow, m2);
+                la_gemm(false, false, ext, ext, ext, 1, s, ext, m, ext, 0, t, ext);
+                la_gemm(false, false, ext, ext, ext, 1, t, ext, s, ext, 0, m, ext);
+                la_gemm(true, false, ext, ext, ext, 1, m, ext, m, ext, 1, gram, ext);
+                la_gemm(false, false, ext, ext, ext, 1, s, ext, m2, ext, 0, t, ext);
+                la_gemm(false, false, ext, ext, ext, 1, t, ext, s, ext, 0, m2, ext);
+                for (int x = 0; x < ext * ext; x++)
+                    got += (m[x] - m2[x]) * (m[x] - m2[x]);
+                for (int r = 0; r < DIM; r++) {
+                    int row = members[i] * DIM + r;
+                    assert_memory_equal(a.k + row * WIDTH, a.k + r * WIDTH, WIDTH * sizeof *a.k);
+                    if (bias)
+                        assert_true(a.bk[row] == a.bk[r]);
+                    /* turning planes are merged as without the block: not looked at here */
+                }
+            }
+            assert_int_equal(la_eig_sym(ext, gram, values, false, &e), 0);
+            for (int r = 0; r < ext - 2 * slow; r++)
+                want += fmax(values[r], 0.0);
+            assert_true(want > 1.0);
+            assert_close(got, want, 1e-7 * want);
+            key_blocks_finish(&b);
+            calib_layer_finish(&c);
+            layer_finish(&old);
+            layer_finish(&a);
+        }
 }
 
 /* --- linear algebra ------------------------------------------------------------------------------- */
@@ -569,6 +654,7 @@ int main(void)
         cmocka_unit_test(shared_keys_equal_brute_force_over_phase_and_magnitude),
         cmocka_unit_test(no_perturbation_of_shared_keys_does_better),
         cmocka_unit_test(keys_that_are_images_merge_without_loss),
+        cmocka_unit_test(slow_planes_are_the_best_joint_low_rank),
         cmocka_unit_test(square_roots_multiply_back),
         cmocka_unit_test(hermitian_eigenvectors_satisfy_their_equation),
         cmocka_unit_test(spd_solve_solves),

@@ -50,13 +50,15 @@ static void presets_are_those_of_the_methods_page(void **state)
           .merge = MERGE_SPECTRAL,
           .refit = true,
           .regress = true,
+          .slow_planes = true,
           .any_count = true}},
         {"spectral-gqa",
          {.name = "spectral-gqa",
           .merge = MERGE_SPECTRAL,
           .uniform = true,
           .refit = true,
-          .regress = true}},
+          .regress = true,
+          .slow_planes = true}},
     };
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
         struct method m = {0};
@@ -68,6 +70,7 @@ static void presets_are_those_of_the_methods_page(void **state)
         assert_int_equal(m.uniform, want[i].m.uniform);
         assert_int_equal(m.refit, want[i].m.refit);
         assert_int_equal(m.regress, want[i].m.regress);
+        assert_int_equal(m.slow_planes, want[i].m.slow_planes);
         assert_int_equal(m.any_count, want[i].m.any_count);
         assert_int_equal(m.alignment, want[i].m.alignment);
         assert_int_equal(m.tie, want[i].m.tie);
