@@ -48,13 +48,15 @@ static bool known(const cJSON *o, const char *key)
 
 static void put_tokens(FILE *f, const cJSON *facts)
 {
-    static const char *const stages[][2] = {
-        {"search", "searching"}, {"fuse", "fusing heads"}, {"train", "training after that"}};
+    static const char *const stages[][2] = {{"calibration", "read to calibrate"},
+                                            {"search", "for searching"},
+                                            {"fuse", "for fusing heads"},
+                                            {"train", "for training after that"}};
     const cJSON *t = json_get(facts, "tokens");
-    for (size_t i = 0; t && i < 3; i++) {
+    for (size_t i = 0; t && i < sizeof stages / sizeof *stages; i++) {
         int64_t n = json_int(t, stages[i][0], 0);
         if (n > 0)
-            fprintf(f, "| tokens for %s | %" PRId64 " |\n", stages[i][1], n);
+            fprintf(f, "| tokens %s | %" PRId64 " |\n", stages[i][1], n);
     }
 }
 

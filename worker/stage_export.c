@@ -118,7 +118,9 @@ static int put_spec(cJSON *facts, const struct job_spec *s)
         return -1;
     }
     int bad = json_put(facts, "tokens", tokens) ||
-              json_put_id(tokens, "search", s->tokens_search) ||
+              /* what calibrates is counted by the stage that did (put_scores) */
+              (s->method.grouping == GROUP_LEARNED &&
+               json_put_id(tokens, "search", s->tokens_search)) ||
               json_put_id(tokens, "fuse", s->tokens_fuse) ||
               json_put_id(tokens, "train", s->tokens_train);
     bool trained = s->tokens_train > 0 || s->tokens_fuse > 0;
@@ -144,7 +146,9 @@ static int gather_facts(const struct stage *st, const struct model_config *paren
                  ? -1
                  : 0;
     if (rc == 0 && (!facts || put_spec(facts, s) || put_data(facts, &s->data) ||
-                    put_parent(facts, s->model, parent) || put_scores(facts, losses, eval)))
+                    put_parent(facts, s->model, parent) || put_scores(facts, losses, eval) ||
+                    take(cJSON_GetObjectItemCaseSensitive(facts, "tokens"), "calibration", losses,
+                         "calibration_tokens")))
         rc = dha_fail(e, DHA_E_NO_MEMORY, "no memory for the model's card");
     cJSON_Delete(losses);
     cJSON_Delete(eval);

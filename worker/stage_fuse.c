@@ -180,13 +180,27 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     return rc;
 }
 
+/* Different tokens that were read to calibrate, by the search and by the merge. */
+static int64_t calibrated_with(const struct stage *st, const struct method_env *env)
+{
+    const struct method *m = &st->s->spec.method;
+    bool aligned = method_groups_by_alignment(m), searched = st->s->inputs[STAGE_SEARCH] != NULL;
+    if (m->merge != MERGE_SPECTRAL)
+        return method_merge_calibrates(m) || aligned ? env->calib_tokens : 0;
+    int64_t search = m->grouping == GROUP_LEARNED || !searched ? 0
+                     : aligned                                 ? env->calib_tokens
+                                                               : calib_tokens_search(env);
+    return search + calib_tokens_merge(env, searched && m->grouping != GROUP_LEARNED);
+}
+
 /* What the model's card says of the parent and of the model before it is trained; "domains" of a mixture only. */
-static cJSON *losses_of(const struct eval_result *parent, const struct eval_result *converted)
+static cJSON *losses_of(const struct eval_result *parent, const struct eval_result *converted,
+                        int64_t calibration)
 {
     const struct eval_result *v[] = {parent, converted};
     static const char *const name[] = {"parent", "converted"};
     cJSON *j = cJSON_CreateObject(), *domains = NULL, *of = NULL;
-    int bad = !j;
+    int bad = !j || (calibration > 0 && json_put_id(j, "calibration_tokens", calibration));
     if (parent->n_domains > 0)
         bad |= json_put(j, "domains", domains = cJSON_CreateObject());
     for (int i = 0; !bad && i < 2; i++) {
@@ -202,13 +216,14 @@ static cJSON *losses_of(const struct eval_result *parent, const struct eval_resu
     return NULL;
 }
 
-static int write_losses(struct stage *st, const struct eval_result *parent,
+static int write_losses(struct stage *st, struct model *m, const struct eval_result *parent,
                         const struct eval_result *converted, struct dha_err *e)
 {
     char path[PATH_MAX];
     int rc = 0;
     if (st->comm->rank == 0) {
-        cJSON *j = losses_of(parent, converted);
+        struct method_env env = stage_method_env(st, m);
+        cJSON *j = losses_of(parent, converted, calibrated_with(st, &env));
         rc = j ? stage_out(st, path, sizeof path, "losses.json", e)
                : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the losses");
         if (rc == 0)
@@ -237,7 +252,7 @@ int stage_fuse(struct stage *st, struct dha_err *e)
     }
     if (rc || stage_evaluate_all(st, parent, "parent", &before, e) ||
         stage_evaluate_all(st, child, "converted", &after, e) ||
-        write_losses(st, &before, &after, e)) {
+        write_losses(st, parent, &before, &after, e)) {
         rc = -1;
         goto out;
     }

@@ -20,7 +20,7 @@
 #include "worker/method/refit.h"
 #include "worker/method/regress.h"
 
-enum { VOCAB = 512, FFN = 64, TOKENS = 1 << 16, GIB_SHIFT = 30 };
+enum { VOCAB = 32000, FFN = 11008, TOKENS = 1 << 16, GIB_SHIFT = 30 };
 
 struct bench {
     int heads, dim, seq, sequences, value_heads, threads;
@@ -125,7 +125,7 @@ static void set_up(struct bench *b)
              "{\"model_type\":\"llama\",\"hidden_size\":%d,\"intermediate_size\":%d,"
              "\"num_hidden_layers\":1,\"num_attention_heads\":%d,\"vocab_size\":%d,"
              "\"max_position_embeddings\":%d,\"tie_word_embeddings\":true}",
-             b->heads * b->dim, FFN, b->heads, VOCAB, b->seq);
+             b->heads * b->dim, FFN, b->heads, VOCAB, b->seq > 4096 ? b->seq : 4096);
     b->k = kern_open("cpu", b->threads, &ke);
     if (!b->k)
         die("cpu", ke.msg);
@@ -227,6 +227,25 @@ static void refit_and_regress(struct bench *b, const struct attn_layer *merged, 
     model_free(child);
 }
 
+/* What every trial of the measured costs takes: this layer (and as long for each behind it), then the head. */
+static void trial_loss(struct bench *b)
+{
+    struct walk w;
+    struct dha_err e = {0};
+    double loss;
+    if (walk_open(&w, &b->env, b->m, STREAM_COST, 0, b->sequences, &e))
+        die("measured costs", e.msg);
+    struct step s = begin("a trial's pass through one layer");
+    if (walk_advance(&w, 0, &e))
+        die(s.name, e.msg);
+    end(&s, "token", (double)b->sequences * b->seq);
+    s = begin("a trial's loss, head only");
+    if (walk_loss(&w, 1, &loss, &e))
+        die(s.name, e.msg);
+    end(&s, "token", (double)b->sequences * b->seq);
+    walk_close(&w);
+}
+
 static void measure(struct bench *b)
 {
     struct calib_layer c;
@@ -253,6 +272,7 @@ static void measure(struct bench *b)
     if (layer_load(&a, b->m, 0, &e))
         die(s.name, e.msg);
     end(&s, "", 0);
+    c.slow = model_slow_planes(&b->m->cfg);
     s = begin("key blocks");
     if (key_blocks_make(&kb, &a, &c, &e))
         die(s.name, e.msg);
@@ -276,6 +296,7 @@ static void measure(struct bench *b)
     end(&s, "", 0);
     value_blocks_finish(&vb);
     key_blocks_finish(&kb);
+    trial_loss(b);
     refit_and_regress(b, &a, group_of);
     layer_finish(&a);
 

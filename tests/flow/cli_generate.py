@@ -181,6 +181,13 @@ class Card(cli_harness.Case):
         self.assertEqual(sum(map(sum, kept)), 4 * 16 // 2)
         self.assertTrue(all(n.endswith("| 8, 8 |") for n in heads), heads)
 
+    def test_what_only_calibrates_is_not_called_training(self):
+        model, _ = self.convert("job", method="spectral", tokens={"search": 2048, "train": 0})
+        text = self.read(model)
+        # moments 1024, costs 512, fits 2048; the regression's 4096 begin with those
+        self.assertIn("| tokens read to calibrate | 5632 |", text)
+        self.assertNotIn("tokens for", text)
+
     def test_an_export_of_an_export_keeps_it_and_unknown_is_left_out(self):
         model, _ = self.convert("job", method="gqa", tokens={"search": 0, "fuse": 0, "train": 0})
         text = self.read(model)

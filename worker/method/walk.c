@@ -140,7 +140,7 @@ struct calib_split calib_split(const struct method_env *env)
                             .key_error = sequences(n / 16, env->seq),
                             .refit = sequences(n, env->seq),
                             .regress = sequences(2 * n, env->seq)};
-    if (env->method->regress && !env->method->uniform)
+    if (env->method->regress && env->method->budget == BUDGET_MEASURED)
         s.cost_fit = s.refit;
     return s;
 }
