@@ -129,11 +129,14 @@ static int add_impossible(struct sweep_request *q, const struct job_spec *s,
     return 0;
 }
 
-/* Everything of a spec but its name, as text (free() it). */
+/* Everything of a spec but its name, as text (free() it). One head a layer is one budget, whatever the spec says. */
 static char *work_of(const struct job_spec *s)
 {
     cJSON *doc = spec_to_json(s);
     cJSON_DeleteItemFromObjectCaseSensitive(doc, "name");
+    if (s->method.grouping == GROUP_ONE) {
+        cJSON_DeleteItemFromObjectCaseSensitive(doc, "budget");
+    }
     char *text = doc ? json_text(doc) : NULL;
     cJSON_Delete(doc);
     return text;
@@ -147,7 +150,7 @@ static int is_repeated(const struct job_spec *specs, int n, bool *repeated, stru
     int rc = last ? 0 : -1;
     *repeated = false;
     for (int i = 0; i < n - 1 && rc == 0 && !*repeated; i++) {
-        if (specs[i].budget != specs[n - 1].budget ||
+        if ((specs[i].budget != specs[n - 1].budget && specs[n - 1].method.grouping != GROUP_ONE) ||
             strcmp(specs[i].method.name, specs[n - 1].method.name) != 0) {
             continue; /* cheap, and nearly always the answer */
         }

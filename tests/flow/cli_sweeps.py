@@ -75,6 +75,11 @@ class Grid(Case):
                        "--skip-impossible")
         self.assertIn("none of the points can be", r.err)
 
+    def test_one_head_a_layer_is_one_point_at_any_budget(self):
+        r = self.create("--budget", "0.5,0.25,0.125", "--method", "mqa,gqa", "--dry-run")
+        self.assertEqual(len(r.out.splitlines()), 4, r.out)
+        self.assertEqual(r.out.count("mqa"), 2, r.out)
+
     def test_a_dry_run_lists_the_jobs_and_makes_none(self):
         r = self.create("--budget", "0.5,0.25", "--seed", "3", "--dry-run")
         self.assertEqual(r.out.splitlines(), ["sw-spectral-50-s3  spectral at 50 %, seed 3",
