@@ -56,10 +56,10 @@ struct record {
             int n_map;    /* query heads */
             int map[256];
         } head_budget;
-        struct { /* a number of one layer's keys or values on the way ("fusion_loss") */
+        struct { /* a number of one layer: "fusion_loss", "regression_error" */
             char name[24];
             int layer;
-            char kind[8]; /* "key" | "value" */
+            char kind[8]; /* "key" | "value" | "block", the whole attention block */
             int64_t step;
             double value;
         } layer;

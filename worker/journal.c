@@ -118,6 +118,18 @@ void journal_eval(struct journal *j, const char *name, double loss, int64_t toke
     journal_write(j, &r);
 }
 
+void journal_layer(struct journal *j, const char *name, const char *kind, int layer, int64_t step,
+                   double value)
+{
+    struct record r = {.type = REC_LAYER};
+    snprintf(r.layer.name, sizeof r.layer.name, "%s", name);
+    snprintf(r.layer.kind, sizeof r.layer.kind, "%s", kind);
+    r.layer.layer = layer;
+    r.layer.step = step;
+    r.layer.value = value;
+    journal_write(j, &r);
+}
+
 void journal_error(struct journal *j, const struct dha_err *e)
 {
     struct record r = {.type = REC_ERROR};

@@ -19,6 +19,9 @@ void journal_write(struct journal *j, struct record *r); /* sets r->time */
 void journal_phase(struct journal *j, const char *name, int64_t done, int64_t total);
 void journal_eval(struct journal *j, const char *name, double loss, int64_t tokens, int64_t windows,
                   int64_t step, int64_t trained);
+/* kind: "key", "value" or "block" (the whole attention block) */
+void journal_layer(struct journal *j, const char *name, const char *kind, int layer, int64_t step,
+                   double value);
 void journal_error(struct journal *j, const struct dha_err *e);
 
 #endif

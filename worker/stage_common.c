@@ -75,6 +75,13 @@ static int method_progress(void *arg, const char *phase, int64_t done, int64_t t
     return control_agree(st->comm, CONTROL_NONE) == CONTROL_STOP;
 }
 
+static void method_layer(void *arg, const char *name, const char *kind, int layer, int64_t step,
+                         double value)
+{
+    struct stage *st = arg;
+    journal_layer(st->journal, name, kind, layer, step, value);
+}
+
 struct method_env stage_method_env(struct stage *st, struct model *parent)
 {
     const struct job_spec *s = &st->s->spec;
@@ -86,6 +93,7 @@ struct method_env stage_method_env(struct stage *st, struct model *parent)
                                .seed = s->seed,
                                .calib_tokens = s->tokens_search,
                                .progress = method_progress,
+                               .layer = method_layer,
                                .arg = st};
 }
 

@@ -187,6 +187,13 @@ class Card(cli_harness.Case):
         # moments 1024, costs 512, fits 2048; the regression's 4096 begin with those
         self.assertIn("| tokens read to calibrate | 5632 |", text)
         self.assertNotIn("tokens for", text)
+        # and what its regression did is a metric of each layer
+        with open(os.path.join(self.dhad.dir, "job", "fuse", "journal.ndjson")) as f:
+            errors = [r for r in map(json.loads, f) if r["t"] == "layer" and r["name"] == "regression_error"]
+        for layer in range(4):
+            before, after = [r for r in errors if r["layer"] == layer]
+            self.assertEqual((before["kind"], before["step"]), ("block", 0))
+            self.assertLess(after["value"], before["value"])
 
     def test_an_export_of_an_export_keeps_it_and_unknown_is_left_out(self):
         model, _ = self.convert("job", method="gqa", tokens={"search": 0, "fuse": 0, "train": 0})

@@ -53,6 +53,9 @@ struct method_env {
     /* Called now and then (may be NULL): phase name, done, total. Non-zero stops the function with DHA_E_STOPPED. Every
      * rank calls it equally often, so it may be a collective, and all ranks must get the same answer. */
     int (*progress)(void *arg, const char *phase, int64_t done, int64_t total);
+    /* A number of one layer ("regression_error" of a "block"), for whoever keeps metrics (may be NULL). */
+    void (*layer)(void *arg, const char *name, const char *kind, int layer, int64_t step,
+                  double value);
     void *arg;
 };
 

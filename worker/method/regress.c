@@ -78,6 +78,11 @@ static int regress_layer(struct regress *r, int l, struct layer_fit_report *repo
     comm_sum_f64(r->env->comm, &data.energy, 1);
     r->layer = l;
     int rc = layer_fit(&r->fit, l, &data, &o, report, e);
+    if (rc == 0 && r->env->layer) {
+        r->env->layer(r->env->arg, "regression_error", "block", l, 0, report->first);
+        r->env->layer(r->env->arg, "regression_error", "block", l, (int64_t)EPOCHS * r->fit.steps,
+                      report->last);
+    }
     if (rc == 0)
         rc = comm_agree(r->env->comm, r->fit.mine ? walk_advance(&r->child, l, e) : 0, e);
     return rc;

@@ -476,15 +476,9 @@ static void show_operators(struct trainer *t)
 static void report_layers(struct trainer *t)
 {
     struct model_oper *op = t->o->model->oper;
-    for (int en = 0; op && !t->o->masks && en < 2 * op->layers; en++) {
-        struct record r = {.type = REC_LAYER};
-        snprintf(r.layer.name, sizeof r.layer.name, "fusion_loss");
-        snprintf(r.layer.kind, sizeof r.layer.kind, "%s", en % 2 ? "value" : "key");
-        r.layer.layer = en / 2;
-        r.layer.step = t->o->done_steps + t->state.step;
-        r.layer.value = t->mse_host[en];
-        journal_write(t->o->journal, &r);
-    }
+    for (int en = 0; op && !t->o->masks && en < 2 * op->layers; en++)
+        journal_layer(t->o->journal, "fusion_loss", en % 2 ? "value" : "key", en / 2,
+                      t->o->done_steps + t->state.step, t->mse_host[en]);
 }
 
 static int evaluate_now(struct trainer *t, struct dha_err *e)
