@@ -284,6 +284,10 @@ static int read_request(struct api_call *c, struct sweep_request *q)
     if (!(q->margin >= 0 && q->margin <= 10)) {
         return dha_fail(&c->e, DHA_E_USAGE, "margin is a share of the loss, from 0 to 10");
     }
+    if (margin && !q->stop_dominated) {
+        dha_fail(&c->e, DHA_E_USAGE, "a margin says when a dominated job is stopped; none is");
+        return dha_err_hint(&c->e, "give stop_dominated (--stop-dominated) too, or leave it out");
+    }
     if (*q->name && strspn(q->name, "0123456789") == strlen(q->name)) {
         return dha_fail(&c->e, DHA_E_USAGE, "a sweep's name is not a number: those are ids");
     }

@@ -205,6 +205,10 @@ class Dominated(Case):
         self.ok("retry", gqa["id"])
         self.dhad.until_state(gqa["id"], "done")
 
+    def test_a_margin_for_nothing_is_refused(self):
+        r = self.fails(2, "sweep", "create", self.spec_file(), "--budget", "0.5", "--margin", "0.1")
+        self.assertIn("--stop-dominated", r.err)
+
     def test_without_the_option_or_within_the_margin_nothing_is_stopped(self):
         self.assertEqual({j["state"] for j in self.run_sweep(seconds="train.sleep=1")}, {"done"})
         self.assertEqual({j["state"] for j in self.run_sweep("--stop-dominated", "--margin", "0.5",
