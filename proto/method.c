@@ -432,6 +432,11 @@ static void check_combination(const struct method *m, struct spec_errors *errs)
     if (m->annealing && m->any_count)
         spec_error(errs, at, "leave out one of the two",
                    "any_count allows unequal groups; annealing swaps heads between equal ones");
+    if (m->exchange && m->regress)
+        spec_error(
+            errs, at, "leave out exchange, or set regress to false",
+            "exchanges are judged by losses before the regression, which repairs some merges "
+            "far better than others");
     if (m->rope_tied && m->scalar_omega)
         spec_error(errs, at, "leave out rope_tied",
                    "with scalar_omega all dims of a head share omega already");
@@ -522,8 +527,13 @@ cJSON *method_to_json(const struct method *m)
  * over dha, aligned-dha and their ablations searches once. */
 static bool search_reads(const struct method *m, const struct row *r)
 {
-    return !has_distances(m) ||
-           (r->at != offsetof(struct method, budget) && r->at != offsetof(struct method, merge));
+    static const size_t later[] = {offsetof(struct method, budget), offsetof(struct method, merge),
+                                   offsetof(struct method, regress),
+                                   offsetof(struct method, slow_planes)};
+    bool is_later = false;
+    for (size_t i = 0; i < COUNT(later); i++)
+        is_later |= r->at == later[i];
+    return !has_distances(m) || !is_later;
 }
 
 cJSON *method_stage_inputs(const struct method *m, enum stage_kind k)

@@ -135,6 +135,13 @@ static void journal_heads(struct stage *st, const struct model_config *c)
     }
 }
 
+/* Tokens that a spectral merge reads and no stage before has read. */
+static int64_t merge_reads(const struct stage *st, const struct method_env *env)
+{
+    bool calibrated = st->s->inputs[STAGE_SEARCH] && st->s->spec.method.grouping != GROUP_LEARNED;
+    return calib_tokens_merge(env, calibrated);
+}
+
 static int convert(struct stage *st, struct model *parent, struct model **out, struct dha_err *e)
 {
     const struct job_spec *s = &st->s->spec;
@@ -171,7 +178,7 @@ static int convert(struct stage *st, struct model *parent, struct model **out, s
     /* tokens that no stage before has read */
     bool searched = st->s->inputs[STAGE_SEARCH] != NULL;
     if (s->method.merge == MERGE_SPECTRAL)
-        st->bye.bye.tokens += calib_tokens_merge(&env, searched);
+        st->bye.bye.tokens += merge_reads(st, &env);
     else if (method_merge_calibrates(&s->method) && !searched)
         st->bye.bye.tokens += s->tokens_search;
     model_free(aligned);
@@ -190,7 +197,7 @@ static int64_t calibrated_with(const struct stage *st, const struct method_env *
     int64_t search = m->grouping == GROUP_LEARNED || !searched ? 0
                      : aligned                                 ? env->calib_tokens
                                                                : calib_tokens_search(env);
-    return search + calib_tokens_merge(env, searched && m->grouping != GROUP_LEARNED);
+    return search + merge_reads(st, env);
 }
 
 /* What the model's card says of the parent and of the model before it is trained; "domains" of a mixture only. */

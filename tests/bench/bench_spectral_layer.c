@@ -220,7 +220,7 @@ static void refit_and_regress(struct bench *b, const struct attn_layer *merged, 
     if (refit_outputs(&b->env, b->m, child, &e))
         die(s.name, e.msg);
     end(&s, "token", (double)b->sequences * b->seq);
-    s = begin("regression, all its epochs");
+    s = begin("regression, all its steps");
     if (regress_attention(&b->env, b->m, child, NULL, &e))
         die(s.name, e.msg);
     end(&s, "token", (double)b->sequences * b->seq);

@@ -158,9 +158,12 @@ static int calib_alloc(struct calib_layer *out, const struct model_config *cfg, 
     out->c = la_alloc((size_t)ext * (size_t)ext, sizeof *out->c, "second moments", e);
     out->energy = la_alloc((size_t)cfg->heads * (size_t)cfg->head_dim / 2, sizeof *out->energy,
                            "query energies", e);
+    out->angle = la_alloc((size_t)cfg->head_dim / 2, sizeof *out->angle, "angles", e);
     out->c_head = la_alloc((size_t)cfg->heads, sizeof *out->c_head, "second moments", e);
-    if (!out->c || !out->energy || !out->c_head)
+    if (!out->c || !out->energy || !out->angle || !out->c_head)
         return -1;
+    for (int p = 0; p < cfg->head_dim / 2; p++)
+        out->angle[p] = model_rope_angle(cfg, p);
     for (int h = 0; h < cfg->heads; h++) {
         if (out->plain || (need && !need[h]))
             continue;

@@ -12,8 +12,10 @@
 
 /* docs/METHOD.md has the table that these come from. */
 #define STEP_TOKENS 1024 /* all ranks together; one sequence at least */
-#define RATE        2e-3 /* peak; linear warm-up, cosine to 0 */
-#define WARMUP      0.05
+#define RATE                                                                                       \
+    2e-3 /* peak; linear warm-up, cosine to 0. Of width 256: weights fall as 1/sqrt(width), and it with them */
+#define RATE_WIDTH 256
+#define WARMUP     0.05
 /* The objective is relative, so its gradients have a scale: those below this are rounding, which a smaller one would blow up
  * where a layer lost nothing. */
 #define EPSILON 1e-6
@@ -41,6 +43,11 @@ void layer_fit_close(struct layer_fit *f)
     f->run = NULL;
 }
 
+static double rate_of(const struct model *m)
+{
+    return m->cfg.hidden > RATE_WIDTH ? RATE * sqrt((double)RATE_WIDTH / m->cfg.hidden) : RATE;
+}
+
 static int open_layer(struct layer_fit *f, int l, struct dha_err *e)
 {
     size_t projections, to;
@@ -55,7 +62,7 @@ static int open_layer(struct layer_fit *f, int l, struct dha_err *e)
     f->grads = f->k->ops->alloc(f->k, KERN_F32, f->n);
     f->kept = f->k->ops->alloc(f->k, KERN_F32, f->n);
     if (method_sync(f->k, "layer regression", e) ||
-        optim_add(&f->optim, f->params, f->grads, f->n, RATE, spans, 2, e))
+        optim_add(&f->optim, f->params, f->grads, f->n, rate_of(f->model), spans, 2, e))
         return -1;
     f->k->ops->copy(f->k, kern_at(f->params, 0), kern_at(f->model->params, f->from), f->n);
     f->k->ops->copy(f->k, kern_at(f->kept, 0), kern_at(f->params, 0), f->n);
@@ -146,11 +153,17 @@ static void tie_rows(struct layer_fit *f, int l, enum layer_param which, const i
     }
 }
 
+int64_t layer_fit_steps(const struct layer_fit *f, const struct layer_fit_options *o)
+{
+    int64_t most = (int64_t)o->passes * f->steps;
+    return o->steps < most ? o->steps : most;
+}
+
 static int fit(struct layer_fit *f, int l, const struct layer_fit_data *data,
                const struct layer_fit_options *o, struct layer_fit_report *report,
                struct dha_err *e)
 {
-    int64_t steps = (int64_t)o->epochs * f->steps, warmup = (int64_t)(WARMUP * (double)steps);
+    int64_t steps = layer_fit_steps(f, o), warmup = (int64_t)(WARMUP * (double)steps);
     /* energy / steps: a step's share */
     float scale = (float)(2.0 * f->steps / data->energy);
     double before = data->energy > 0 ? error_now(f, l, data) : 0;

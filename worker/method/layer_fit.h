@@ -38,7 +38,8 @@ struct layer_fit_data {
     double energy;
 };
 struct layer_fit_options {
-    int epochs;
+    int64_t steps; /* asked for; at most `passes` through the sequences */
+    int passes;
     const int *keys,
         *values; /* group_of [heads]: rows of a group stay equal; NULL: every row for itself */
     /* after every step, of `steps`; non-zero ends the fit with that error; may be NULL */
@@ -54,6 +55,8 @@ struct layer_fit_report {
 int layer_fit_open(struct layer_fit *f, struct comm *comm, struct model *m, int total, int seq,
                    struct dha_err *e);
 void layer_fit_close(struct layer_fit *f);
+/* Steps that a fit will take. */
+int64_t layer_fit_steps(const struct layer_fit *f, const struct layer_fit_options *o);
 /* Collective over the comm given to layer_fit_open(). DHA_E_DIVERGED if an error is not finite. */
 int layer_fit(struct layer_fit *f, int layer, const struct layer_fit_data *data,
               const struct layer_fit_options *o, struct layer_fit_report *report,

@@ -6,7 +6,9 @@
 #include "worker/method/layer.h"
 #include "worker/method/walk.h"
 
-#define EPOCHS 8 /* docs/METHOD.md has the table that it comes from */
+/* docs/METHOD.md has the table that they come from: 8 passes of N = 32,768 tokens in sequences of up to 1,024. */
+#define STEPS  512
+#define PASSES 32
 
 struct regress {
     const struct method_env *env;
@@ -74,13 +76,13 @@ static int regress_layer(struct regress *r, int l, struct layer_fit_report *repo
 {
     struct layer_fit_data data = {
         .input = r->child.residual, .target = r->target, .energy = r->fit.mine ? targets(r, l) : 0};
-    struct layer_fit_options o = {.epochs = EPOCHS, .progress = progress, .arg = r};
+    struct layer_fit_options o = {.steps = STEPS, .passes = PASSES, .progress = progress, .arg = r};
     comm_sum_f64(r->env->comm, &data.energy, 1);
     r->layer = l;
     int rc = layer_fit(&r->fit, l, &data, &o, report, e);
     if (rc == 0 && r->env->layer) {
         r->env->layer(r->env->arg, "regression_error", "block", l, 0, report->first);
-        r->env->layer(r->env->arg, "regression_error", "block", l, (int64_t)EPOCHS * r->fit.steps,
+        r->env->layer(r->env->arg, "regression_error", "block", l, layer_fit_steps(&r->fit, &o),
                       report->last);
     }
     if (rc == 0)

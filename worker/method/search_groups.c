@@ -21,8 +21,8 @@ int search_counts(const struct method *method, int heads, int *counts)
         int odd = c; /* the ladder is 1, 2^k and 3*2^k */
         while (odd % 2 == 0)
             odd /= 2;
-        bool offered = !ladder || odd == 1 || odd == 3;
-        if ((method->uniform || !method->any_count) && heads % c != 0)
+        bool divides = heads % c == 0, offered = divides || !ladder || odd == 1 || odd == 3;
+        if ((method->uniform || !method->any_count) && !divides)
             offered = false;
         if (offered || c == heads)
             counts[n++] = c;

@@ -13,7 +13,7 @@
 typedef int group_cost_fn(void *arg, const int *members, int n, double *cost, struct dha_err *e);
 
 /* Numbers of groups that a plan offers, ascending, heads included: all of 1..heads for at most 12 heads, above that a
- * ladder {1,2,3,4,6,8,12,16,24,...}; only divisors for uniform methods and where any_count is off.
+ * ladder {1,2,3,4,6,8,12,16,24,...} and the divisors of heads; only divisors for uniform methods and where any_count is off.
  * counts has room for `heads`; returns their number. */
 int search_counts(const struct method *method, int heads, int *counts);
 

@@ -23,6 +23,7 @@ struct calib_layer {
         *c_head; /* [heads] C_h = E[(A_h x)^T (A_h x)] [width, width]; NULL where not asked for */
     bool plain;  /* C stands for every C_h (wide models) */
     double *energy; /* w_{h,p} = E|q_{h,p}|^2 [heads, dim/2] */
+    double *angle;  /* of each plane, a position [dim/2] */
     int slow; /* key planes to merge as one block, from the slowest; 0 unless set by the owner */
 };
 /* Above this width values are merged by C: H second moments and H block matrices of attended inputs are H times the memory
@@ -48,10 +49,14 @@ void value_blocks_finish(struct value_blocks *b);
 /* P C P^T [heads*dim, heads*dim], C [width, width] of row distance ld. */
 double *value_block_matrix(const struct value_blocks *b, const double *c, int ld,
                            struct dha_err *e);
-/* The factors of a group's best rank-dim approximation: shared [dim, width], its rows scaled to norm `target`, weakest
- * first; own [n][dim, width]: row r of member i's other factor. */
-int value_share(const struct value_blocks *b, const int *members, int n, double target,
-                double *shared, double *own, struct dha_err *e);
+/* The factors of a group's best rank-dim approximation: shared [dim, width], its rows scaled to norm `target` over their first
+ * `cols` columns, weakest first; own [n][dim, width]: row r of member i's other factor. lead (or NULL): v [dim, n*dim] the
+ * eigenvectors; lambda, scale [dim]: row r is scale_r v_r^T P, 0 where there is no signal. */
+struct value_lead {
+    double *v, *lambda, *scale;
+};
+int value_share(const struct value_blocks *b, const int *members, int n, double target, int cols,
+                double *shared, double *own, struct value_lead *lead, struct dha_err *e);
 int value_residual(const struct value_blocks *b, const int *members, int n, double *residual,
                    struct dha_err *e);
 /* Makes the members' value rows equal; each keeps output columns of its own. */
@@ -67,6 +72,8 @@ struct key_blocks {
     /* The last `slow` planes hardly turn within the context: they are merged as one block, by joint low rank. */
     int slow;
     struct value_blocks block;
+    double *turn;  /* [heads][2*slow, 2*slow] R_h Omega R_h^-1, Omega = how the planes turn */
+    double *angle; /* [slow] a position */
 };
 int key_blocks_make(struct key_blocks *b, const struct attn_layer *a, const struct calib_layer *c,
                     struct dha_err *e);

@@ -28,6 +28,7 @@ void calib_layer_finish(struct calib_layer *c)
     free(c->c_head);
     free(c->c);
     free(c->energy);
+    free(c->angle);
     memset(c, 0, sizeof *c);
 }
 
@@ -37,6 +38,8 @@ void key_blocks_finish(struct key_blocks *b)
     free(b->flat);
     free(b->root);
     value_blocks_finish(&b->block);
+    free(b->turn);
+    free(b->angle);
     memset(b, 0, sizeof *b);
 }
 
@@ -62,6 +65,17 @@ static void plane_gram(int heads, int ext, const double *z, const double *zc, do
  * x_q W_q^T W_k x_k, and any invertible matrix may stand between queries and keys of the slow planes, not one
  * complex number a plane: the products of the group's heads share one factor by joint low rank, in the metric of the
  * inputs on both sides. It is the problem of the values (spectral_value.c), with R_h = sqrt(W_q C W_q^T).
+ *
+ * RoPE goes on turning the new rows. Which two of them make a plane, in which order and at which speed is free, and is
+ * chosen by the first order of the turn. Over a distance of delta the members' logits change by delta times
+ *     W_q^T Omega W_k,   Omega[p, p + m] = angle_p = -Omega[p + m, p]   (rows of the block; up to one common sign),
+ * and those of the merged heads by the same with their own rows and angles. With sigma_r U_r the shared rows in the metric of
+ * C (orthonormal U, sigma_r = scale_r sqrt(lambda_r)) and
+ *     X_rs = sqrt(lambda_r lambda_s) sum_h v_{r,h}^T R_h Omega R_h^-1 v_{s,h},
+ * a plane of the rows r, s and angle t adds to the squared error of that term, summed over the group,
+ *     -2 t (X_rs sigma_s / sigma_r - X_sr sigma_r / sigma_s)
+ *         + t^2 (lambda_r sigma_s^2 / sigma_r^2 + lambda_s sigma_r^2 / sigma_s^2).
+ * From the fastest plane on, each takes what adds least of the rows that are left. The signs of the eigenvectors cancel.
  */
 
 /* Dim of row r of the block: as in a head, first halves of the planes before the second ones. */
@@ -69,13 +83,6 @@ static int slow_dim(const struct key_blocks *b, int r)
 {
     int first = b->planes - b->slow;
     return r < b->slow ? first + r : b->planes + first + r - b->slow;
-}
-
-/* Row r of a merged block goes to this dim: what is weakest comes first and may turn most. */
-static int slow_dim_of_rank(const struct key_blocks *b, int r)
-{
-    int plane = b->planes - b->slow + r / 2;
-    return r % 2 ? plane : b->planes + plane;
 }
 
 /* Rows of head h in the slow planes [2*slow, ext], with the bias as last column. */
@@ -101,11 +108,14 @@ static int slow_block_make(struct key_blocks *b, const struct attn_layer *a,
     b->block = (struct value_blocks){.heads = a->heads, .dim = d, .width = ext};
     b->block.p = la_alloc((size_t)a->heads * rows, sizeof *b->block.p, "key blocks", e);
     b->block.t = la_alloc((size_t)a->heads * rows, sizeof *b->block.t, "key blocks", e);
-    double *q = la_alloc(3 * rows + 3 * small, sizeof *q, "key blocks", e);
-    if (!b->block.p || !b->block.t || !q)
+    b->turn = la_alloc((size_t)a->heads * small, sizeof *b->turn, "key blocks", e);
+    b->angle = la_alloc((size_t)c->slow, sizeof *b->angle, "key blocks", e);
+    double *q = la_alloc(3 * rows + 4 * small, sizeof *q, "key blocks", e);
+    if (!b->block.p || !b->block.t || !b->turn || !b->angle || !q)
         goto out;
+    memcpy(b->angle, c->angle + b->planes - c->slow, (size_t)c->slow * sizeof *b->angle);
     double *k = q + rows, *qc = k + rows, *energy = qc + rows, *root = energy + small;
-    double *inverse = root + small;
+    double *inverse = root + small, *turned = inverse + small;
     for (int h = 0; h < a->heads; h++) {
         double trace = 0.0;
         slow_rows(b, a, a->q, a->bq, h, q);
@@ -122,6 +132,13 @@ static int slow_block_make(struct key_blocks *b, const struct attn_layer *a,
                 ext);
         la_gemm(false, false, d, ext, d, 1.0, inverse, d, q, ext, 0.0,
                 b->block.t + (size_t)h * rows, ext);
+        for (int r = 0; r < d; r++) /* Omega R_h^-1 */
+            for (int x = 0; x < d; x++)
+                turned[r * d + x] = r < b->slow
+                                        ? b->angle[r] * inverse[(r + b->slow) * d + x]
+                                        : -b->angle[r - b->slow] * inverse[(r - b->slow) * d + x];
+        la_gemm(false, false, d, d, d, 1.0, root, d, turned, d, 0.0, b->turn + (size_t)h * small,
+                d);
     }
     b->block.common = value_block_matrix(&b->block, c->c, ext, e);
     rc = b->block.common ? 0 : -1;
@@ -155,22 +172,88 @@ static void put_row(const struct attn_layer *a, double *w, double *bias, int row
         bias[row] = from[a->width];
 }
 
+/* X [2*slow, 2*slow] of a group. */
+static void group_turn(const struct key_blocks *b, const int *members, int n,
+                       const struct value_lead *lead, double *part, double *x)
+{
+    int d = 2 * b->slow, gd = n * d;
+    for (int i = 0; i < n; i++) {
+        const double *v = lead->v + i * d; /* rows v_r, columns of member i */
+        la_gemm(false, false, d, d, d, 1.0, v, gd, b->turn + (size_t)members[i] * (size_t)(d * d),
+                d, 0.0, part, d);
+        la_gemm(false, true, d, d, d, 1.0, part, d, v, gd, i > 0 ? 1.0 : 0.0, x, d);
+    }
+    for (int r = 0; r < d; r++)
+        for (int s = 0; s < d; s++)
+            x[r * d + s] *= sqrt(fmax(lead->lambda[r], 0.0) * fmax(lead->lambda[s], 0.0));
+}
+
+/* What a plane of rows r (first) and s adds at this angle: the formula above. Rows without signal add nothing. */
+static double plane_error(const struct value_lead *lead, const double *x, int d, int r, int s,
+                          double angle)
+{
+    if (lead->scale[r] == 0.0 || lead->scale[s] == 0.0)
+        return 0.0;
+    double lr = lead->lambda[r], ls = lead->lambda[s];
+    double ratio = lead->scale[s] * sqrt(ls) / (lead->scale[r] * sqrt(lr));
+    return -2.0 * angle * (x[r * d + s] * ratio - x[s * d + r] / ratio) +
+           angle * angle * (lr * ratio * ratio + ls / (ratio * ratio));
+}
+
+/* row_of[row of the block]: which merged row goes there. used [2*slow], all false. */
+static void choose_planes(const struct key_blocks *b, const struct value_lead *lead,
+                          const double *x, int *row_of, bool *used)
+{
+    int d = 2 * b->slow;
+    for (int p = 0; p < b->slow; p++) {
+        int first = -1, second = -1;
+        double least = 0.0;
+        for (int r = 0; r < d; r++)
+            for (int s = 0; s < d; s++) {
+                if (r == s || used[r] || used[s])
+                    continue;
+                double v = plane_error(lead, x, d, r, s, b->angle[p]);
+                if (first < 0 || v < least) {
+                    first = r;
+                    second = s;
+                    least = v;
+                }
+            }
+        used[first] = used[second] = true;
+        row_of[p] = first;
+        row_of[b->slow + p] = second;
+    }
+}
+
 static int slow_merge(struct attn_layer *a, const struct key_blocks *b, const int *members, int n,
                       struct dha_err *e)
 {
-    size_t ext = (size_t)b->block.width, rows = 2 * (size_t)b->slow * ext;
+    size_t d = 2 * (size_t)b->slow, ext = (size_t)b->block.width, rows = d * ext;
     double *shared = la_alloc(((size_t)n + 1) * rows, sizeof *shared, "a key group", e);
-    if (!shared)
-        return -1;
-    int rc = value_share(&b->block, members, n, slow_target(b, a, members, n), shared,
-                         shared + rows, e);
-    for (int i = 0; i < n && rc == 0; i++)
-        for (int r = 0; r < 2 * b->slow; r++) {
-            int row = members[i] * a->dim + slow_dim_of_rank(b, r);
-            size_t at = (size_t)r * ext;
+    double *lead = la_alloc(((size_t)n + 2) * d * d + 2 * d, sizeof *lead, "a key group", e);
+    int *row_of = la_alloc(d, sizeof *row_of, "a key group", e), rc = -1;
+    bool *used = la_alloc(d, sizeof *used, "a key group", e);
+    if (!shared || !lead || !row_of || !used)
+        goto out;
+    double *x = lead + (size_t)n * d * d, *part = x + d * d;
+    struct value_lead l = {.v = lead, .lambda = part + d * d, .scale = part + d * d + d};
+    if (value_share(&b->block, members, n, slow_target(b, a, members, n), a->width, shared,
+                    shared + rows, &l, e))
+        goto out;
+    group_turn(b, members, n, &l, part, x);
+    choose_planes(b, &l, x, row_of, used);
+    for (int i = 0; i < n; i++)
+        for (size_t r = 0; r < d; r++) {
+            int row = members[i] * a->dim + slow_dim(b, (int)r);
+            size_t at = (size_t)row_of[r] * ext;
             put_row(a, a->k, a->bk, row, shared + at);
             put_row(a, a->q, a->bq, row, shared + ((size_t)i + 1) * rows + at);
         }
+    rc = 0;
+out:
+    free(used);
+    free(row_of);
+    free(lead);
     free(shared);
     return rc;
 }

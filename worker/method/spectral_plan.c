@@ -16,6 +16,7 @@
  * Results do not depend on the number of ranks beyond the rounding of the calibration sums: every group and every
  * entry is evaluated whole by one rank.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +28,9 @@
 #include "worker/method/search_groups.h"
 
 /* Of the fits that tell how much of an entry's cost the regression will repair: docs/METHOD.md has the table. */
-#define FIT_EPOCHS 2
-#define LEAST_LEFT 0.01 /* losses on few tokens can fall */
+#define FIT_STEPS  64
+#define FIT_PASSES 8
+#define LEAST_LEFT 0.1 /* losses on few tokens can fall: 0.14 to 1 was measured */
 
 struct search {
     const struct method_env *env;
@@ -73,9 +75,15 @@ static int trials(const struct search *s)
     return 2 * (s->n_counts - 1);
 }
 
-static int fitted_trials(const struct search *s)
+static bool fits(const struct search *s)
 {
-    return s->split.cost_fit && trials(s) ? 2 : 0;
+    return s->split.cost_fit > 0 && trials(s) > 0;
+}
+
+/* Which rank fits the keys (0) and the values (1): only these hold what it takes. */
+static bool fits_here(const struct search *s, int kind)
+{
+    return fits(s) && s->env->comm->rank == kind % s->env->comm->size;
 }
 
 static int fit_open(struct search *s, struct dha_err *e)
@@ -136,7 +144,7 @@ static int search_open(struct search *s, const struct method_env *env, struct mo
     if (walk_open(&s->moments, env, m, STREAM_CALIB, first, mine, e) ||
         walk_open(&s->costs, env, m, STREAM_COST, 0, s->split.costs, e))
         return -1;
-    if (s->split.cost_fit && fit_open(s, e))
+    if ((fits_here(s, 0) || fits_here(s, 1)) && fit_open(s, e))
         return -1;
     return env->method->uniform ? 0 : key_error_open(&s->key_error, env, m, s->split.key_error, e);
 }
@@ -175,7 +183,7 @@ static int layer_open(struct search *s, int l, struct dha_err *e)
         rc = value_blocks_make(&s->values, &s->weights, &c, e);
     if (rc == 0 && !s->env->method->uniform)
         rc = key_error_load(&s->key_error, &s->weights, l, e);
-    if (rc == 0 && s->split.cost_fit)
+    if (rc == 0 && s->fit_target)
         rc = fit_layer_open(s, l, e);
     calib_layer_finish(&c);
     return comm_agree(s->env->comm, rc, e);
@@ -201,7 +209,7 @@ static int choose_groups(struct search *s, struct dha_err *e)
 static int trial(struct search *s, int l, int number, struct dha_err *e)
 {
     struct attn_layer merged;
-    bool fit = number >= trials(s);
+    bool fit = number >= trials(s), diverged = false;
     const int *group_of = s->groups[number % 2] + (fit ? s->fit_at : number / 2) * s->m->cfg.heads;
     if (layer_copy(&merged, &s->weights, e))
         return -1;
@@ -211,12 +219,17 @@ static int trial(struct search *s, int l, int number, struct dha_err *e)
         rc = layer_store(&merged, s->m, l, e);
     if (rc == 0 && fit) {
         struct layer_fit_report report;
-        struct layer_fit_options o = {.epochs = FIT_EPOCHS};
+        struct layer_fit_options o = {.steps = FIT_STEPS, .passes = FIT_PASSES};
         *(number % 2 ? &o.values : &o.keys) = group_of;
         rc = layer_fit(&s->fit, l, &s->fit_data, &o, &report, e);
+        diverged = rc != 0 && e && e->code == DHA_E_DIVERGED;
     }
-    if (rc == 0)
+    if (diverged) { /* then nothing is known to be repaired: left_by_fit() */
+        s->loss[number] = NAN;
+        rc = 0;
+    } else if (rc == 0) {
         rc = walk_loss(&s->costs, l, &s->loss[number], e);
+    }
     layer_finish(&merged);
     /* The way back must work although something failed, hence its own error. */
     struct dha_err lost;
@@ -228,25 +241,36 @@ static int trial(struct search *s, int l, int number, struct dha_err *e)
     return rc;
 }
 
-/* Deals the layer's trials out; a rank that fails goes on without work so that all make the same calls. */
+/* A round of trials is over on all ranks. */
+static int round_done(struct search *s, int l, int done, int all, int rc, struct dha_err *e)
+{
+    if (comm_agree(s->env->comm, rc, e))
+        return dha_err_context(e, "measuring the cost of merging in layer %d", l);
+    return method_progress(s->env, "costs", (int64_t)l * all + done,
+                           (int64_t)all * s->m->cfg.layers, e);
+}
+
+/* Deals the layer's trials out, one a rank and round; those that are fitted have ranks of their own. */
 static int measure(struct search *s, int l, struct dha_err *e)
 {
     struct comm *comm = s->env->comm;
-    int n = trials(s) + fitted_trials(s), rc = 0;
+    int n = trials(s), all = n + (fits(s) ? 2 : 0), rc = 0;
     memset(s->loss, 0, (2 * (size_t)s->n_counts + 2) * sizeof *s->loss);
     for (int first = 0; first < n; first += comm->size) {
         int number = first + comm->rank;
-        if (rc == 0 && number < n)
+        if (number < n)
             rc = trial(s, l, number, e);
-        if (comm_agree(comm, rc, e))
-            return dha_err_context(e, "measuring the cost of merging in layer %d", l);
-        if (method_progress(s->env, "costs", (int64_t)l * n + first, (int64_t)n * s->m->cfg.layers,
-                            e))
+        if (round_done(s, l, first, all, rc, e))
             return -1;
     }
-    comm_sum_f64(comm, s->loss, (size_t)n);
-    for (int kind = 0; kind < 2 && fitted_trials(s); kind++)
-        s->fitted[2 * l + kind] = s->loss[trials(s) + kind];
+    for (int kind = 0; kind < 2 && rc == 0; kind++)
+        if (fits_here(s, kind))
+            rc = trial(s, l, n + kind, e);
+    if (fits(s) && round_done(s, l, all, all, rc, e))
+        return -1;
+    comm_sum_f64(comm, s->loss, (size_t)all);
+    for (int kind = 0; kind < 2 && fits(s); kind++)
+        s->fitted[2 * l + kind] = s->loss[n + kind];
     return 0;
 }
 
@@ -263,7 +287,7 @@ static int add_choices(const struct search *s, int l, struct plan *out, struct d
 
 static int search_advance(struct search *s, int l, struct dha_err *e)
 {
-    if (s->split.cost_fit && walk_advance(&s->fit_walk, l, e))
+    if (s->fit_target && walk_advance(&s->fit_walk, l, e))
         return -1;
     return walk_advance(&s->costs, l, e);
 }
@@ -278,12 +302,14 @@ static int search_layer(struct search *s, int l, struct plan *out, struct dha_er
     return rc;
 }
 
-/* What a fit leaves of an entry's cost: of the cost of the trials that were made both ways. */
+/* What a fit leaves of an entry's cost: of the cost of the trials that were made both ways. 0: no fit was made. */
 static double left_by_fit(const struct search *s, const struct plan_entry *entry, double fitted,
                           double base)
 {
+    if (!fits(s))
+        return 0.0;
     double closed = entry->choices[s->fit_at].cost - base, left = (fitted - base) / closed;
-    if (!fitted_trials(s) || !(closed > 0.0) || !(left < 1.0))
+    if (!(closed > 0.0) || !(left < 1.0)) /* also a fit that diverged */
         return 1.0;
     return left > LEAST_LEFT ? left : LEAST_LEFT;
 }
@@ -299,10 +325,10 @@ static int finish_costs(struct search *s, struct plan *out, struct dha_err *e)
     for (int i = 0; i < 2 * out->layers; i++) {
         struct plan_entry *entry = &out->entries[i];
         entry->left = left_by_fit(s, entry, s->fitted[i], base);
+        double factor = entry->left > 0.0 ? entry->left : 1.0;
         for (int c = 0; c < entry->n_choices; c++) {
             struct choice *choice = &entry->choices[c];
-            choice->cost = choice->n == out->heads ? 0.0
-                                                   : entry->left * (choice->cost - base) / tokens;
+            choice->cost = choice->n == out->heads ? 0.0 : factor * (choice->cost - base) / tokens;
         }
     }
     return 0;

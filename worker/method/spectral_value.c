@@ -184,8 +184,8 @@ static void fold_value_bias(struct attn_layer *a, int h)
         a->bv[h * a->dim + r] = 0.0;
 }
 
-int value_share(const struct value_blocks *b, const int *members, int n, double target,
-                double *shared, double *own, struct dha_err *e)
+int value_share(const struct value_blocks *b, const int *members, int n, double target, int cols,
+                double *shared, double *own, struct value_lead *kept, struct dha_err *e)
 {
     int d = b->dim, gd = n * d, width = b->width, rc = -1;
     size_t mat = (size_t)d * (size_t)width;
@@ -202,7 +202,7 @@ int value_share(const struct value_blocks *b, const int *members, int n, double 
     for (int r = 0; r < d; r++) {
         double *row = shared + (size_t)r * (size_t)width, norm = 0.0;
         double lambda = w[gd - d + r];
-        for (int c = 0; c < width; c++)
+        for (int c = 0; c < cols; c++)
             norm += row[c] * row[c];
         norm = sqrt(norm);
         bool dead = !(lambda > RANK_FLOOR * w[gd - 1]) || norm == 0.0 || target == 0.0;
@@ -211,7 +211,13 @@ int value_share(const struct value_blocks *b, const int *members, int n, double 
             row[c] *= scale;
         /* v^T P / sqrt(lambda) times s has norm target, so o' = sqrt(lambda)/s v^T T = norm/target v^T T. */
         w[r] = dead ? 0.0 : norm / target;
+        if (kept) {
+            kept->lambda[r] = lambda;
+            kept->scale[r] = scale;
+        }
     }
+    if (kept)
+        memcpy(kept->v, lead, (size_t)d * (size_t)gd * sizeof *lead);
     for (int i = 0; i < n; i++) {
         double *out = own + (size_t)i * mat;
         la_gemm(false, false, d, width, d, 1.0, lead + i * d, gd,
@@ -235,7 +241,8 @@ int value_merge(struct attn_layer *a, const struct value_blocks *b, const int *m
     double *shared = la_alloc(((size_t)n + 1) * mat, sizeof *shared, "a value group", e);
     if (!shared)
         return -1;
-    int rc = value_share(b, members, n, mean_row_norm(a, members, n), shared, shared + mat, e);
+    int rc = value_share(b, members, n, mean_row_norm(a, members, n), width, shared, shared + mat,
+                         NULL, e);
     for (int i = 0; i < n && rc == 0; i++) {
         int h = members[i];
         const double *own = shared + ((size_t)i + 1) * mat;

@@ -104,6 +104,8 @@ void model_set(struct model *m, const struct param *p, const float *src);
 
 /* Planes, from the slowest, that RoPE turns by at most one radian over max_positions: as it is scaled (rope_scaling). */
 int model_slow_planes(const struct model_config *c);
+/* The angle that RoPE turns a plane by, a position. */
+double model_rope_angle(const struct model_config *c, int plane);
 
 struct kern_buf *model_grads_new(struct model *m, struct dha_err *e); /* [n_params], zero */
 

@@ -76,7 +76,7 @@ int model_table_build(struct model *m, struct dha_err *e)
 
 /* The angle a position, of plane i. llama3 (transformers' modeling_rope_utils): planes whose wave is longer than the
  * original context are slowed down by `factor`, those well inside it are left alone, linear in between. */
-static double inverse_frequency(const struct model_config *c, int i)
+double model_rope_angle(const struct model_config *c, int i)
 {
     double inv = pow(c->rope_theta, -2.0 * i / c->head_dim);
     if (c->rope == ROPE_LINEAR)
@@ -95,7 +95,7 @@ static double inverse_frequency(const struct model_config *c, int i)
 int model_slow_planes(const struct model_config *c)
 {
     int planes = c->head_dim / 2, n = 0;
-    while (n < planes && inverse_frequency(c, planes - 1 - n) * c->max_positions <= 1.0)
+    while (n < planes && model_rope_angle(c, planes - 1 - n) * c->max_positions <= 1.0)
         n++;
     return n;
 }
@@ -104,7 +104,7 @@ void model_rope_table(const struct model_config *c, int positions, float *out)
 {
     int half = c->head_dim / 2;
     for (int i = 0; i < half; i++) {
-        double inv = inverse_frequency(c, i);
+        double inv = model_rope_angle(c, i);
         for (int t = 0; t < positions; t++) {
             float *row = out + (size_t)t * (size_t)c->head_dim;
             row[i] = (float)cos(t * inv);

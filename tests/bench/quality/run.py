@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""run.py BIN_DIR SHARED OUT [--only GROUP,...] [--match TEXT] [--seeds 1,2] [--list] [--collect]
+"""run.py BIN_DIR SHARED OUT [--only GROUP,...] [--match TEXT] [--without TEXT] [--seeds 1,2] [--list] [--collect]
 
 Runs the matrix through the product itself: a private daemon below OUT with two slots, one job a cell, submitted under its
 name. Run it again after anything (Ctrl-C, a reboot): finished cells are kept, running ones are adopted by the daemon,
@@ -85,12 +85,14 @@ def main():
     p.add_argument("out")
     p.add_argument("--only", default="")
     p.add_argument("--match", default="")
+    p.add_argument("--without", default="", help="leave out the cells whose name contains this")
     p.add_argument("--seeds", default="")
     p.add_argument("--list", action="store_true", help="print the cells and stop")
     p.add_argument("--collect", action="store_true", help="write results of what is finished and stop")
     a = p.parse_args()
     wanted = [c for c in matrix.cells(REPO, os.path.abspath(a.shared))
               if (not a.only or c["group"] in a.only.split(",")) and a.match in c["name"]
+              and not (a.without and a.without in c["name"])
               and (not a.seeds or str(c["seed"]) in a.seeds.split(","))]
     if a.list:
         for c in wanted:

@@ -54,7 +54,10 @@ static void random_calib(struct calib_layer *c, bool bias)
     c->c = malloc(sizeof(double) * (size_t)(c->ext * c->ext));
     c->c_head = calloc(H, sizeof *c->c_head);
     c->energy = malloc(sizeof(double) * H * PLANES);
-    assert_true(c->c && c->c_head && c->energy);
+    c->angle = malloc(sizeof(double) * PLANES);
+    assert_true(c->c && c->c_head && c->energy && c->angle);
+    for (int p = 0; p < PLANES; p++)
+        c->angle[p] = pow(10.0, -p - 1);
     random_moment(c->c, c->ext);
     for (int h = 0; h < H; h++) {
         c->c_head[h] = malloc(sizeof(double) * WIDTH * WIDTH);
@@ -581,6 +584,95 @@ static void slow_planes_are_the_best_joint_low_rank(void **state)
         }
 }
 
+/* W_q^T Omega W_k of head h [ext, ext]: what a logit changes by over a distance of one, to first order. */
+static void slow_turn(const struct attn_layer *a, const struct calib_layer *c, int h, double *out)
+{
+    double q[2][WIDTH + 1], k[2][WIDTH + 1];
+    int ext = c->ext, slow = c->slow;
+    memset(out, 0, (size_t)(ext * ext) * sizeof *out);
+    for (int p = 0; p < slow; p++) {
+        for (int half = 0; half < 2; half++) {
+            slow_row(a, a->q, a->bq, h, p + half * slow, slow, q[half]);
+            slow_row(a, a->k, a->bk, h, p + half * slow, slow, k[half]);
+        }
+        for (int i = 0; i < ext; i++)
+            for (int j = 0; j < ext; j++)
+                out[i * ext + j] += c->angle[PLANES - slow + p] *
+                                    (q[0][i] * k[1][j] - q[1][i] * k[0][j]);
+    }
+}
+
+static double turn_error(const struct attn_layer *old, const struct attn_layer *a,
+                         const struct calib_layer *c, const int *members, int n)
+{
+    enum { EXT = WIDTH + 1, N = EXT * EXT };
+    double s[N], inverse[N], m[N], m2[N], t[N], sum = 0;
+    struct dha_err e = {0};
+    int ext = c->ext;
+    assert_int_equal(la_sqrt(ext, c->c, s, inverse, &e), 0);
+    for (int i = 0; i < n; i++) {
+        slow_turn(old, c, members[i], m);
+        slow_turn(a, c, members[i], m2);
+        for (int x = 0; x < ext * ext; x++)
+            m[x] -= m2[x];
+        la_gemm(false, false, ext, ext, ext, 1, s, ext, m, ext, 0, t, ext);
+        la_gemm(false, false, ext, ext, ext, 1, t, ext, s, ext, 0, m, ext);
+        for (int x = 0; x < ext * ext; x++)
+            sum += m[x] * m[x];
+    }
+    return sum;
+}
+
+/* Swaps two dims of every head's queries and keys: unrotated logits stay. */
+static void swap_dims(struct attn_layer *a, int x, int y)
+{
+    for (int h = 0; h < H; h++)
+        for (int which = 0; which < 2; which++) {
+            double *w = which ? a->k : a->q, *b = which ? a->bk : a->bq, t;
+            for (int c = 0; c < WIDTH; c++) {
+                t = w[(h * DIM + x) * WIDTH + c];
+                w[(h * DIM + x) * WIDTH + c] = w[(h * DIM + y) * WIDTH + c];
+                w[(h * DIM + y) * WIDTH + c] = t;
+            }
+            if (a->bias) {
+                t = b[h * DIM + x];
+                b[h * DIM + x] = b[h * DIM + y];
+                b[h * DIM + y] = t;
+            }
+        }
+}
+
+/* Which of two rows is the first of its plane: turned the other way, the first order of the turn fits worse. */
+static void slow_planes_turn_as_the_members_did(void **state)
+{
+    (void)state;
+    static const int members[] = {0, 1, 2, 3};
+    for (int trial = 0; trial < 20; trial++)
+        for (int slow = 1; slow <= PLANES; slow++) {
+            struct attn_layer a, old;
+            struct calib_layer c;
+            struct key_blocks b;
+            struct dha_err e = {0};
+            random_layer(&a, trial % 2);
+            random_calib(&c, trial % 2);
+            c.slow = slow;
+            assert_int_equal(layer_copy(&old, &a, &e), 0);
+            assert_int_equal(key_blocks_make(&b, &a, &c, &e), 0);
+            assert_int_equal(key_merge(&a, &b, members, 2 + trial % 3, &e), 0);
+            double as_is = turn_error(&old, &a, &c, members, 2 + trial % 3);
+            for (int p = PLANES - slow; p < PLANES; p++) {
+                swap_dims(&a, p, p + PLANES); /* the plane turns the other way */
+                assert_true(turn_error(&old, &a, &c, members, 2 + trial % 3) > as_is * (1 - 1e-12));
+                swap_dims(&a, p, p + PLANES);
+            }
+            assert_close(turn_error(&old, &a, &c, members, 2 + trial % 3), as_is, 1e-9 * as_is);
+            key_blocks_finish(&b);
+            calib_layer_finish(&c);
+            layer_finish(&old);
+            layer_finish(&a);
+        }
+}
+
 /* --- linear algebra ------------------------------------------------------------------------------- */
 
 static void square_roots_multiply_back(void **state)
@@ -655,6 +747,7 @@ int main(void)
         cmocka_unit_test(no_perturbation_of_shared_keys_does_better),
         cmocka_unit_test(keys_that_are_images_merge_without_loss),
         cmocka_unit_test(slow_planes_are_the_best_joint_low_rank),
+        cmocka_unit_test(slow_planes_turn_as_the_members_did),
         cmocka_unit_test(square_roots_multiply_back),
         cmocka_unit_test(hermitian_eigenvectors_satisfy_their_equation),
         cmocka_unit_test(spd_solve_solves),

@@ -172,6 +172,8 @@ static void the_similarity_search_depends_on_what_it_compares_only(void **state)
         {"{'preset':'align-gqa','grouping':'aligned-value','criterion':'cos'}", false},
         {"{'preset':'align-gqa','grouping':'aligned-key'}", false},
         {"{'preset':'align-gqa','grouping':'aligned-value','annealing':true}", false},
+        {"{'preset':'align-gqa','grouping':'aligned-value','uniform':false}", true},
+        {"{'preset':'spectral','grouping':'aligned-value','budget':'uniform'}", true},
     };
     char *want = NULL;
     for (size_t i = 0; i < 1 + sizeof cases / sizeof *cases; i++) {
@@ -239,6 +241,7 @@ static void what_makes_no_sense_is_refused_with_the_reason(void **state)
         {"{'preset':'align-gqa','grouping':'aligned-key','any_count':true,'uniform':false}",
          "$.method", "equal size"},
         {"{'preset':'align-gqa','grouping':'aligned','uniform':true}", "$.method", "equal"},
+        {"{'preset':'spectral','exchange':true}", "$.method", "before the regression"},
         {"{'preset':'gqa','criterion':'cos'}", "$.method", "compare"},
         {"{'preset':'gqa','allocation':'greedy'}", "$.method", "adaptive budget"},
         {"{'preset':'gqa','annealing':true}", "$.method", "distances"},

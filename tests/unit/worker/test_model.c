@@ -542,6 +542,31 @@ static void sequences_longer_than_the_positions_are_refused(void **state)
     model_free(m);
 }
 
+/* 10000^(-p/16) * positions <= 1: p >= 16 log(positions) / log(10000). */
+static void slow_planes_follow_the_context_and_its_scaling(void **state)
+{
+    (void)state;
+    struct model_config c = {.head_dim = 32, .max_positions = 256, .rope_theta = 10000};
+    assert_int_equal(model_slow_planes(&c), 6);
+    c.max_positions = 4096;
+    assert_int_equal(model_slow_planes(&c), 1);
+    c.max_positions = 131072;
+    assert_int_equal(model_slow_planes(&c), 0);
+    c.max_positions = 1;
+    assert_int_equal(model_slow_planes(&c), 16);
+    c.max_positions = 4096; /* turned 16 times slower, so as in 256 positions */
+    c.rope = ROPE_LINEAR;
+    c.rope_factor = 16;
+    assert_int_equal(model_slow_planes(&c), 6);
+    c.rope =
+        ROPE_LLAMA3; /* waves longer than the original context are slowed down, others are not */
+    c.rope_original_positions = 256;
+    c.rope_low_freq = 1;
+    c.rope_high_freq = 4;
+    assert_int_equal(model_slow_planes(&c), 6);
+    assert_true(model_rope_angle(&c, 0) == 1.0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -559,6 +584,7 @@ int main(void)
         cmocka_unit_test(a_model_is_its_own_perfect_teacher),
         cmocka_unit_test(chunks_of_rows_add_up),
         cmocka_unit_test(layers_one_by_one_are_the_whole),
+        cmocka_unit_test(slow_planes_follow_the_context_and_its_scaling),
         cmocka_unit_test(tokens_outside_the_vocabulary_are_an_error_not_a_read),
         cmocka_unit_test(sequences_longer_than_the_positions_are_refused),
     };
