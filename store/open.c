@@ -2,15 +2,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "store/db.h"
+
+#define LOCK_WAIT_MS 5000
 
 /* Not in linux/magic.h */
 #define MAGIC_LUSTRE 0x0bd00bd0u
@@ -48,6 +52,33 @@ static int refuse_network(const char *dir, struct dha_err *e)
     return 0;
 }
 
+/* Who wrote the lock file last, as text; "" if that cannot be read. */
+static void lock_owner(int fd, char *pid, size_t cap)
+{
+    ssize_t n = pread(fd, pid, cap - 1, 0);
+    pid[n > 0 ? n : 0] = '\0';
+    pid[strspn(pid, "0123456789")] = '\0';
+}
+
+/* A daemon that was killed while it started a shim leaves its lock to the fork for the moment before exec closes it: a lock
+ * whose owner is gone is worth waiting for. Returns flock()'s result. */
+static int lock_or_wait(int fd, char *pid, size_t cap)
+{
+    const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+    for (int left = LOCK_WAIT_MS / 10;; left--) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return 0;
+        if (errno != EWOULDBLOCK)
+            return -1;
+        lock_owner(fd, pid, cap);
+        bool gone = pid[0] && kill((pid_t)strtol(pid, NULL, 10), 0) != 0 && errno == ESRCH;
+        errno = EWOULDBLOCK;
+        if (!gone || left <= 0)
+            return -1;
+        nanosleep(&pause, NULL);
+    }
+}
+
 static int take_lock(struct store *s, struct dha_err *e)
 {
     char *path, pid[32] = "";
@@ -57,12 +88,10 @@ static int take_lock(struct store *s, struct dha_err *e)
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (s->lock_fd < 0) {
         rc = dha_fail_errno(e, errno, "cannot open %s", path);
-    } else if (flock(s->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+    } else if (lock_or_wait(s->lock_fd, pid, sizeof pid) != 0) {
         if (errno != EWOULDBLOCK) {
             rc = dha_fail_errno(e, errno, "cannot lock %s", path);
         } else {
-            ssize_t n = pread(s->lock_fd, pid, sizeof pid - 1, 0);
-            pid[n > 0 ? strspn(pid, "0123456789") : 0] = '\0';
             rc = dha_fail(e, DHA_E_CONFLICT, "the state directory %s is in use by process %s",
                           s->dir, pid[0] ? pid : "(unknown)");
             dha_err_hint(e, "stop it first (dha down), or name another directory");

@@ -92,6 +92,37 @@ static void a_second_daemon_is_refused_with_the_pid_of_the_first(void **state)
     reopen(f); /* after a close it is free */
 }
 
+/* The daemon is killed between fork and exec of a shim: the fork holds the lock a moment longer. */
+static void the_lock_of_a_dead_daemon_is_waited_for(void **state)
+{
+    struct fixture *f = *state;
+    int ready[2], status;
+    char c;
+    store_close(f->s);
+    f->s = NULL;
+    assert_int_equal(pipe(ready), 0);
+    pid_t daemon = fork();
+    if (daemon == 0) {
+        struct dha_err err;
+        if (store_open(f->dir, 0, NOW, &f->s, &err) != 0)
+            _exit(1);
+        if (fork() == 0) {
+            (void)!write(ready[1], "x", 1);
+            usleep(300 * 1000);
+            _exit(0); /* no exec: its copy of the lock goes only now */
+        }
+        for (;;)
+            pause();
+    }
+    assert_true(daemon > 0);
+    assert_int_equal(read(ready[0], &c, 1), 1);
+    kill(daemon, SIGKILL);
+    assert_int_equal(waitpid(daemon, &status, 0), daemon);
+    reopen(f);
+    close(ready[0]);
+    close(ready[1]);
+}
+
 static void a_directory_that_cannot_be_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -285,6 +316,7 @@ int main(void)
         T(a_newer_schema_is_refused_and_left_alone),
         T(a_database_of_something_else_is_refused),
         T(a_second_daemon_is_refused_with_the_pid_of_the_first),
+        T(the_lock_of_a_dead_daemon_is_waited_for),
         T(a_directory_that_cannot_be_is_refused),
         T(killed_at_any_point_of_a_turn_nothing_committed_is_lost),
         T(a_turn_that_is_rolled_back_leaves_nothing),
