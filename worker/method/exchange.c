@@ -186,7 +186,7 @@ static int make_layer(struct exchange *x, int l, struct walk *moments, struct re
             comm, walk_advance(moments, l, e) || walk_advance(&refit->parent, l, e) ? -1 : 0, e);
     if (calib_layer(&c, moments, comm, l, calib_split(x->env).moments, shared, e))
         return -1;
-    c.slow = x->env->method->slow_planes ? model_slow_planes(&x->m->cfg) : 0;
+    c.slow = method_slow_planes(x->env);
     int rc = layer_load(&weights, x->m, l, e);
     if (rc == 0)
         rc = key_blocks_make(&keys, &weights, &c, e);

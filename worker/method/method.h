@@ -87,6 +87,9 @@ int plan_choose_greedy(const struct plan *p, int total, int *pick, double *cost,
 /* round(budget * 2 L H), at least 2 L. */
 int plan_total(double budget, int layers, int heads);
 
+/* Slow planes that the method merges as one block: 0 without the flag, and where there is only one (docs/METHOD.md). */
+int method_slow_planes(const struct method_env *env);
+
 /* --- spectral*.c: METHODS section 6 --------------------------------------------------------------- */
 /* Calibration + costs + groups for every n; with method->uniform only the adjacent groups. */
 int spectral_plan(const struct method_env *env, struct plan *out, struct dha_err *e);

@@ -6,6 +6,12 @@
 #include "worker/method/refit.h"
 #include "worker/method/regress.h"
 
+int method_slow_planes(const struct method_env *env)
+{
+    int slow = env->method->slow_planes ? model_slow_planes(&env->parent->cfg) : 0;
+    return slow > 1 ? slow : 0;
+}
+
 static int merge_layer(struct walk *w, const struct method_env *env, int l, const int *group_of,
                        struct model *out, struct dha_err *e)
 {
@@ -20,7 +26,7 @@ static int merge_layer(struct walk *w, const struct method_env *env, int l, cons
         shared[h] = group_members(values, heads, values[h], members) > 1;
     if (calib_layer(&c, w, env->comm, l, calib_split(env).moments, shared, e))
         return -1;
-    c.slow = env->method->slow_planes ? model_slow_planes(&w->m->cfg) : 0;
+    c.slow = method_slow_planes(env);
     int rc = layer_load(&a, w->m, l, e);
     if (rc == 0)
         rc = key_blocks_make(&kb, &a, &c, e);

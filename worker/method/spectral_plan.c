@@ -175,7 +175,7 @@ static int layer_open(struct search *s, int l, struct dha_err *e)
     struct calib_layer c;
     if (calib_layer(&c, &s->moments, s->env->comm, l, s->split.moments, NULL, e))
         return -1;
-    c.slow = s->env->method->slow_planes ? model_slow_planes(&s->m->cfg) : 0;
+    c.slow = method_slow_planes(s->env);
     int rc = layer_load(&s->weights, s->m, l, e);
     if (rc == 0)
         rc = key_blocks_make(&s->keys, &s->weights, &c, e);
