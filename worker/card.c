@@ -216,7 +216,8 @@ static void put_heads(FILE *f, const struct model_config *c, const char *dtype, 
     const cJSON *k = json_get(parent, "key_heads"), *v = json_get(parent, "value_heads");
     bool both = cJSON_GetArraySize(k) == c->layers && cJSON_GetArraySize(v) == c->layers;
     fprintf(f,
-            "## Heads and KV cache\n\n%d query heads of dimension %d a layer; kept key and value heads:\n\n",
+            "## Heads and KV cache\n\n%d query heads of dimension %d a layer; kept key and value "
+            "heads:\n\n",
             c->heads, c->head_dim);
     fprintf(f, "| layer | key heads | value heads |%s\n|---|---|---|%s\n",
             both ? " parent's (key, value) |" : "", both ? "---|" : "");
