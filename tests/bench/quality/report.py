@@ -139,11 +139,23 @@ def short(r):
     return table(("budget", "method", "converted", "after 24 steps", "above the parent", "seeds"), rows) if rows else "Not measured yet."
 
 
+def measured(r, model):
+    """A model's sweep at the budgets that all methods have been through: `spectral*` and the KL baselines come last."""
+    cells = [c for c in r.cells if c["model"] == model and c["group"] == "sweep"]
+    whole = set()
+    for b in {c["budget"] for c in cells}:
+        here = {c["label"] for c in cells if c["budget"] == b}
+        if "spectral" in here and ("gqa" not in here or "align-gqa-mean-kl" in here):
+            whole.add(b)
+    return [c for c in cells if c["budget"] in whole]
+
+
 def sweep_tables(r):
     out = []
     for model in MODELS:
-        cells = [c for c in r.cells if c["model"] == model and c["group"] == "sweep"]
+        cells = measured(r, model)
         if not cells:
+            out.append(f"### {model}\n\nNot measured yet.\n")
             continue
         budgets = sorted({round(c["budget"], 3) for c in cells}, reverse=True)
         rows = []
@@ -164,7 +176,7 @@ def sweep_tables(r):
         parent = cells[0]["loss"]["parent"]
         steps = cells[0]["steps"]
         out.append(f"### {model}\n\nParent {parent:.4f}; {steps} steps of 4,096 tokens for every method (search and fusion included where they "
-                   f"train); converted → final loss; the best of each column in bold; `-`: the method cannot meet that budget.\n\n"
+                   f"train); converted → final loss; the best of each column in bold; `-`: the method cannot meet that budget. Budgets that not all methods have been through yet are left out.\n\n"
                    + table(["budget"] + [f"{100 * b:g} %" for b in budgets], rows)
                    + f"\n\n![loss against KV bytes](results/{model}-bytes.svg)\n")
         out.append(dominance(model, cells, budgets))
@@ -229,7 +241,7 @@ def plots(r, out):
     os.makedirs(out, exist_ok=True)
     made = []
     for model in MODELS:
-        cells = [c for c in r.cells if c["model"] == model and c["group"] == "sweep"]
+        cells = measured(r, model)
         if not cells:
             continue
         series = []
