@@ -1,12 +1,28 @@
-/* bench_model.h: random weights for the benchmarks' models. The file that includes it has die(what, why). */
+/* bench_model.h: what benchmarks of the worker share: a clock, a way out, random weights. */
 #ifndef DHA_BENCH_MODEL_H
 #define DHA_BENCH_MODEL_H
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include "worker/data/corpus.h"
 #include "worker/model/model.h"
 
-static void fill(struct model *m)
+static inline double seconds_of(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline void die(const char *what, const char *why)
+{
+    fprintf(stderr, "%s: %s: %s\n", program_invocation_short_name, what, why);
+    exit(1);
+}
+
+static inline void fill(struct model *m)
 {
     for (int i = 0; i < m->n_table; i++) {
         const struct param *p = &m->table[i];

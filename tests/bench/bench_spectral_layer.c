@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/bench/bench_model.h"
+
 #include "worker/method/calib.h"
 #include "worker/method/key_error.h"
 #include "worker/method/refit.h"
@@ -31,21 +33,6 @@ struct bench {
     struct method method;
     struct method_env env;
 };
-
-static double seconds(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void die(const char *what, const char *why)
-{
-    fprintf(stderr, "bench_spectral_layer: %s: %s\n", what, why);
-    exit(1);
-}
-
-#include "tests/bench/bench_model.h"
 
 /* VmHWM or VmRSS of /proc/self/status, in MiB. */
 static double memory_mib(const char *field)
@@ -80,13 +67,13 @@ struct step {
 static struct step begin(const char *name)
 {
     reset_peak();
-    return (struct step){name, seconds(CLOCK_MONOTONIC), seconds(CLOCK_PROCESS_CPUTIME_ID)};
+    return (struct step){name, seconds_of(CLOCK_MONOTONIC), seconds_of(CLOCK_PROCESS_CPUTIME_ID)};
 }
 
 static double end(const struct step *s, const char *unit, double units)
 {
-    double took = seconds(CLOCK_MONOTONIC) - s->since;
-    double busy = seconds(CLOCK_PROCESS_CPUTIME_ID) - s->busy;
+    double took = seconds_of(CLOCK_MONOTONIC) - s->since;
+    double busy = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - s->busy;
     printf("%-48s %8.3f s, cpu %8.3f s; peak %6.0f MiB, left %6.0f MiB", s->name, took, busy,
            memory_mib("VmHWM:"), memory_mib("VmRSS:"));
     if (units > 0)

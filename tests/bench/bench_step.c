@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "tests/bench/bench_model.h"
+
 #include "worker/data/corpus.h"
 #include "worker/model/model.h"
 
@@ -35,21 +37,6 @@ struct bench {
     double seconds[PARTS];
     double loss;
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void die(const char *what, const char *why)
-{
-    fprintf(stderr, "bench_step: %s: %s\n", what, why);
-    exit(1);
-}
-
-#include "tests/bench/bench_model.h"
 
 static void set_up(struct bench *b, const char *backend, int threads, bool fusion)
 {
@@ -91,7 +78,7 @@ static void lap(struct bench *b, enum part p, double *since)
     struct kern_err ke;
     if (kern_sync(b->k, &ke) < 0)
         die(part_name[p], ke.msg);
-    double t = now();
+    double t = seconds_of(CLOCK_MONOTONIC);
     b->seconds[p] += t - *since;
     *since = t;
 }
@@ -100,7 +87,7 @@ static void step(struct bench *b, int n)
 {
     const struct kern_ops *ops = b->k->ops;
     struct dha_err e = {0};
-    double t = now(), lm = 0, kl = 0, p1 = 1, p2 = 1;
+    double t = seconds_of(CLOCK_MONOTONIC), lm = 0, kl = 0, p1 = 1, p2 = 1;
     for (int i = 0; i < n; i++) {
         p1 *= 0.9;
         p2 *= 0.95;
@@ -211,11 +198,12 @@ int main(int argc, char **argv)
     for (int i = 1; i <= 3; i++) /* primitives made, pages touched */
         step(&b, i);
     memset(b.seconds, 0, sizeof b.seconds);
-    double begin = now();
-    while (n < MAX_STEPS && (seconds > 0 ? now() - begin < seconds : n < steps)) {
-        double t = now();
+    double begin = seconds_of(CLOCK_MONOTONIC);
+    while (n < MAX_STEPS &&
+           (seconds > 0 ? seconds_of(CLOCK_MONOTONIC) - begin < seconds : n < steps)) {
+        double t = seconds_of(CLOCK_MONOTONIC);
         step(&b, n + 4);
-        took[n++] = now() - t;
+        took[n++] = seconds_of(CLOCK_MONOTONIC) - t;
     }
     report(&b, took, n, base);
     run_free(b.r);

@@ -3,7 +3,7 @@
  *
  * One walk through the layers, from the first to the last. At layer l there are, for this layer only: its calibration sums,
  * the blocks of all pairs of heads, and up to four residual streams of the parent (moments: split over the ranks; key
- * errors, fits and costs: the same on every rank). The layer's entries are then measured: each is merged into the parent
+ * errors and costs: the same on every rank; fits: on the ranks that fit). The layer's entries are then measured: each is merged into the parent
  * itself (layer_store() of an MHA layout: equal rows instead of a head map, the same function), the cost
  * sequences run on from layer l, and the layer's weights are put back, bit for bit. So no second model and no
  * layer before l is ever computed for a trial. The parent is as before when spectral_plan() returns, also on failure.
@@ -46,8 +46,8 @@ struct search {
     struct key_error key_error;     /* not opened for uniform groups */
     int n_counts, counts[MODEL_MAX_HEADS];
     int *groups[2]; /* of the present layer: [n_counts * heads] for keys, for values */
-    double *
-        loss; /* [2 * n_counts + 2] summed losses of the present layer's trials, then of the fitted */
+    /* summed losses: of the present layer's trials, then of its fitted ones [2 * n_counts + 2] */
+    double *loss;
     int fit_at;     /* index into counts of the trials that are also fitted */
     double *fitted; /* [2 * layers] summed losses of those */
     /* the present layer */

@@ -17,11 +17,11 @@
 #include "worker/method/align.h"
 #include "worker/method/layer.h"
 #include "worker/method/permute.h"
+#include "worker/train/evaluate.h"
 
 #define SEQ     64
 #define WINDOWS 256
 #define WINDOW  256
-#define BATCH   16
 /* f32 weights are rounded once after float64 rotations: 6e-8 each, and a few layers of them */
 #define LOSSLESS  1e-5
 #define SAME_LOSS 5e-4
@@ -152,22 +152,13 @@ static int lossless(struct kern *k, struct comm *comm, const char *dir)
 
 static double loss_of(struct model *m, const struct corpus *valid)
 {
-    static int32_t ids[BATCH * WINDOW], targets[BATCH * WINDOW];
     struct dha_err e = {0};
-    struct run *r;
-    double lm = 0, kl = 0;
-    if (run_new(&r, m, BATCH, WINDOW, RUN_INFER, &e))
-        die("run", &e);
-    for (int w = 0; w < WINDOWS; w += BATCH) {
-        for (int i = 0; i < BATCH; i++)
-            if (corpus_window(valid, w + i, WINDOW, ids + i * WINDOW, targets + i * WINDOW, &e))
-                die("window", &e);
-        run_forward(r, ids);
-        if (run_loss(r, targets, NULL, 1.0f, 0.0f, 1.0f, NULL, &lm, &kl, &e))
-            die("loss", &e);
-    }
-    run_free(r);
-    return lm / (WINDOWS * WINDOW);
+    struct comm alone;
+    struct eval_result v;
+    comm_alone(&alone);
+    if (evaluate(m, valid, WINDOW, WINDOWS, &alone, &v, &e))
+        die("evaluating", &e);
+    return v.loss;
 }
 
 static void dump(const struct method_env *env, int n, const char *path)

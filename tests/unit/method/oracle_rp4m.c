@@ -19,13 +19,13 @@
 #include <unistd.h>
 
 #include "worker/method/method.h"
+#include "worker/train/evaluate.h"
 
 #define SEED           3
 #define METHODS_WITHIN 0.005
 #define SAME_TOKENS    5e-4
 #define WINDOWS        256
 #define SEQ            256
-#define BATCH          16
 
 static double now(void)
 {
@@ -50,22 +50,13 @@ static int die(const char *doing, const struct dha_err *e)
 /* Mean loss over the first WINDOWS windows. */
 static double loss_of(struct model *m, const struct corpus *valid)
 {
-    static int32_t ids[BATCH * SEQ], targets[BATCH * SEQ];
     struct dha_err e = {0};
-    struct run *r = NULL;
-    double lm = 0.0, kl = 0.0;
-    if (run_new(&r, m, BATCH, SEQ, RUN_INFER, &e))
-        die("run", &e);
-    for (int w = 0; w < WINDOWS; w += BATCH) {
-        for (int i = 0; i < BATCH; i++)
-            if (corpus_window(valid, w + i, SEQ, ids + i * SEQ, targets + i * SEQ, &e))
-                die("window", &e);
-        run_forward(r, ids);
-        if (run_loss(r, targets, NULL, 1.0f, 0.0f, 1.0f, NULL, &lm, &kl, &e))
-            die("loss", &e);
-    }
-    run_free(r);
-    return lm / (WINDOWS * SEQ);
+    struct comm alone;
+    struct eval_result v;
+    comm_alone(&alone);
+    if (evaluate(m, valid, SEQ, WINDOWS, &alone, &v, &e))
+        die("evaluating", &e);
+    return v.loss;
 }
 
 static bool same_tokens; /* the seed is SEED: conv.py's figures hold */
