@@ -141,7 +141,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         goto out;
     }
     c = client_open(cli, e);
-    if (!c || precheck(c, a, spec, e) || specfile_post(c, spec, false, NULL, &doc, e)) {
+    if (!c || precheck(c, a, spec, e) || specfile_post(c, spec, &(struct submission){0}, &doc, e)) {
         goto out;
     }
     id = json_str(json_get(doc, "job"), "id", "");

@@ -23,7 +23,8 @@ static int submit_all(struct client *c, const char *dir, const struct args *a, c
         cJSON *doc = NULL;
         int rc;
         snprintf(path, sizeof path, "%s/%s.json", dir, specs[i]);
-        rc = specfile_read(path, a, &spec, e) || specfile_post(c, spec, false, NULL, &doc, e);
+        rc = specfile_read(path, a, &spec, e) ||
+             specfile_post(c, spec, &(struct submission){0}, &doc, e);
         if (!rc) {
             snprintf(ids[i], 24, "%s", json_str(json_get(doc, "job"), "id", ""));
         }

@@ -1,4 +1,6 @@
 /* cmd_submit.c: dha submit */
+#include <string.h>
+
 #include "cli/follow.h"
 #include "cli/interrupt.h"
 #include "cli/precheck.h"
@@ -11,13 +13,43 @@ static const struct cli_opt opts[] = {
     {"dry-run", 0, NULL, "check the spec and show what would run; submit nothing"},
     {"wait", 0, NULL, "follow the job to its end (on stderr); its outcome is the exit status"},
     {"idempotency-key", 0, "KEY", "a repeat with the same key is the same job, not a second one"},
+    {"after", 0, "ok:ID|any:ID",
+     "start when job ID is done (ok) or has ended (any); may be repeated; a name will do for ID"},
+    {"hold", 0, NULL, "put it into the queue held; `dha release ID` lets it go"},
     PRECHECK_OPT,
     {NULL, 0, NULL, NULL},
 };
 
+/* The conditions of --after with names made ids. NULL list: none were given. */
+static int read_after(struct client *c, const struct args *a, cJSON **out, struct dha_err *e)
+{
+    const char *text;
+
+    *out = NULL;
+    for (int i = 0; (text = arg_nth(a, "after", i)); i++) {
+        const char *colon = strchr(text, ':');
+        char id[24], word[32];
+        if (!colon || (strncmp(text, "ok:", 3) && strncmp(text, "any:", 4))) {
+            dha_fail(e, DHA_E_USAGE, "--after %s: ok:ID or any:ID is wanted", text);
+            return dha_err_hint(e, "ok:ID = when job ID is done; any:ID = when it has ended");
+        }
+        if (client_job_id(c, colon + 1, id, e)) {
+            return -1;
+        }
+        snprintf(word, sizeof word, "%.*s:%s", (int)(colon - text), text, id);
+        *out = *out ? *out : cJSON_CreateArray();
+        cJSON *item = cJSON_CreateString(word);
+        if (!cJSON_AddItemToArray(*out, item)) {
+            cJSON_Delete(item);
+            return dha_fail(e, DHA_E_NO_MEMORY, "submitting");
+        }
+    }
+    return 0;
+}
+
 static void print_plan(const cJSON *plan)
 {
-    const cJSON *s;
+    const cJSON *s, *now = json_get(plan, "now");
 
     printf("spec is valid; slots needed: %lld (%s)\n", (long long)json_int(plan, "slots", 0),
            json_bool(plan, "fits", true) ? "there is a place for it" : "no node could hold it");
@@ -32,6 +64,13 @@ static void print_plan(const cJSON *plan)
         }
         printf("  key %.12s\n", json_str(s, "key", ""));
     }
+    if (json_bool(plan, "fits", true)) {
+        const char *unblock = json_str(now, "unblock", "");
+        printf("submitted now: %s\n", json_str(now, "reason", "?"));
+        if (*unblock) {
+            printf("what would help: %s\n", unblock);
+        }
+    }
 }
 
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
@@ -42,6 +81,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     cJSON *spec = NULL;
     cJSON *doc = NULL;
     cJSON *job = NULL;
+    cJSON *after = NULL;
     const char *id;
     int ret = -1;
 
@@ -49,8 +89,14 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         return -1;
     }
     c = client_open(cli, e);
-    if (!c || precheck(c, a, spec, e) ||
-        specfile_post(c, spec, dry, arg_value(a, "idempotency-key"), &doc, e)) {
+    if (!c || precheck(c, a, spec, e) || read_after(c, a, &after, e)) {
+        goto out;
+    }
+    struct submission s = {.dry_run = dry,
+                           .hold = arg_flag(a, "hold"),
+                           .key = arg_value(a, "idempotency-key"),
+                           .after = after};
+    if (specfile_post(c, spec, &s, &doc, e)) {
         goto out;
     }
     if (dry) {
@@ -79,6 +125,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         ret = -1;
     }
 out:
+    cJSON_Delete(after);
     cJSON_Delete(job);
     cJSON_Delete(doc);
     cJSON_Delete(spec);
@@ -96,7 +143,8 @@ const struct command cmd_submit = {
             "spec are reported\n"
             "at once. The id alone goes to stdout: ID=$(dha submit spec.json).",
     .example = "dha submit spec.json --set budget=0.5 --set optim.lr=1e-4\n"
-               "dha submit spec.json --dry-run",
+               "dha submit spec.json --dry-run\n"
+               "dha submit big.json --after ok:12 --set resources.walltime=2h",
     .group = "Jobs",
     .min_pos = 1,
     .max_pos = 1,

@@ -91,7 +91,7 @@ int precheck(struct client *c, const struct args *a, const cJSON *spec, struct d
         ret = 0; /* USAGE: a worker without this command */
         goto out;
     }
-    if (specfile_post(c, spec, true, NULL, &plan, e)) {
+    if (specfile_post(c, spec, &(struct submission){.dry_run = true}, &plan, e)) {
         goto out;
     }
     precheck_error(text, status, e);

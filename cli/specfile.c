@@ -129,7 +129,7 @@ int specfile_print_errors(FILE *out, const cJSON *error)
     return n;
 }
 
-int specfile_post(struct client *c, const cJSON *spec, bool dry_run, const char *key, cJSON **out,
+int specfile_post(struct client *c, const cJSON *spec, const struct submission *s, cJSON **out,
                   struct dha_err *e)
 {
     cJSON *body = cJSON_CreateObject();
@@ -137,11 +137,13 @@ int specfile_post(struct client *c, const cJSON *spec, bool dry_run, const char 
     int rc;
 
     if (!body || json_put(body, "spec", cJSON_Duplicate(spec, true)) ||
-        json_put_bool(body, "dry_run", dry_run)) {
+        json_put_bool(body, "dry_run", s->dry_run) ||
+        (s->hold && json_put_bool(body, "hold", true)) ||
+        (s->after && json_put(body, "after", cJSON_Duplicate(s->after, true)))) {
         cJSON_Delete(body);
         return dha_fail(e, DHA_E_NO_MEMORY, "submitting");
     }
-    rc = client_post(c, "/v1/jobs", body, key, out, &why);
+    rc = client_post(c, "/v1/jobs", body, s->key, out, &why);
     cJSON_Delete(body);
     if (rc) {
         int n = cJSON_GetArraySize(json_get(client_errors(c), "errors"));

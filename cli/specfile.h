@@ -10,8 +10,13 @@ int specfile_read(const char *path, const struct args *a, cJSON **out, struct dh
 /* Rewrites model and every path that spec_each_file() finds. What is not a string is left for the daemon to
  * refuse. base NULL: the current directory. */
 int specfile_absolute(cJSON *spec, const char *base, struct dha_err *e);
+struct submission {
+    bool dry_run, hold;
+    const char *key;    /* Idempotency-Key; NULL = none */
+    const cJSON *after; /* list of "ok:ID" and "any:ID"; NULL = none */
+};
 /* POST /v1/jobs. *out: the whole answer. A refused spec prints all its errors on stderr. */
-int specfile_post(struct client *c, const cJSON *spec, bool dry_run, const char *key, cJSON **out,
+int specfile_post(struct client *c, const cJSON *spec, const struct submission *s, cJSON **out,
                   struct dha_err *e);
 /* The "errors" list of an error document, one line each with its path and hint. Returns their number. */
 int specfile_print_errors(FILE *out, const cJSON *error);

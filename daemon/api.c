@@ -23,7 +23,7 @@ static const struct route routes[] = {
     {"GET", "/readyz", "", NULL, api_ready},
     {"GET", "/metrics", "", NULL, api_prometheus},
     {"POST", "/v1/shutdown", "", "", api_shutdown},
-    {"POST", "/v1/jobs", "", "spec dry_run", api_job_submit},
+    {"POST", "/v1/jobs", "", "spec dry_run hold after", api_job_submit},
     {"GET", "/v1/jobs", "state name limit before", NULL, api_job_list},
     {"GET", "/v1/jobs/ID", "", NULL, api_job_get},
     {"POST", "/v1/jobs/ID/cancel", "", "reason now", api_job_cancel},

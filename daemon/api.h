@@ -56,8 +56,15 @@ api_handler api_version, api_alive, api_ready, api_shutdown, api_prometheus;
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec);
 /* The request's Idempotency-Key (NULL = none), checked. */
 int api_idempotency_key(struct api_call *c, const char **key);
+struct api_submission {
+    int64_t sweep;               /* 0 = none */
+    const char *idempotency_key; /* NULL = none */
+    bool hold;
+    const struct store_dependency *after; /* n_after */
+    size_t n_after;
+};
 /* Submits a valid spec; *id, *existed as store_job_submit(). */
-int api_submit_spec(struct api_call *c, const struct job_spec *spec, int64_t sweep,
-                    const char *idempotency_key, int64_t *id, bool *existed);
+int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
+                    int64_t *id, bool *existed);
 
 #endif

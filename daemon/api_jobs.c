@@ -8,7 +8,7 @@
 #include "daemon/doc.h"
 #include "daemon/stagekey.h"
 
-enum { LIST_MAX = 1000, KEY_MAX = 128 };
+enum { LIST_MAX = 1000, KEY_MAX = 128, AFTER_MAX = 64 };
 
 static cJSON *errors_doc(const struct spec_errors *errs)
 {
@@ -81,8 +81,8 @@ int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
     return -1;
 }
 
-int api_submit_spec(struct api_call *c, const struct job_spec *spec, int64_t sweep,
-                    const char *idempotency_key, int64_t *id, bool *existed)
+int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
+                    int64_t *id, bool *existed)
 {
     struct stagekey keys[STAGE_KINDS];
     struct store_new_stage stages[STAGE_KINDS];
@@ -107,9 +107,13 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, int64_t swe
                               .slots = plan_slots_needed(spec),
                               .device = spec->resources.device,
                               .owner_uid = (int64_t)c->rq->peer_uid,
-                              .sweep = sweep,
+                              .sweep = s->sweep,
                               .seed = spec->seed,
-                              .idempotency_key = idempotency_key,
+                              .walltime_s = spec->resources.walltime_s,
+                              .hold = s->hold,
+                              .after = s->after,
+                              .n_after = s->n_after,
+                              .idempotency_key = s->idempotency_key,
                               .stages = stages,
                               .n_stages = n,
                               .now_us = now_us()};
@@ -157,15 +161,45 @@ static cJSON *plan_doc(struct api_call *c, const struct job_spec *spec)
     return list ? list : doc_oom(NULL, &c->e);
 }
 
-static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec)
+/* verdict, reason, unblock, starts_by_us and walltime_to_start_s of an explanation. */
+static int put_explanation(cJSON *j, const struct plan_explanation *x)
+{
+    return doc_put_text(j, "verdict", x->verdict) | json_put_str(j, "reason", x->reason) |
+           json_put_str(j, "unblock", x->unblock) |
+           (x->start_us ? json_put_id(j, "starts_by_us", x->start_us)
+                        : doc_put_null(j, "starts_by_us")) |
+           (x->walltime_s > 0 ? json_put_int(j, "walltime_to_start_s", x->walltime_s)
+                              : doc_put_null(j, "walltime_to_start_s"));
+}
+
+/* What the scheduler would do with it now. NULL: call->e is set. */
+static cJSON *preview_doc(struct api_call *c, const struct job_spec *spec,
+                          const struct api_submission *s)
+{
+    struct plan_explanation x;
+    if (plan_preview(c->d, spec, s->after, s->n_after, &x, &c->e) != 0) {
+        return NULL;
+    }
+    cJSON *j = cJSON_CreateObject();
+    return j && put_explanation(j, &x) == 0 ? j : doc_oom(j, &c->e);
+}
+
+static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec,
+                                const struct api_submission *s)
 {
     struct dha_err why = {0};
+    cJSON *preview = preview_doc(c, spec, s);
+    if (!preview) {
+        return API_FAIL;
+    }
     bool fits = plan_fits(c->d, spec, &why) == 0;
     cJSON *stages = plan_doc(c, spec);
     if (!stages || api_answer(c, "stages", stages) != API_OK) {
+        cJSON_Delete(preview);
         return API_FAIL;
     }
-    if (json_put(c->doc, "spec", spec_to_json(spec)) != 0 ||
+    if (json_put(c->doc, "now", preview) != 0 ||
+        json_put(c->doc, "spec", spec_to_json(spec)) != 0 ||
         json_put_int(c->doc, "slots", plan_slots_needed(spec)) != 0 ||
         json_put_bool(c->doc, "fits", fits) != 0 ||
         doc_put_text(c->doc, "reason", fits ? NULL : why.msg) != 0) {
@@ -185,30 +219,62 @@ int api_idempotency_key(struct api_call *c, const char **out)
     return 0;
 }
 
+/* "after": ["ok:12", "any:13"]. At most AFTER_MAX into `out`. */
+static int parse_after(struct api_call *c, struct store_dependency *out, size_t *n)
+{
+    const cJSON *list = json_get(c->body, "after"), *item;
+    *n = 0;
+    if (list && (!cJSON_IsArray(list) || cJSON_GetArraySize(list) > AFTER_MAX)) {
+        return dha_fail(&c->e, DHA_E_USAGE, "\"after\" is a list of at most %d conditions",
+                        AFTER_MAX);
+    }
+    cJSON_ArrayForEach(item, list)
+    {
+        const char *text = cJSON_IsString(item) ? item->valuestring : "";
+        bool any = strncmp(text, "any:", 4) == 0;
+        struct store_dependency *d = &out[(*n)++];
+        *d = (struct store_dependency){.any = any};
+        if ((!any && strncmp(text, "ok:", 3) != 0) || api_to_int(strchr(text, ':') + 1, &d->job) ||
+            d->job < 1) {
+            dha_fail(&c->e, DHA_E_USAGE, "\"%.40s\" is no condition on another job", text);
+            return dha_err_hint(&c->e, "ok:ID = when job ID is done; any:ID = when it has ended");
+        }
+    }
+    return 0;
+}
+
+static int parse_flag(struct api_call *c, const char *name, bool *out)
+{
+    const cJSON *v = json_get(c->body, name);
+    *out = cJSON_IsTrue(v);
+    return v && !cJSON_IsBool(v) ? dha_fail(&c->e, DHA_E_USAGE, "\"%s\" is not true or false", name)
+                                 : 0;
+}
+
 enum api_outcome api_job_submit(struct api_call *c)
 {
-    const cJSON *doc = json_get(c->body, "spec"), *dry = json_get(c->body, "dry_run");
-    const char *key;
+    const cJSON *doc = json_get(c->body, "spec");
+    struct store_dependency after[AFTER_MAX];
+    struct api_submission s = {.after = after};
+    bool dry;
     struct job_spec spec = {0};
     if (!doc) {
         dha_fail(&c->e, DHA_E_USAGE, "\"spec\" is missing");
         dha_err_hint(&c->e, "{\"spec\": {...}}");
         return API_FAIL;
     }
-    if (dry && !cJSON_IsBool(dry)) {
-        dha_fail(&c->e, DHA_E_USAGE, "\"dry_run\" is not true or false");
-        return API_FAIL;
-    }
-    if (api_idempotency_key(c, &key) != 0 || api_check_spec(c, doc, &spec) != 0) {
+    if (parse_flag(c, "dry_run", &dry) != 0 || parse_flag(c, "hold", &s.hold) != 0 ||
+        parse_after(c, after, &s.n_after) != 0 || api_idempotency_key(c, &s.idempotency_key) != 0 ||
+        api_check_spec(c, doc, &spec) != 0) {
         return API_FAIL;
     }
     enum api_outcome out = API_FAIL;
     int64_t id = 0;
     bool existed = false;
-    if (cJSON_IsTrue(dry)) {
-        out = dry_run(c, &spec);
+    if (dry) {
+        out = dry_run(c, &spec, &s);
     } else if (plan_fits(c->d, &spec, &c->e) == 0 &&
-               api_submit_spec(c, &spec, 0, key, &id, &existed) == 0) {
+               api_submit_spec(c, &spec, &s, &id, &existed) == 0) {
         c->status = existed ? 200 : 201;
         out = api_answer(c, "job", doc_job(c->d, id, &c->e));
     }
@@ -294,8 +360,7 @@ enum api_outcome api_job_explain(struct api_call *c)
         out = api_answer(c, "job_id", id);
     }
     if (out == API_OK && (json_put_str(c->doc, "state", job_state_name(job.state)) |
-                          json_put_str(c->doc, "reason", x.reason) |
-                          json_put_str(c->doc, "unblock", x.unblock)) != 0) {
+                          put_explanation(c->doc, &x)) != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         out = API_FAIL;
     }

@@ -363,7 +363,8 @@ static int submit_all(struct api_call *c, const struct sweep_request *q, const c
     for (int i = 0; i < q->n && rc == 0; i++) {
         int64_t id;
         bool existed;
-        rc = api_submit_spec(c, &q->specs[i], *sweep, NULL, &id, &existed);
+        struct api_submission s = {.sweep = *sweep};
+        rc = api_submit_spec(c, &q->specs[i], &s, &id, &existed);
     }
     free(skipped);
     free(text);

@@ -31,6 +31,9 @@ enum attempt_stop {
     STOP_KILLING /* SIGKILL, every tick until nothing is left */
 };
 
+/* From the walltime's end (SIGUSR2) to SIGKILL. */
+enum { WALLTIME_GRACE_MS = 30000 };
+
 struct attempt {
     struct attempt *next, *launch_next;
     struct daemon *d;

@@ -10,7 +10,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
 
-enum { SHIM_MS = 5000, WALLTIME_GRACE_MS = 30000, STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
+enum { SHIM_MS = 5000, STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
 
 static void stop_one(struct attempt *a, int64_t grace_ms)
 {

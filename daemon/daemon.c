@@ -190,6 +190,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     init_handles(d);
     d->started_us = now_us();
     d->stall_s = o->stall;
+    d->ageing_us = (int64_t)o->ageing * 1000000;
     d->state_dir = statedir_make(o->state, e);
     if (!d->state_dir) {
         goto fail;

@@ -13,7 +13,8 @@
  *   stagekey.c                 what makes two stages equal
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
  *   output.c                   is what a stage left still whole?
- *   sched.c (pure) plan.c      which stage starts where
+ *   sched*.c (pure) plan.c     which stage starts where
+ *   explain.c                  and why another does not
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   verdict.c (pure)           what an attempt's end means
@@ -35,6 +36,7 @@ struct daemon_options {
     const char *state, *socket, *worker, *shim, *launcher, *log;
     long slots;    /* 0 = all cores that are online */
     long stall;    /* seconds without progress that end an attempt; 0 = never */
+    long ageing;   /* seconds of waiting that count as one priority; 0 = no ageing */
     bool copy_log; /* to stderr as well */
 };
 
@@ -68,7 +70,7 @@ struct daemon {
     struct attempt *attempts; /* live ones */
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
-    int64_t started_us, stall_s;
+    int64_t started_us, stall_s, ageing_us;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     bool want_watch;     /* evaluations came in that sweep_watch() should see */
@@ -101,13 +103,21 @@ bool turn_trouble(const struct daemon *d, char *text, size_t size);
 /* plan.c */
 int plan_pass(struct daemon *d, struct dha_err *e); /* one scheduling pass inside the open turn */
 struct plan_explanation {
+    const char *verdict; /* the scheduler's word for it; NULL = it was not asked */
     char reason[320], unblock[320];
+    int64_t start_us;   /* by when it starts at the latest; 0 = no date can be given */
+    int64_t walltime_s; /* with one of at most this it would start at once; <= 0: with none */
 };
+/* explain.c */
 int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
                  struct dha_err *e);
 int plan_slots_needed(const struct job_spec *s); /* of one gang */
 /* 0, or DHA_E_NO_SLOT if no node could ever hold the gang. */
 int plan_fits(struct daemon *d, const struct job_spec *s, struct dha_err *e);
+/* What plan_explain() would say of it if it were submitted now. */
+int plan_preview(struct daemon *d, const struct job_spec *spec,
+                 const struct store_dependency *after, size_t n_after, struct plan_explanation *x,
+                 struct dha_err *e);
 
 /* stages.c */
 /* Reuses the job's ready stages as far as equal ones are done; ends the job when all are complete. */

@@ -243,18 +243,42 @@ static cJSON *stages_doc(struct daemon *d, const struct store_stages *l)
     return list;
 }
 
+/* What the job waits for, or waited for: [{job, when, state}]. */
+static cJSON *after_doc(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    struct store_dependency *l;
+    size_t n;
+    if (store_dependencies(d->store, job, &l, &n, e) != 0) {
+        return NULL;
+    }
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; list && i < n; i++) {
+        cJSON *one = cJSON_CreateObject();
+        if (json_put_id(one, "job", l[i].job) != 0 ||
+            json_put_str(one, "when", l[i].any ? "any" : "ok") != 0 ||
+            json_put_str(one, "state", job_state_name(l[i].state)) != 0 ||
+            !cJSON_AddItemToArray(list, one)) {
+            cJSON_Delete(one);
+            cJSON_Delete(list);
+            list = NULL;
+        }
+    }
+    free(l);
+    return list ? list : doc_oom(NULL, e);
+}
+
 cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
 {
     struct store_job job = {0};
     struct store_stages l = {0};
-    cJSON *j = NULL, *result = NULL, *spec = NULL;
+    cJSON *j = NULL, *result = NULL, *spec = NULL, *after = NULL;
     char *dir = NULL;
     if (store_job_get(d->store, id, &job, e) != 0) {
         return NULL;
     }
     if (store_stages_of_job(d->store, id, &l, e) != 0 ||
         !(spec = json_parse(job.spec, strlen(job.spec), NULL, e)) ||
-        !(result = doc_result(d, &job, &l, e))) {
+        !(result = doc_result(d, &job, &l, e)) || !(after = after_doc(d, id, e))) {
         goto out;
     }
     j = cJSON_CreateObject();
@@ -273,6 +297,8 @@ cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
     spec = NULL;
     rc |= json_put(j, "result", result);
     result = NULL;
+    rc |= json_put(j, "after", after);
+    after = NULL;
     if (rc != 0) {
         j = doc_oom(j, e);
     }
@@ -280,6 +306,7 @@ out:
     free(dir);
     cJSON_Delete(spec);
     cJSON_Delete(result);
+    cJSON_Delete(after);
     store_stages_finish(&l);
     store_job_finish(&job);
     return j;

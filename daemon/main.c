@@ -33,6 +33,8 @@ static const char help_text[] =
     "  --stall SECONDS   stop and retry a stage that makes no progress for so long (default: "
     "3600;\n"
     "                    0: never)\n"
+    "  --ageing SECONDS  waiting that long counts as one priority (default: 0: priorities are "
+    "absolute)\n"
     "  --foreground      stay in the foreground, log to the terminal as well (default)\n"
     "  --detach          go to the background; returns when the socket answers\n"
     "  --log FILE        log file (default: DIR/dhad.log)\n"
@@ -48,6 +50,7 @@ enum {
     OPT_SOCKET,
     OPT_SLOTS,
     OPT_STALL,
+    OPT_AGEING,
     OPT_WORKER,
     OPT_SHIM,
     OPT_LAUNCHER,
@@ -63,6 +66,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"socket", required_argument, NULL, OPT_SOCKET},
                                         {"slots", required_argument, NULL, OPT_SLOTS},
                                         {"stall", required_argument, NULL, OPT_STALL},
+                                        {"ageing", required_argument, NULL, OPT_AGEING},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
                                         {"launcher", required_argument, NULL, OPT_LAUNCHER},
@@ -110,6 +114,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_STALL:
             if (to_number(optarg, 0, 1000000000, &a->opt.stall) != 0) {
                 return usage_error("--stall wants a number of seconds");
+            }
+            break;
+        case OPT_AGEING:
+            if (to_number(optarg, 0, 1000000000, &a->opt.ageing) != 0) {
+                return usage_error("--ageing wants a number of seconds");
             }
             break;
         case OPT_WORKER: a->opt.worker = optarg; break;

@@ -1,37 +1,72 @@
-/* plan.c: the scheduler's surroundings: the snapshot out of the store, the decisions into it, the words
- * for `explain`. The decisions themselves are sched.c's. */
-#include "daemon/daemon.h"
+/* plan.c: the scheduler's surroundings: the snapshot out of the store, the decisions into it. The decisions
+ * themselves are sched.c's, the words for them explain.c's. */
+#include "daemon/plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/attempt.h"
 #include "daemon/log.h"
-#include "daemon/sched.h"
-
-struct snapshot {
-    struct store_candidate *cand;
-    struct sched_stage *stages;
-    size_t n;
-    struct sched_slot *slots;
-    size_t n_slots, n_free;
-};
 
 static enum sched_device device_of(const char *name)
 {
     return strcmp(name, "cuda") == 0 ? SCHED_CUDA : SCHED_CPU;
 }
 
-static void snapshot_finish(struct snapshot *s)
+void snapshot_finish(struct snapshot *s)
 {
+    sched_result_finish(&s->result);
     free(s->cand);
     free(s->stages);
     free(s->slots);
     *s = (struct snapshot){0};
 }
 
-static int load_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
+int64_t plan_lease_us(int64_t walltime_s)
 {
+    return walltime_s ? walltime_s * 1000000 + (int64_t)WALLTIME_GRACE_MS * 1000 : 0;
+}
+
+/* When a live attempt's slots come back at the latest; 0 = nobody knows. */
+struct lease {
+    int64_t attempt, until_us;
+};
+
+static int by_attempt(const void *pa, const void *pb)
+{
+    const struct lease *a = pa, *b = pb;
+    return (a->attempt > b->attempt) - (a->attempt < b->attempt);
+}
+
+static struct lease *leases(const struct daemon *d, size_t *n)
+{
+    *n = 0;
+    for (const struct attempt *a = d->attempts; a; a = a->next) {
+        ++*n;
+    }
+    struct lease *l = calloc(*n + 1, sizeof *l), *at = l;
+    for (const struct attempt *a = d->attempts; a && l; a = a->next) {
+        int64_t whole_us = plan_lease_us(a->walltime_s);
+        *at++ = (struct lease){a->id, whole_us ? a->started_us + whole_us : 0};
+    }
+    if (l) {
+        qsort(l, *n, sizeof *l, by_attempt);
+    }
+    return l;
+}
+
+static int64_t until(const struct lease *l, size_t n, int64_t attempt)
+{
+    struct lease key = {.attempt = attempt};
+    const struct lease *found = attempt ? bsearch(&key, l, n, sizeof *l, by_attempt) : NULL;
+    return found ? found->until_us : 0;
+}
+
+int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
+{
+    size_t n_leases;
+    struct lease *l = leases(d, &n_leases);
     struct store_slot *slots = NULL;
     struct store_node *nodes = NULL;
     size_t n = 0, n_nodes = 0;
@@ -41,7 +76,7 @@ static int load_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
         goto out;
     }
     s->slots = calloc(n + 1, sizeof *s->slots);
-    if (!s->slots) {
+    if (!s->slots || !l) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
@@ -53,6 +88,7 @@ static int load_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
         s->slots[i] = (struct sched_slot){.id = slots[i].id,
                                           .node = slots[i].node,
                                           .device = device_of(slots[i].device),
+                                          .until_us = until(l, n_leases, slots[i].attempt),
                                           .busy = slots[i].attempt != 0,
                                           .drained = drained};
         s->n_free += !drained && slots[i].attempt == 0;
@@ -62,7 +98,21 @@ static int load_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
 out:
     free(slots);
     free(nodes);
+    free(l);
     return rc;
+}
+
+static struct sched_stage stage_of(const struct store_candidate *c)
+{
+    return (struct sched_stage){.id = c->stage,
+                                .priority = c->priority,
+                                .age_us = c->submitted_us,
+                                .slots = c->slots,
+                                .device = device_of(c->device),
+                                .walltime_us = plan_lease_us(c->walltime_s),
+                                .depends_on = c->depends_on,
+                                .waits_for = c->waits_for,
+                                .not_before_us = c->not_before_us};
 }
 
 static int load_stages(struct daemon *d, struct snapshot *s, struct dha_err *e)
@@ -75,16 +125,23 @@ static int load_stages(struct daemon *d, struct snapshot *s, struct dha_err *e)
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     for (size_t i = 0; i < s->n; i++) {
-        const struct store_candidate *c = &s->cand[i];
-        s->stages[i] = (struct sched_stage){.id = c->stage,
-                                            .priority = c->priority,
-                                            .age_us = c->submitted_us,
-                                            .slots = c->slots,
-                                            .device = device_of(c->device),
-                                            .waits_for = c->waits_for,
-                                            .not_before_us = c->not_before_us};
+        s->stages[i] = stage_of(&s->cand[i]);
     }
     return 0;
+}
+
+int snapshot_decide(struct daemon *d, struct snapshot *s, int64_t now, struct dha_err *e)
+{
+    struct sched_options o = {.now_us = now, .ageing_us = d->ageing_us};
+    if (sched_pass(s->stages, s->n, s->slots, s->n_slots, &o, &s->result) != 0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    return 0;
+}
+
+int snapshot_take(struct daemon *d, struct snapshot *s, struct dha_err *e)
+{
+    return snapshot_slots(d, s, e) == 0 && load_stages(d, s, e) == 0 ? 0 : -1;
 }
 
 static void on_backoff_over(uv_timer_t *t)
@@ -134,21 +191,19 @@ int plan_pass(struct daemon *d, struct dha_err *e)
      * rounds end. */
     for (bool refused = true; refused;) {
         struct snapshot s = {0};
-        struct sched_result r = {0};
         int64_t now = now_us();
         refused = false;
-        int rc = load_slots(d, &s, e);
+        int rc = snapshot_slots(d, &s, e);
         if (rc == 0 && s.n_free > 0) {
             rc = load_stages(d, &s, e);
-            if (rc == 0 && sched_pass(s.stages, s.n, s.slots, s.n_slots, now, &r) != 0) {
-                rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+            if (rc == 0) {
+                rc = snapshot_decide(d, &s, now, e);
             }
             if (rc == 0) {
-                rc = start_all(d, &r, &refused, e);
+                rc = start_all(d, &s.result, &refused, e);
                 arm_backoff(d, &s, now);
             }
         }
-        sched_result_finish(&r);
         snapshot_finish(&s);
         if (rc != 0) {
             return -1;
@@ -167,18 +222,17 @@ int plan_slots_needed(const struct job_spec *s)
 int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
 {
     struct snapshot s = {0};
-    struct sched_result r = {0};
-    enum sched_device dev = device_of(spec->resources.device);
     int need = plan_slots_needed(spec), most = 0;
-    struct sched_stage gang = {.id = 1, .slots = need, .device = dev};
-    if (load_slots(d, &s, e) != 0) {
+    struct sched_stage gang = {.id = 1, .slots = need, .device = device_of(spec->resources.device)};
+    if (snapshot_slots(d, &s, e) != 0) {
+        snapshot_finish(&s);
         return -1;
     }
     /* The scheduler itself is asked: what it says "never" to is refused. */
-    int rc = sched_pass(&gang, 1, s.slots, s.n_slots, 0, &r);
-    bool never = rc == 0 && r.at[0].verdict == SCHED_NEVER;
-    most = rc == 0 ? r.at[0].most : 0;
-    sched_result_finish(&r);
+    struct sched_options o = {0};
+    int rc = sched_pass(&gang, 1, s.slots, s.n_slots, &o, &s.result);
+    bool never = rc == 0 && s.result.at[0].verdict == SCHED_NEVER;
+    most = rc == 0 ? s.result.at[0].most : 0;
     snapshot_finish(&s);
     if (rc != 0) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
@@ -186,7 +240,7 @@ int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
     if (!never) {
         return 0;
     }
-    if (dev == SCHED_CUDA && most == 0) {
+    if (gang.device == SCHED_CUDA && most == 0) {
         dha_fail(e, DHA_E_NO_SLOT, "the job asks for %d GPU(s), and no node has any", need);
         return dha_err_hint(e, "set resources.device to \"cpu\"");
     }
@@ -200,151 +254,47 @@ int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
                         need);
 }
 
-/* ---- explain ---- */
-
-static int64_t job_of(const struct snapshot *s, int64_t stage)
-{
-    for (size_t i = 0; i < s->n; i++) {
-        if (s->cand[i].stage == stage) {
-            return s->cand[i].job;
-        }
-    }
-    return 0;
-}
-
-#define SAY(field, ...) snprintf(x->field, sizeof x->field, __VA_ARGS__)
-
-static int say_decision(struct daemon *d, const struct snapshot *s,
-                        const struct sched_decision *dec, struct plan_explanation *x,
-                        struct dha_err *e)
-{
-    struct store_stage st;
-    if (store_stage_get(d->store, dec->stage, &st, e) != 0) {
-        return -1;
-    }
-    const char *kind = stage_kind_name(st.kind);
-    switch (dec->verdict) {
-    case SCHED_START: SAY(reason, "%s is about to start", kind); break;
-    case SCHED_WAITS_EQUAL: {
-        struct store_stage other;
-        if (store_stage_get(d->store, dec->blocker, &other, e) != 0) {
-            store_stage_finish(&st);
-            return -1;
-        }
-        SAY(reason, "%s waits for job %lld, which is running an equal one: its result will be used",
-            kind, (long long)other.job);
-        SAY(unblock, "the end of %s of job %lld; if it fails, this job runs its own", kind,
-            (long long)other.job);
-        store_stage_finish(&other);
-        break;
-    }
-    case SCHED_BACKOFF: {
-        int64_t left = (st.not_before_us - now_us()) / 1000000 + 1;
-        SAY(reason, "the last attempt of %s failed (%.200s); the next waits %lld s", kind,
-            st.error.message, (long long)(left > 0 ? left : 0));
-        SAY(unblock, "nothing to do: it starts by itself");
-        break;
-    }
-    case SCHED_NEVER:
-        SAY(reason, "%s needs %d slots; the largest node has %d", kind, dec->slots, dec->most);
-        SAY(unblock, "lower resources.ranks or resources.threads, or start dhad with --slots %d",
-            dec->slots);
-        break;
-    case SCHED_DRAINED:
-        SAY(reason, "%s needs %d slots, and every node that has them is drained", kind, dec->slots);
-        SAY(unblock, "resume a node: dha nodes resume NAME");
-        break;
-    case SCHED_BUSY:
-        SAY(reason, "%s is first in line: it needs %d slots, %d of %d are free", kind, dec->slots,
-            dec->free, dec->most);
-        SAY(unblock, "the end of a running stage");
-        break;
-    case SCHED_BEHIND:
-        SAY(reason, "%s is behind job %lld, which waits for slots", kind,
-            (long long)job_of(s, dec->blocker));
-        SAY(unblock, "the start of job %lld, or a higher priority: dha prio %lld N",
-            (long long)job_of(s, dec->blocker), (long long)st.job);
-        break;
-    case SCHED_VERDICTS: break;
-    }
-    store_stage_finish(&st);
-    return 0;
-}
-
-static int explain_queue(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
-                         struct dha_err *e)
+int plan_preview(struct daemon *d, const struct job_spec *spec,
+                 const struct store_dependency *after, size_t n_after, struct plan_explanation *x,
+                 struct dha_err *e)
 {
     struct snapshot s = {0};
-    struct sched_result r = {0};
     int rc = -1;
-    if (load_slots(d, &s, e) != 0 || load_stages(d, &s, e) != 0) {
+    *x = (struct plan_explanation){0};
+    if (snapshot_take(d, &s, e) != 0) {
         goto out;
     }
-    if (sched_pass(s.stages, s.n, s.slots, s.n_slots, now_us(), &r) != 0) {
+    /* the queue's newest: it sorts behind all of its priority */
+    struct sched_stage *more = realloc(s.stages, (s.n + 1) * sizeof *more);
+    if (!more) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
-    SAY(reason, "nothing of it is ready to run");
-    rc = 0;
-    for (size_t i = 0; i < r.n; i++) {
-        if (job_of(&s, r.at[i].stage) == job->id) {
-            rc = say_decision(d, &s, &r.at[i], x, e);
-            break;
+    s.stages = more;
+    int64_t now = now_us();
+    struct store_candidate c = {.stage = INT64_MAX,
+                                .priority = spec->priority,
+                                .slots = plan_slots_needed(spec),
+                                .submitted_us = now,
+                                .walltime_s = spec->resources.walltime_s};
+    snprintf(c.device, sizeof c.device, "%s", spec->resources.device);
+    for (size_t i = 0; i < n_after && !c.depends_on; i++) {
+        struct store_job j;
+        if (store_job_get(d->store, after[i].job, &j, e) != 0) {
+            goto out;
+        }
+        bool met = j.state == JOB_DONE || (after[i].any && job_state_final(j.state));
+        c.depends_on = met ? 0 : after[i].job;
+        store_job_finish(&j);
+    }
+    s.stages[s.n++] = stage_of(&c);
+    rc = snapshot_decide(d, &s, now, e);
+    for (size_t i = 0; rc == 0 && i < s.result.n; i++) {
+        if (s.result.at[i].stage == c.stage) {
+            rc = explain_decision(d, &s, &s.result.at[i], "its first stage", 0, x, e);
         }
     }
 out:
-    sched_result_finish(&r);
     snapshot_finish(&s);
     return rc;
-}
-
-/* Clients print "job 3 is done: REASON": the state is not said again. */
-static void explain_end(const struct store_job *job, struct plan_explanation *x)
-{
-    enum dha_code code = job->error.code[0] ? dha_code_from_name(job->error.code) : DHA_E_OK;
-    const char *hint = job->error.hint;
-    if (job->state == JOB_DONE) {
-        SAY(reason, "all its stages are complete");
-        return;
-    }
-    SAY(reason, "%.300s", job->error.message[0] ? job->error.message : "no cause was recorded");
-    if (job->state == JOB_CANCELLED) {
-        SAY(unblock, "dha retry %lld", (long long)job->id);
-    } else if (code != DHA_E_COUNT && code != DHA_E_INTERNAL &&
-               dha_code_retry(code) == DHA_RETRY_USER) {
-        SAY(unblock, "%.240s%ssubmit it again with the mistake mended", hint, hint[0] ? "; " : "");
-    } else {
-        SAY(unblock, "%.240s%sdha retry %lld", hint, hint[0] ? "; then " : "", (long long)job->id);
-    }
-}
-
-int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
-                 struct dha_err *e)
-{
-    *x = (struct plan_explanation){0};
-    if (job_state_final(job->state)) {
-        explain_end(job, x);
-        return 0;
-    }
-    if (turn_trouble(d, x->reason, sizeof x->reason)) {
-        SAY(unblock, "free space on that disk, or see dhad.log");
-        return 0;
-    }
-    if (job->cancel) {
-        SAY(reason, "it is being cancelled%s%.180s; its processes are given time to checkpoint",
-            job->cancel_reason ? ": " : "", job->cancel_reason ? job->cancel_reason : "");
-        SAY(unblock, "wait, or cancel it with --now");
-        return 0;
-    }
-    if (job->state == JOB_HELD) {
-        SAY(reason, "a user holds it%s",
-            attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
-        SAY(unblock, "dha release %lld", (long long)job->id);
-        return 0;
-    }
-    if (attempts_of_job(d, job->id)) {
-        SAY(reason, "its processes are at work");
-        return 0;
-    }
-    return explain_queue(d, job, x, e);
 }

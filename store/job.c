@@ -32,19 +32,44 @@ static int find_idempotent(struct store *s, const struct store_new_job *j, int64
     return 0;
 }
 
+static int insert_dependencies(struct store *s, const struct store_new_job *j, int64_t id,
+                               struct dha_err *e)
+{
+    for (size_t i = 0; i < j->n_after; i++) {
+        int64_t there;
+        if (db_scalar(s, e,
+                      db_query(s, e, "SELECT count(*) FROM job WHERE id = ?1 AND damaged = 0",
+                               DB_I(j->after[i].job)),
+                      0, &there) != 0)
+            return -1;
+        if (!there || j->after[i].job == id)
+            return dha_fail(e, DHA_E_NOT_FOUND, "there is no job %lld to wait for",
+                            (long long)j->after[i].job);
+        /* of two conditions on one job the stricter one stays */
+        if (db_run(s, e,
+                   "INSERT INTO dependency(job, on_job, any_end) VALUES(?1, ?2, ?3)"
+                   " ON CONFLICT(job, on_job) DO UPDATE SET any_end = min(any_end, ?3)",
+                   DB_I(id), DB_I(j->after[i].job), DB_I(j->after[i].any)) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int insert_job(struct store *s, const struct store_new_job *j, int64_t *id,
                       struct dha_err *e)
 {
     if (db_run(s, e,
                "INSERT INTO job(owner_uid, sweep, name, method, budget, spec, state, priority,"
-               " slots, device, submitted_us, seed)"
-               " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+               " slots, device, submitted_us, seed, walltime_s)"
+               " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                DB_I(j->owner_uid), DB_ID(j->sweep), DB_S(j->name), DB_S(j->method), DB_D(j->budget),
                DB_S(j->spec), DB_S(job_state_name(j->hold ? JOB_HELD : JOB_QUEUED)),
-               DB_I(j->priority), DB_I(j->slots), DB_S(j->device), DB_I(j->now_us),
-               DB_I(j->seed)) != 0)
+               DB_I(j->priority), DB_I(j->slots), DB_S(j->device), DB_I(j->now_us), DB_I(j->seed),
+               DB_I(j->walltime_s)) != 0)
         return -1;
     *id = sqlite3_last_insert_rowid(s->db);
+    if (insert_dependencies(s, j, *id, e) != 0)
+        return -1;
     for (int i = 0; i < j->n_stages; i++) {
         enum stage_state first = i == 0 ? STAGE_READY : STAGE_PENDING;
         if (db_run(s, e, "INSERT INTO stage(job, ord, kind, key, state) VALUES(?1, ?2, ?3, ?4, ?5)",
@@ -177,6 +202,36 @@ int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha
         return dha_err_hint(e, "its row is in table lost_found of the state database");
     }
     return rc < 0 ? -1 : 0;
+}
+
+int store_dependencies(struct store *s, int64_t job, struct store_dependency **out, size_t *n,
+                       struct dha_err *e)
+{
+    *out = NULL;
+    *n = 0;
+    sqlite3_stmt *st = db_query(s, e,
+                                "SELECT d.on_job, d.any_end, o.state FROM dependency d"
+                                " JOIN job o ON o.id = d.on_job WHERE d.job = ?1 ORDER BY d.on_job",
+                                DB_I(job));
+    int rc = st ? 1 : -1;
+    while (rc == 1 && (rc = db_next(s, e, st)) == 1) {
+        struct store_dependency *d = db_grow(out, n, sizeof *d);
+        if (!d) {
+            db_reset(st);
+            rc = db_no_memory(e);
+            break;
+        }
+        d->job = sqlite3_column_int64(st, 0);
+        d->any = sqlite3_column_int(st, 1);
+        if (job_state_from_name((const char *)sqlite3_column_text(st, 2), &d->state) != 0)
+            d->state = JOB_FAILED; /* damaged: it will not end any better */
+    }
+    if (rc < 0) {
+        free(*out);
+        *out = NULL;
+        *n = 0;
+    }
+    return rc;
 }
 
 void store_jobs_finish(struct store_jobs *l)

@@ -140,6 +140,15 @@ static const char *const state_migrations[] = {
     " CAST(json_extract(spec, '$.seed') AS INTEGER) END, 0),"
     " loss_parent = " LOSS_2("parent") ", loss_converted = " LOSS_2(
         "converted") ", loss_final = " LOSS_2("final") ";",
+
+    /* 3: walltimes where the scheduler sees them; jobs that wait for the end of others */
+    "ALTER TABLE job ADD COLUMN walltime_s INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE job SET walltime_s = coalesce(CASE WHEN json_valid(spec) THEN"
+    " CAST(json_extract(spec, '$.resources.walltime') AS INTEGER) END, 0);"
+    "CREATE TABLE dependency("
+    " job INTEGER NOT NULL REFERENCES job(id), on_job INTEGER NOT NULL REFERENCES job(id),"
+    " any_end INTEGER NOT NULL, PRIMARY KEY(job, on_job)) STRICT, WITHOUT ROWID;"
+    "CREATE INDEX dependency_on ON dependency(on_job);",
 };
 _Static_assert(sizeof state_migrations / sizeof state_migrations[0] == STORE_SCHEMA,
                "a migration for each version");
@@ -150,7 +159,8 @@ static const char *const metrics_migrations[] = {
     " attempt INTEGER NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL,"
     " tokens INTEGER NOT NULL, value REAL, PRIMARY KEY(attempt, name, step))"
     " STRICT, WITHOUT ROWID;",
-    /* 2: nothing changed here */
+    /* 2, 3: nothing changed here */
+    "",
     "",
 };
 _Static_assert(sizeof metrics_migrations / sizeof metrics_migrations[0] == STORE_SCHEMA,

@@ -190,7 +190,10 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
     sqlite3_stmt *q = db_query0(
         s, e,
         "SELECT s.id, s.job, j.priority, j.slots, j.device, s.key, j.submitted_us, s.not_before_us,"
-        " (SELECT r.id FROM stage r WHERE r.key = s.key AND r.state = 'running')"
+        " (SELECT r.id FROM stage r WHERE r.key = s.key AND r.state = 'running'),"
+        " (SELECT d.on_job FROM dependency d JOIN job o ON o.id = d.on_job WHERE d.job = s.job"
+        "  AND o.state <> 'done' AND NOT (d.any_end AND o.state IN ('failed', 'cancelled'))"
+        "  ORDER BY d.on_job LIMIT 1), j.walltime_s"
         " FROM stage s JOIN job j ON j.id = s.job"
         " WHERE s.state = 'ready' AND s.damaged = 0 AND j.damaged = 0 AND j.cancel = 0"
         " AND j.state IN ('queued', 'running') ORDER BY j.priority DESC, s.job");
@@ -213,6 +216,8 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
         c->submitted_us = sqlite3_column_int64(q, 6);
         c->not_before_us = sqlite3_column_int64(q, 7);
         c->waits_for = sqlite3_column_int64(q, 8);
+        c->depends_on = sqlite3_column_int64(q, 9);
+        c->walltime_s = sqlite3_column_int64(q, 10);
     }
     if (rc < 0) {
         free(*out);

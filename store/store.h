@@ -47,7 +47,7 @@
 #include "proto/record.h"
 #include "proto/spec.h"
 
-#define STORE_SCHEMA    2 /* PRAGMA user_version of both files */
+#define STORE_SCHEMA    3 /* PRAGMA user_version of both files */
 #define STORE_KEY_SIZE  65
 #define STORE_UUID_SIZE 40
 
@@ -126,6 +126,12 @@ struct store_new_stage {
     enum stage_kind kind;
     const char *key; /* digest of its inputs, hex, < STORE_KEY_SIZE */
 };
+/* Another job, and which end of it is waited for. */
+struct store_dependency {
+    int64_t job;
+    bool any;             /* done, failed or cancelled; else done */
+    enum job_state state; /* in answers: of that job now */
+};
 struct store_new_job {
     const char *name;
     const char *spec;   /* normalised, JSON text */
@@ -137,14 +143,18 @@ struct store_new_job {
     int64_t owner_uid;
     int64_t sweep; /* 0 = none */
     int64_t seed;
+    int64_t walltime_s; /* of each of its stages; 0 = none */
     bool hold;
+    const struct store_dependency *after; /* n_after: nothing of it starts before */
+    size_t n_after;
     const char *idempotency_key;          /* NULL = none */
     const struct store_new_stage *stages; /* in order */
     int n_stages;
     int64_t now_us;
 };
-/* Job, stages (the first ready), event and idempotency key together. The same key of the same owner again: the
- * same id, *existed = true; with another spec: DHA_E_CONFLICT. */
+/* Job, stages (the first ready), dependencies, event and idempotency key together. The same key of the same owner
+ * again: the same id, *existed = true; with another spec: DHA_E_CONFLICT. A dependency on a job that is not there:
+ * DHA_E_NOT_FOUND. */
 int store_job_submit(struct store *s, const struct store_new_job *j, int64_t *id, bool *existed,
                      struct dha_err *e);
 
@@ -167,6 +177,9 @@ struct store_job {
     struct store_error error;
 };
 void store_job_finish(struct store_job *j);
+/* What a job waits for or waited for, by id. *out: free(). */
+int store_dependencies(struct store *s, int64_t job, struct store_dependency **out, size_t *n,
+                       struct dha_err *e);
 /* DHA_E_NOT_FOUND if there is none. */
 int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha_err *e);
 
@@ -265,7 +278,9 @@ struct store_candidate {
     char device[8];
     char key[STORE_KEY_SIZE];
     int64_t submitted_us, not_before_us;
-    int64_t waits_for; /* running stage with the same key; 0 = none */
+    int64_t waits_for;  /* running stage with the same key; 0 = none */
+    int64_t depends_on; /* job whose end its job waits for; 0 = none (any more) */
+    int64_t walltime_s; /* 0 = none */
 };
 int store_candidates(struct store *s, struct store_candidate **out, size_t *n, struct dha_err *e);
 

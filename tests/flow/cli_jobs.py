@@ -193,6 +193,26 @@ class Change(cli_harness.Case):
         self.dhad.until_state(waiting, "done")
 
 
+    def test_a_job_waits_for_another_one_by_name(self):
+        first = self.submit("first search.sleep=30")
+        self.dhad.until_running(first, "search")
+        spec = self.spec_file("then", seed=2)
+        r = self.ok("submit", spec, "--after", "ok:first search.sleep=30", "--dry-run")
+        self.assertIn(f"waits for the end of job {first}", r.out)
+        job = self.ok("submit", spec, "--after", "ok:first search.sleep=30", "--hold").out.strip()
+        self.assertEqual(self.dhad.job(job)["state"], "held")
+        self.assertEqual(self.dhad.job(job)["after"][0]["job"], first)
+        self.ok("release", job)
+        self.assertIn(f"waits for the end of job {first}", self.ok("explain", job).out)
+        for wrong in ("first", "done:1", ":1"):
+            self.assertIn("ok:ID", self.fails(2, "submit", spec, "--after", wrong).err)
+        self.fails(66, "submit", spec, "--after", "any:nobody")
+        self.ok("cancel", first, "--now")
+        self.dhad.until_state(first, "cancelled")
+        self.assertIn(f"dha retry {first}", self.ok("explain", job).out)
+        self.ok("cancel", job)
+
+
 class Records(cli_harness.Case):
     def setUp(self):
         super().setUp()

@@ -438,6 +438,75 @@ class Order(harness.Case):
         self.assertLess(starts[e], starts[c])
         self.assertLess(starts[c], starts[b])
 
+    def test_a_short_job_overtakes_where_it_delays_nobody(self):
+        d = self.dhad
+        a = d.submit("search.sleep=3", resources={"ranks": 1, "walltime": "5m"})
+        d.until_running(a, "search")
+        b = d.submit("b", seed=2, resources={"ranks": 2, "walltime": "1h"})  # first in line
+        long = d.submit("long", seed=3, resources={"ranks": 1, "walltime": "1h"})
+        free = d.submit("free", seed=4, resources={"ranks": 1})
+        short = d.submit("short", seed=5, resources={"ranks": 1, "walltime": "2m"})
+        d.until_state(short, "running", "done")
+        self.assertEqual([d.job(i)["state"] for i in (b, long, free)], ["queued"] * 3)
+        xb, xl, xf = (d.get(f"/v1/jobs/{i}/explain").json for i in (b, long, free))
+        self.assertEqual(xb["verdict"], "slots_busy")
+        self.assertIn("first in line", xb["reason"])
+        # a started at most seconds ago: its five minutes and the half one that its stop may take
+        in_s = int(xb["starts_by_us"]) / 1e6 - time.time()
+        self.assertTrue(300 < in_s <= 331, in_s)
+        self.assertIn("at the latest", xb["reason"])
+        self.assertEqual(xl["verdict"], "slots_busy")  # while `short` runs
+        d.until_state(short, "done")
+        xl, xf = (d.get(f"/v1/jobs/{i}/explain").json for i in (long, free))
+        for x in (xl, xf):
+            self.assertEqual(x["verdict"], "behind", x)
+            self.assertIn(f"behind job {b}", x["reason"])
+            self.assertIn("walltime", x["unblock"])
+            self.assertTrue(240 < x["walltime_to_start_s"] <= 300, x)
+        # what it says is so
+        plan = d.post("/v1/jobs", {"dry_run": True, "spec": d.spec("p", seed=6, resources={
+            "ranks": 1, "walltime": xl["walltime_to_start_s"] - 5})}).json
+        self.assertEqual(plan["now"]["verdict"], "start", plan)
+        plan = d.post("/v1/jobs", {"dry_run": True, "spec": d.spec("p", seed=6, resources={
+            "ranks": 1, "walltime": xl["walltime_to_start_s"] + 5})}).json
+        self.assertEqual(plan["now"]["verdict"], "behind", plan)
+        for i in (a, b, long, free):
+            d.until_state(i, "done")
+
+    def test_a_job_waits_for_another_ones_end(self):
+        d = self.dhad
+        bad = d.submit("search.fail=spec", seed=8)
+        d.until_state(bad, "failed")
+        a = d.submit("search.sleep=1")
+        def after(name, seed, *conditions, **more):
+            return d.post("/v1/jobs", {"spec": d.spec(name, seed=seed), "after": conditions, **more})
+        b = after("b", 2, f"ok:{a}", f"any:{bad}").json["job"]
+        self.assertEqual(b["after"], [{"job": bad, "when": "any", "state": "failed"},
+                                      {"job": a, "when": "ok", "state": d.job(a)["state"]}])
+        never = after("never", 3, f"ok:{bad}").json["job"]["id"]
+        held = after("held", 4, hold=True).json["job"]
+        self.assertEqual(held["state"], "held")
+        x = d.get(f"/v1/jobs/{b['id']}/explain").json
+        self.assertEqual(x["verdict"], "depends", x)
+        self.assertIn(f"end of job {a}", x["reason"])
+        d.until_state(a, "done")
+        d.until_state(b["id"], "done")
+        self.assertEqual(d.job(never)["state"], "queued")
+        self.assertIn(f"dha retry {bad}", d.get(f"/v1/jobs/{never}/explain").json["unblock"])
+        plan = after("p", 5, f"ok:{never}", dry_run=True).json
+        self.assertEqual(plan["now"]["verdict"], "depends")
+        # what is no condition is refused, and nothing is left of it
+        n = len(d.get("/v1/jobs").json["jobs"])
+        self.assert_error(after("p", 6, "ok:999"), 404, "not_found")
+        for what in ("1", "ok:", "ok:x", "all:1", "ok:-1", 1, None, "any:1.5", "ok:99999999999999999999"):
+            self.assert_error(after("p", 6, what), 400, "usage")
+        self.assert_error(d.post("/v1/jobs", {"spec": d.spec("p", seed=6), "after": "ok:1"}), 400,
+                          "usage")
+        self.assert_error(after("p", 6, hold=1), 400, "usage")
+        self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), n)
+        for job in (never, held["id"]):
+            d.post(f"/v1/jobs/{job}/cancel")
+
     def test_a_drained_node_takes_no_new_work(self):
         d = self.dhad
         name = d.get("/v1/nodes").json["nodes"][0]["name"]

@@ -10,6 +10,7 @@
 #include "daemon/sched.h"
 
 enum { NOW = 1000 };
+static const struct sched_options at_now = {.now_us = NOW};
 
 /* `per` free CPU slots on each of `nodes` nodes; ids 1.. */
 static size_t make_slots(struct sched_slot *s, int nodes, int per)
@@ -41,13 +42,13 @@ static const struct sched_decision *of(const struct sched_result *r, int64_t sta
 
 #define PASS(stages, slots, n_slots, r)                                                            \
     assert_int_equal(                                                                              \
-        sched_pass(stages, sizeof(stages) / sizeof *(stages), slots, n_slots, NOW, r), 0)
+        sched_pass(stages, sizeof(stages) / sizeof *(stages), slots, n_slots, &at_now, r), 0)
 
 static void nothing_to_do(void **state)
 {
     (void)state;
     struct sched_result r;
-    assert_int_equal(sched_pass(NULL, 0, NULL, 0, NOW, &r), 0);
+    assert_int_equal(sched_pass(NULL, 0, NULL, 0, &at_now, &r), 0);
     assert_int_equal(r.n, 0);
     sched_result_finish(&r);
 }
@@ -261,6 +262,181 @@ static void only_a_drained_node_is_large_enough(void **state)
     sched_result_finish(&r);
 }
 
+/* ---- backfill ---- */
+
+static struct sched_stage want_for(int64_t id, int slots, int64_t walltime_us)
+{
+    struct sched_stage s = want(id, slots);
+    s.walltime_us = walltime_us;
+    return s;
+}
+
+static void busy_until(struct sched_slot *s, int64_t until_us)
+{
+    s->busy = true;
+    s->until_us = until_us;
+}
+
+static void a_blocked_stage_is_promised_the_first_date(void **state)
+{
+    (void)state;
+    struct sched_slot slots[4];
+    size_t n = make_slots(slots, 2, 2);
+    busy_until(&slots[0], NOW + 50);
+    busy_until(&slots[1], NOW + 70);
+    busy_until(&slots[2], NOW + 60);
+    busy_until(&slots[3], NOW + 60);
+    struct sched_stage st[] = {want_for(1, 2, 100), want_for(2, 2, 100), want_for(3, 1, 100)};
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(of(&r, 1)->verdict, SCHED_BUSY);
+    assert_int_equal(of(&r, 1)->start_us, NOW + 60);
+    assert_int_equal(of(&r, 2)->start_us, NOW + 70);
+    assert_int_equal(of(&r, 3)->start_us, NOW + 160); /* the gap from 50 to 70 is too short */
+    sched_result_finish(&r);
+}
+
+static void what_ends_in_time_overtakes(void **state)
+{
+    (void)state;
+    struct sched_slot slots[2];
+    size_t n = make_slots(slots, 1, 2);
+    busy_until(&slots[0], NOW + 60);
+    struct sched_stage st[] = {want_for(1, 2, 100), want_for(2, 1, 61), want_for(3, 1, 0),
+                               want_for(4, 1, 60)};
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(of(&r, 1)->verdict, SCHED_BUSY);
+    assert_int_equal(of(&r, 1)->start_us, NOW + 60);
+    assert_int_equal(of(&r, 2)->verdict, SCHED_BEHIND);
+    assert_int_equal(of(&r, 2)->blocker, 1);
+    assert_int_equal(of(&r, 2)->gap_us, 60);
+    assert_int_equal(of(&r, 2)->start_us, NOW + 160);
+    assert_int_equal(of(&r, 3)->verdict, SCHED_BEHIND);
+    assert_int_equal(of(&r, 3)->gap_us, 60);
+    assert_int_equal(of(&r, 4)->verdict, SCHED_START);
+    sched_result_finish(&r);
+}
+
+static void without_a_date_nothing_overtakes(void **state)
+{
+    (void)state;
+    struct sched_slot slots[3];
+    size_t n = make_slots(slots, 1, 2);
+    slots[n++] = (struct sched_slot){.id = 3,
+                                     .node = 2}; /* too small for stage 1: free for others */
+    slots[0].busy = true;
+    struct sched_stage st[] = {want_for(1, 2, 100), want_for(2, 1, 5), want_for(3, 1, 5)};
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(of(&r, 1)->verdict, SCHED_BUSY);
+    assert_int_equal(of(&r, 1)->start_us, 0);
+    assert_int_equal(of(&r, 2)->verdict, SCHED_START);
+    assert_int_equal(r.slot_ids[of(&r, 2)->slot_at], 3);
+    assert_int_equal(of(&r, 3)->verdict, SCHED_BEHIND);
+    assert_int_equal(of(&r, 3)->blocker, 1);
+    assert_int_equal(of(&r, 3)->gap_us, 0);
+    sched_result_finish(&r);
+}
+
+static void an_attempt_over_its_time_is_expected_at_any_moment(void **state)
+{
+    (void)state;
+    struct sched_slot slots[1];
+    size_t n = make_slots(slots, 1, 1);
+    busy_until(&slots[0], NOW - 10);
+    struct sched_stage st[] = {want_for(1, 1, 100)};
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(r.at[0].start_us, NOW + 1);
+    sched_result_finish(&r);
+}
+
+static void a_gang_over_nodes_starts_on_all_or_none(void **state)
+{
+    (void)state;
+    struct sched_slot slots[6];
+    size_t n = make_slots(slots, 3, 2);
+    busy_until(&slots[4], NOW + 10);
+    struct sched_stage st[] = {want_for(1, 2, 50), want_for(2, 2, 50), want_for(3, 1, 9)};
+    st[0].nodes = 2;
+    st[1].nodes = 3;
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(of(&r, 1)->verdict, SCHED_START);
+    assert_int_equal(of(&r, 1)->slots, 4);
+    assert_int_equal(r.n_slots, 5); /* and stage 3's */
+    assert_int_equal(of(&r, 2)->verdict, SCHED_BUSY);
+    assert_int_equal(of(&r, 2)->start_us, NOW + 50);
+    assert_int_equal(of(&r, 3)->verdict, SCHED_START);
+    sched_result_finish(&r);
+
+    st[0] = want_for(1, 2, 50);
+    st[0].nodes = 4;
+    assert_int_equal(sched_pass(st, 1, slots, n, &at_now, &r), 0);
+    assert_int_equal(r.at[0].verdict, SCHED_NEVER);
+    assert_int_equal(r.at[0].fitting, 3);
+    sched_result_finish(&r);
+}
+
+static void names_and_memory_are_kept(void **state)
+{
+    (void)state;
+    struct sched_slot slots[4];
+    int64_t second[] = {2}, none[] = {77};
+    size_t n = make_slots(slots, 4, 1);
+    slots[2].memory = 1 << 20;
+    struct sched_stage st[] = {want(1, 1), want(2, 1), want(3, 1), want(4, 1), want(5, 1)};
+    st[0].only = st[3].only = second;
+    st[0].n_only = st[3].n_only = 1;
+    st[1].slot_memory = 1 << 20;
+    st[2].slot_memory = 1 << 21;
+    st[4].only = none;
+    st[4].n_only = 1;
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(of(&r, 1)->verdict, SCHED_START);
+    assert_int_equal(r.slot_ids[of(&r, 1)->slot_at], 2);
+    assert_int_equal(of(&r, 2)->verdict, SCHED_START);
+    assert_int_equal(r.slot_ids[of(&r, 2)->slot_at], 3);
+    assert_int_equal(of(&r, 3)->verdict, SCHED_NEVER);
+    assert_int_equal(of(&r, 4)->verdict, SCHED_BUSY);
+    assert_int_equal(of(&r, 5)->verdict, SCHED_NEVER);
+    sched_result_finish(&r);
+}
+
+static void who_depends_on_another_job_holds_up_nobody(void **state)
+{
+    (void)state;
+    struct sched_slot slots[1];
+    size_t n = make_slots(slots, 1, 1);
+    struct sched_stage st[] = {want(1, 1), want(2, 1)};
+    st[0].depends_on = 42;
+    struct sched_result r;
+    PASS(st, slots, n, &r);
+    assert_int_equal(of(&r, 1)->verdict, SCHED_DEPENDS);
+    assert_int_equal(of(&r, 1)->blocker, 42);
+    assert_int_equal(of(&r, 2)->verdict, SCHED_START);
+    sched_result_finish(&r);
+}
+
+static void with_ageing_waiting_counts_as_priority(void **state)
+{
+    (void)state;
+    struct sched_slot slots[1];
+    size_t n = make_slots(slots, 1, 1);
+    struct sched_options o = {.now_us = 1000, .ageing_us = 100};
+    struct sched_stage st[] = {want(1, 1), want(2, 1)};
+    st[0].priority = 5;
+    st[0].age_us = 900; /* 5 + 1 */
+    st[1].priority = 0;
+    st[1].age_us = 300; /* 0 + 7 */
+    struct sched_result r;
+    assert_int_equal(sched_pass(st, 2, slots, n, &o, &r), 0);
+    assert_int_equal(r.at[0].stage, 2);
+    sched_result_finish(&r);
+}
+
 /* What must hold whatever the queue: random cases, checked against the rules themselves. */
 static void random_queues_keep_the_rules(void **state)
 {
@@ -283,9 +459,10 @@ static void random_queues_keep_the_rules(void **state)
             st[i].age_us = rand() % 50;
             st[i].device = rand() % 4 ? SCHED_CPU : SCHED_CUDA;
             st[i].waits_for = rand() % 10 == 0 ? 99 : 0;
+            st[i].effective = st[i].priority; /* as the pass will say */
         }
         memcpy(copy, st, sizeof st);
-        assert_int_equal(sched_pass(st, n_st, slots, n, NOW, &r), 0);
+        assert_int_equal(sched_pass(st, n_st, slots, n, &at_now, &r), 0);
         assert_int_equal(r.n, n_st);
         bool taken[41] = {false}, blocked[SCHED_DEVICES] = {false};
         for (size_t i = 0; i < r.n; i++) {
@@ -332,6 +509,14 @@ int main(void)
         cmocka_unit_test(what_can_never_run_is_told_so_even_behind_others),
         cmocka_unit_test(a_drained_node_takes_nothing),
         cmocka_unit_test(only_a_drained_node_is_large_enough),
+        cmocka_unit_test(a_blocked_stage_is_promised_the_first_date),
+        cmocka_unit_test(what_ends_in_time_overtakes),
+        cmocka_unit_test(without_a_date_nothing_overtakes),
+        cmocka_unit_test(an_attempt_over_its_time_is_expected_at_any_moment),
+        cmocka_unit_test(a_gang_over_nodes_starts_on_all_or_none),
+        cmocka_unit_test(names_and_memory_are_kept),
+        cmocka_unit_test(who_depends_on_another_job_holds_up_nobody),
+        cmocka_unit_test(with_ageing_waiting_counts_as_priority),
         cmocka_unit_test(random_queues_keep_the_rules),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

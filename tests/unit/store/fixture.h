@@ -150,6 +150,22 @@ static inline int64_t start(struct fixture *f, int64_t stage, const int64_t *slo
 }
 
 /* Runs SQL on state.db while the store is closed: how damage gets in. */
+/* The first column of the first row; of what is committed. */
+static inline int count_rows(struct fixture *f, const char *sql)
+{
+    char path[96];
+    sqlite3 *db;
+    sqlite3_stmt *st;
+    snprintf(path, sizeof path, "%s/state.db", f->dir);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &st, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+    int n = sqlite3_column_int(st, 0);
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return n;
+}
+
 static inline void behind_its_back(struct fixture *f, const char *sql)
 {
     char path[96];

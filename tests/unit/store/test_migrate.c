@@ -1,8 +1,8 @@
-/* Databases of earlier versions, as those versions left them (state-v1.sql is the dump of one). */
+/* Databases of earlier versions, as those versions left them (state-vN.sql is the dump of one). */
 #include <math.h>
 #include "fixture.h"
 
-static void put_v1_in_place(struct fixture *f)
+static void put_in_place(struct fixture *f, const char *dump)
 {
     char path[128];
     size_t n;
@@ -12,7 +12,7 @@ static void put_v1_in_place(struct fixture *f)
     assert_int_equal(unlink(path), 0);
     snprintf(path, sizeof path, "%s/metrics.db", f->dir);
     assert_int_equal(unlink(path), 0);
-    FILE *in = fopen(STATE_V1, "r");
+    FILE *in = fopen(dump, "r");
     assert_non_null(in);
     char *sql = calloc(1, 1 << 20);
     assert_non_null(sql);
@@ -28,7 +28,7 @@ static void jobs_of_version_1_keep_everything_and_get_their_losses_and_seeds(voi
     struct fixture *f = *state;
     struct store_jobs l;
     struct store_job_filter all = {0};
-    put_v1_in_place(f);
+    put_in_place(f, STATE_DIR "/state-v1.sql");
     open_store(f);
     OK(store_jobs_list(f->s, &all, &l, &e));
     assert_int_equal(l.n, 5);
@@ -57,7 +57,7 @@ static void sweeps_of_one_name_are_told_apart(void **state)
     struct fixture *f = *state;
     struct store_sweeps l;
     struct store_sweep_filter all = {0};
-    put_v1_in_place(f);
+    put_in_place(f, STATE_DIR "/state-v1.sql");
     open_store(f);
     OK(store_sweeps_list(f->s, &all, &l, &e));
     assert_int_equal(l.n, 2);
@@ -68,12 +68,26 @@ static void sweeps_of_one_name_are_told_apart(void **state)
     store_sweeps_finish(&l);
 }
 
+static void jobs_of_version_2_have_their_walltimes_where_the_scheduler_looks(void **state)
+{
+    struct fixture *f = *state;
+    put_in_place(f, STATE_DIR "/state-v2.sql");
+    open_store(f);
+    assert_int_equal(count_rows(f, "SELECT count(*) FROM job"), 7);
+    assert_int_equal(count_rows(f, "SELECT walltime_s FROM job WHERE id = 6"), 7200);
+    assert_int_equal(count_rows(f, "SELECT walltime_s FROM job WHERE id = 7"), 90);
+    assert_int_equal(count_rows(f, "SELECT sum(walltime_s) FROM job WHERE id < 6"), 0);
+    assert_sound(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
             jobs_of_version_1_keep_everything_and_get_their_losses_and_seeds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(sweeps_of_one_name_are_told_apart, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            jobs_of_version_2_have_their_walltimes_where_the_scheduler_looks, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,27 +6,13 @@
 
 #include "fixture.h"
 
-static int count_rows(struct fixture *f, const char *sql)
-{
-    char path[96];
-    sqlite3 *db;
-    sqlite3_stmt *st;
-    snprintf(path, sizeof path, "%s/state.db", f->dir);
-    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &st, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_step(st), SQLITE_ROW);
-    int n = sqlite3_column_int(st, 0);
-    sqlite3_finalize(st);
-    sqlite3_close(db);
-    return n;
-}
-
 static void an_empty_directory_gets_the_whole_schema(void **state)
 {
     struct fixture *f = *state;
-    static const char *const tables[] = {
-        "job",    "stage", "attempt",    "allocation",  "node",  "slot",       "event",
-        "outbox", "eval",  "checkpoint", "head_budget", "sweep", "lost_found", "idempotency"};
+    static const char *const tables[] = {"job",        "stage",       "attempt",     "allocation",
+                                         "node",       "slot",        "event",       "outbox",
+                                         "eval",       "checkpoint",  "head_budget", "sweep",
+                                         "lost_found", "idempotency", "dependency"};
     struct stat st;
     char sql[160];
     assert_int_equal(count_rows(f, "PRAGMA user_version"), STORE_SCHEMA);

@@ -268,13 +268,93 @@ static void events_are_one_sequence_without_gaps(void **state)
     assert_sound(f);
 }
 
+static struct store_candidate candidate(struct fixture *f, int64_t job)
+{
+    struct store_candidate *l, found = {0};
+    size_t n;
+    OK(store_candidates(f->s, &l, &n, &e));
+    for (size_t i = 0; i < n; i++)
+        found = l[i].job == job ? l[i] : found;
+    free(l);
+    assert_int_equal(found.job, job);
+    return found;
+}
+
+static void move_job(struct fixture *f, int64_t job, enum job_state from, enum job_state to)
+{
+    bool changed;
+    struct store_job_move m = {.job = job, .from = from, .to = to, .now_us = NOW};
+    OK(store_job_transition(f->s, &m, &changed, &e));
+    assert_true(changed);
+}
+
+static void a_job_waits_for_the_ends_it_asked_for(void **state)
+{
+    struct fixture *f = *state;
+    int64_t first = submit(f, "first"), second = submit(f, "second"), id;
+    bool existed;
+    struct store_dependency after[] = {{.job = first}, {.job = second, .any = true}}, *l;
+    struct store_new_stage stage = {STAGE_FUSE, "k"};
+    struct store_new_job j = {.name = "last",
+                              .spec = "{}",
+                              .method = "gqa",
+                              .budget = 1,
+                              .slots = 1,
+                              .device = "cpu",
+                              .owner_uid = 1000,
+                              .walltime_s = 3600,
+                              .after = after,
+                              .n_after = 2,
+                              .stages = &stage,
+                              .n_stages = 1,
+                              .now_us = NOW};
+    size_t n;
+    OK(store_job_submit(f->s, &j, &id, &existed, &e));
+    assert_int_equal(candidate(f, id).walltime_s, 3600);
+    assert_int_equal(candidate(f, id).depends_on, first);
+    assert_int_equal(candidate(f, first).depends_on, 0);
+
+    move_job(f, first, JOB_QUEUED, JOB_RUNNING);
+    move_job(f, first, JOB_RUNNING, JOB_FAILED);
+    assert_int_equal(candidate(f, id).depends_on, first); /* its failure is not enough */
+    move_job(f, first, JOB_FAILED, JOB_QUEUED);
+    move_job(f, first, JOB_QUEUED, JOB_RUNNING);
+    move_job(f, first, JOB_RUNNING, JOB_DONE);
+    assert_int_equal(candidate(f, id).depends_on, second);
+    move_job(f, second, JOB_QUEUED, JOB_CANCELLED); /* that is an end, too */
+    assert_int_equal(candidate(f, id).depends_on, 0);
+
+    OK(store_commit(f->s, &e));
+    reopen(f);
+    OK(store_dependencies(f->s, id, &l, &n, &e));
+    assert_int_equal(n, 2);
+    assert_true(l[0].job == first && !l[0].any && l[0].state == JOB_DONE);
+    assert_true(l[1].job == second && l[1].any && l[1].state == JOB_CANCELLED);
+    free(l);
+
+    /* of two conditions on one job the stricter one holds; one on no job is refused whole */
+    after[1] = (struct store_dependency){.job = first, .any = true};
+    OK(store_job_submit(f->s, &j, &id, &existed, &e));
+    OK(store_dependencies(f->s, id, &l, &n, &e));
+    assert_true(n == 1 && !l[0].any);
+    free(l);
+    after[1].job = 4711;
+    FAILS(DHA_E_NOT_FOUND, store_job_submit(f->s, &j, &id, &existed, &e));
+    OK(store_commit(f->s, &e));
+    assert_int_equal(count_rows(f, "SELECT count(*) FROM job"), 4);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T(the_same_key_of_the_same_owner_is_the_same_job), T(a_job_comes_back_as_it_was_given),
-        T(lists_page_and_filter_ten_thousand_jobs),        T(a_sweep_finds_its_jobs),
-        T(a_sweeps_name_and_key_are_its_owners_once),      T(events_are_one_sequence_without_gaps),
+        T(the_same_key_of_the_same_owner_is_the_same_job),
+        T(a_job_comes_back_as_it_was_given),
+        T(lists_page_and_filter_ten_thousand_jobs),
+        T(a_sweep_finds_its_jobs),
+        T(a_job_waits_for_the_ends_it_asked_for),
+        T(a_sweeps_name_and_key_are_its_owners_once),
+        T(events_are_one_sequence_without_gaps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

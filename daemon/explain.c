@@ -1,0 +1,261 @@
+/* explain.c: why a job does not run, what would change that, and when it will start: the scheduler's decision in
+ * words. */
+#include "daemon/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define SAY(field, ...) snprintf(x->field, sizeof x->field, __VA_ARGS__)
+
+enum { TIME_TEXT = 64 };
+
+static int64_t job_of(const struct snapshot *s, int64_t stage)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->cand[i].stage == stage) {
+            return s->cand[i].job;
+        }
+    }
+    return 0;
+}
+
+/* "45 s", "12 min", "3 h 20 min", "2 d 4 h": rounded up, as a promise has to be. */
+static const char *duration(char text[TIME_TEXT], int64_t us)
+{
+    long long s = (us + 999999) / 1000000, m = (s + 59) / 60, h = (m + 59) / 60;
+    if (s < 120) {
+        snprintf(text, TIME_TEXT, "%lld s", s);
+    } else if (m < 120) {
+        snprintf(text, TIME_TEXT, "%lld min", m);
+    } else if (h < 48) {
+        snprintf(text, TIME_TEXT, "%lld h %lld min", m / 60, m % 60);
+    } else {
+        snprintf(text, TIME_TEXT, "%lld d %lld h", h / 24, h % 24);
+    }
+    return text;
+}
+
+/* What is promised, as the end of a sentence; nothing where no date can be given. */
+static void say_date(const struct sched_decision *dec, struct plan_explanation *x)
+{
+    char in[TIME_TEXT], clock[TIME_TEXT] = "";
+    if (!dec->start_us) {
+        return;
+    }
+    time_t t = (time_t)((dec->start_us + 999999) / 1000000);
+    struct tm tm;
+    if (localtime_r(&t, &tm)) {
+        strftime(clock, sizeof clock, "%Y-%m-%d %H:%M", &tm);
+    }
+    size_t n = strlen(x->reason);
+    x->start_us = dec->start_us;
+    snprintf(x->reason + n, sizeof x->reason - n, "; it starts by %s (in %s) at the latest", clock,
+             duration(in, dec->start_us - now_us()));
+}
+
+static void say_busy(const struct snapshot *s, const struct sched_decision *dec, const char *what,
+                     int64_t job, struct plan_explanation *x)
+{
+    int64_t first = dec->ahead ? job_of(s, dec->blocker) : 0;
+    if (!first) {
+        SAY(reason, "%s is first in line: it needs %d slots, %d of %d are free", what, dec->slots,
+            dec->free, dec->most);
+        SAY(unblock, "the end of a running stage");
+    } else {
+        SAY(reason, "%s is behind job %lld, which waits for slots", what, (long long)first);
+        if (dec->ahead > 1) {
+            SAY(reason, "%s is behind job %lld and %d more, which wait for slots", what,
+                (long long)first, dec->ahead - 1);
+        }
+        if (job) {
+            SAY(unblock, "the start of job %lld, or a higher priority: dha prio %lld N",
+                (long long)first, (long long)job);
+        } else {
+            SAY(unblock, "the start of job %lld, or a higher priority", (long long)first);
+        }
+    }
+}
+
+/* Slots are free, and kept for somebody: a walltime may let it start all the same. */
+static void say_behind(const struct snapshot *s, const struct sched_decision *dec, const char *what,
+                       int64_t job, struct plan_explanation *x)
+{
+    char text[TIME_TEXT];
+    int64_t first = job_of(s, dec->blocker);
+    SAY(reason, "%s is behind job %lld, which waits for slots; those that are free are kept for it",
+        what, (long long)first);
+    x->walltime_s = (dec->gap_us - plan_lease_us(1)) / 1000000 + 1;
+    if (x->walltime_s > 0) {
+        SAY(unblock, "a resources.walltime of at most %s (%lld s): it would start at once%s",
+            duration(text, x->walltime_s * 1000000), (long long)x->walltime_s,
+            job ? "; submit it again with that" : "");
+    } else if (job) {
+        SAY(unblock, "the start of job %lld, or a higher priority: dha prio %lld N",
+            (long long)first, (long long)job);
+    } else {
+        SAY(unblock, "the start of job %lld, or a higher priority", (long long)first);
+    }
+}
+
+static int say_dependency(struct daemon *d, int64_t on, const char *what,
+                          struct plan_explanation *x, struct dha_err *e)
+{
+    struct store_job j;
+    if (store_job_get(d->store, on, &j, e) != 0) {
+        return -1;
+    }
+    SAY(reason, "%s waits for the end of job %lld, which is %s", what, (long long)on,
+        job_state_name(j.state));
+    if (job_state_final(j.state)) {
+        SAY(unblock, "it waits for that job's success: dha retry %lld; or submit this one without",
+            (long long)on);
+    } else if (j.state == JOB_HELD) {
+        SAY(unblock, "dha release %lld", (long long)on);
+    } else {
+        SAY(unblock, "the end of job %lld: dha watch %lld", (long long)on, (long long)on);
+    }
+    store_job_finish(&j);
+    return 0;
+}
+
+static int say_equal(struct daemon *d, int64_t stage, const char *what, struct plan_explanation *x,
+                     struct dha_err *e)
+{
+    struct store_stage other;
+    if (store_stage_get(d->store, stage, &other, e) != 0) {
+        return -1;
+    }
+    SAY(reason, "%s waits for job %lld, which is running an equal one: its result will be used",
+        what, (long long)other.job);
+    SAY(unblock, "the end of %s of job %lld; if it fails, this job runs its own",
+        stage_kind_name(other.kind), (long long)other.job);
+    store_stage_finish(&other);
+    return 0;
+}
+
+static int say_backoff(struct daemon *d, int64_t stage, const char *what,
+                       struct plan_explanation *x, struct dha_err *e)
+{
+    struct store_stage st;
+    if (store_stage_get(d->store, stage, &st, e) != 0) {
+        return -1;
+    }
+    int64_t left = (st.not_before_us - now_us()) / 1000000 + 1;
+    SAY(reason, "the last attempt of %s failed (%.200s); the next waits %lld s", what,
+        st.error.message, (long long)(left > 0 ? left : 0));
+    SAY(unblock, "nothing to do: it starts by itself");
+    x->start_us = st.not_before_us;
+    store_stage_finish(&st);
+    return 0;
+}
+
+int explain_decision(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,
+                     const char *what, int64_t job, struct plan_explanation *x, struct dha_err *e)
+{
+    x->verdict = sched_verdict_name(dec->verdict);
+    switch (dec->verdict) {
+    case SCHED_START: SAY(reason, "%s is about to start", what); break;
+    case SCHED_DEPENDS: return say_dependency(d, dec->blocker, what, x, e);
+    case SCHED_WAITS_EQUAL: return say_equal(d, dec->blocker, what, x, e);
+    case SCHED_BACKOFF: return say_backoff(d, dec->stage, what, x, e);
+    case SCHED_NEVER:
+        SAY(reason, "%s needs %d slots; the largest node has %d", what, dec->slots, dec->most);
+        SAY(unblock, "lower resources.ranks or resources.threads, or start dhad with --slots %d",
+            dec->slots);
+        break;
+    case SCHED_DRAINED:
+        SAY(reason, "%s needs %d slots, and every node that has them is drained", what, dec->slots);
+        SAY(unblock, "resume a node: dha nodes resume NAME");
+        break;
+    case SCHED_BUSY:
+        say_busy(s, dec, what, job, x);
+        say_date(dec, x);
+        break;
+    case SCHED_BEHIND:
+        say_behind(s, dec, what, job, x);
+        say_date(dec, x);
+        break;
+    case SCHED_VERDICTS: break;
+    }
+    return 0;
+}
+
+static int explain_queue(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
+                         struct dha_err *e)
+{
+    struct snapshot s = {0};
+    int rc = -1;
+    if (snapshot_take(d, &s, e) != 0 || snapshot_decide(d, &s, now_us(), e) != 0) {
+        goto out;
+    }
+    SAY(reason, "nothing of it is ready to run");
+    rc = 0;
+    for (size_t i = 0; i < s.result.n; i++) {
+        const struct sched_decision *dec = &s.result.at[i];
+        struct store_stage st;
+        if (job_of(&s, dec->stage) != job->id) {
+            continue;
+        }
+        rc = store_stage_get(d->store, dec->stage, &st, e);
+        if (rc == 0) {
+            rc = explain_decision(d, &s, dec, stage_kind_name(st.kind), job->id, x, e);
+            store_stage_finish(&st);
+        }
+        break;
+    }
+out:
+    snapshot_finish(&s);
+    return rc;
+}
+
+/* Clients print "job 3 is done: REASON": the state is not said again. */
+static void explain_end(const struct store_job *job, struct plan_explanation *x)
+{
+    enum dha_code code = job->error.code[0] ? dha_code_from_name(job->error.code) : DHA_E_OK;
+    const char *hint = job->error.hint;
+    if (job->state == JOB_DONE) {
+        SAY(reason, "all its stages are complete");
+        return;
+    }
+    SAY(reason, "%.300s", job->error.message[0] ? job->error.message : "no cause was recorded");
+    if (job->state == JOB_CANCELLED) {
+        SAY(unblock, "dha retry %lld", (long long)job->id);
+    } else if (code != DHA_E_COUNT && code != DHA_E_INTERNAL &&
+               dha_code_retry(code) == DHA_RETRY_USER) {
+        SAY(unblock, "%.240s%ssubmit it again with the mistake mended", hint, hint[0] ? "; " : "");
+    } else {
+        SAY(unblock, "%.240s%sdha retry %lld", hint, hint[0] ? "; then " : "", (long long)job->id);
+    }
+}
+
+int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
+                 struct dha_err *e)
+{
+    *x = (struct plan_explanation){0};
+    if (job_state_final(job->state)) {
+        explain_end(job, x);
+        return 0;
+    }
+    if (turn_trouble(d, x->reason, sizeof x->reason)) {
+        SAY(unblock, "free space on that disk, or see dhad.log");
+        return 0;
+    }
+    if (job->cancel) {
+        SAY(reason, "it is being cancelled%s%.180s; its processes are given time to checkpoint",
+            job->cancel_reason ? ": " : "", job->cancel_reason ? job->cancel_reason : "");
+        SAY(unblock, "wait, or cancel it with --now");
+        return 0;
+    }
+    if (job->state == JOB_HELD) {
+        SAY(reason, "a user holds it%s",
+            attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
+        SAY(unblock, "dha release %lld", (long long)job->id);
+        return 0;
+    }
+    if (attempts_of_job(d, job->id)) {
+        SAY(reason, "its processes are at work");
+        return 0;
+    }
+    return explain_queue(d, job, x, e);
+}

@@ -1,0 +1,32 @@
+/* plan.h: the queue and the slots as the scheduler sees them: between plan.c, which acts on the decisions, and
+ * explain.c, which puts them into words. */
+#ifndef DHA_DAEMON_PLAN_H
+#define DHA_DAEMON_PLAN_H
+
+#include "daemon/daemon.h"
+#include "daemon/sched.h"
+
+/* For how long a stage may hold its slots: its walltime, and the grace that its stop may take. 0 = nobody knows. */
+int64_t plan_lease_us(int64_t walltime_s);
+
+struct snapshot {
+    struct store_candidate *cand;
+    struct sched_stage *stages; /* n; a preview has one more than cand */
+    size_t n;
+    struct sched_slot *slots;
+    size_t n_slots, n_free;
+    struct sched_result result;
+};
+
+/* Slots, and with them the stages that are ready. 0 / -1; snapshot_finish() in any case. */
+int snapshot_take(struct daemon *d, struct snapshot *s, struct dha_err *e);
+/* Slots only. */
+int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e);
+int snapshot_decide(struct daemon *d, struct snapshot *s, int64_t now, struct dha_err *e);
+void snapshot_finish(struct snapshot *s);
+
+/* What a decision on a stage of kind `what` of a job (0 = not submitted yet) means. */
+int explain_decision(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,
+                     const char *what, int64_t job, struct plan_explanation *x, struct dha_err *e);
+
+#endif
