@@ -1,6 +1,7 @@
 /* cmd_submit.c: dha submit */
 #include <string.h>
 
+#include "cli/fmt.h"
 #include "cli/follow.h"
 #include "cli/interrupt.h"
 #include "cli/precheck.h"
@@ -47,6 +48,38 @@ static int read_after(struct client *c, const struct args *a, cJSON **out, struc
     return 0;
 }
 
+/* Where it would start. */
+static void print_slots(const cJSON *now)
+{
+    const cJSON *slot;
+    const char *between = "slots: ";
+
+    cJSON_ArrayForEach(slot, json_get(now, "slots"))
+    {
+        printf("%s%s", between, slot->valuestring ? slot->valuestring : "?");
+        between = " ";
+    }
+    if (*between == ' ') {
+        putchar('\n');
+    }
+}
+
+/* The disk that the job may need against what is free where the daemon keeps its jobs. */
+static void print_disk(const cJSON *plan)
+{
+    const cJSON *bytes = json_at(plan, "needs.disk_bytes");
+    int64_t checkpoints = json_int(bytes, "checkpoints", 0);
+    int64_t models = json_int(bytes, "models", 0);
+    int64_t there = json_int(plan, "disk_free", -1);
+    char a[FMT_BUF], b[FMT_BUF], c[FMT_BUF];
+
+    if (bytes && there >= 0) {
+        printf("disk: up to %s for checkpoints and %s for models; %s are free%s\n",
+               fmt_bytes(a, checkpoints), fmt_bytes(b, models), fmt_bytes(c, there),
+               there < checkpoints + models ? ", which is NOT enough" : "");
+    }
+}
+
 static void print_plan(const cJSON *plan)
 {
     const cJSON *s, *now = json_get(plan, "now");
@@ -70,7 +103,9 @@ static void print_plan(const cJSON *plan)
         if (*unblock) {
             printf("what would help: %s\n", unblock);
         }
+        print_slots(now);
     }
+    print_disk(plan);
 }
 
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
@@ -100,6 +135,11 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         goto out;
     }
     if (dry) {
+        cJSON *needs;
+        if (precheck_needs(a, spec, &needs, e) ||
+            json_put(doc, "needs", needs ? needs : cJSON_CreateNull())) {
+            goto out;
+        }
         ret = 0;
         if (json) {
             ret = cli_print_json(doc, e);

@@ -64,20 +64,53 @@ static int spec_as_file(const cJSON *spec, char path[32], int *fd, struct dha_er
     return rc;
 }
 
-int precheck(struct client *c, const struct args *a, const cJSON *spec, struct dha_err *e)
+static bool wanted(const struct args *a, char worker[LOCATE_MAX])
 {
     const char *off = getenv("DHA_NO_CHECK");
+    struct dha_err none = {0};
+
+    return !arg_flag(a, "no-check") && (!off || !*off || !strcmp(off, "0")) &&
+           !locate_program("dha-worker", worker, LOCATE_MAX, &none);
+}
+
+int precheck_needs(const struct args *a, const cJSON *spec, cJSON **needs, struct dha_err *e)
+{
     char worker[LOCATE_MAX];
     char path[32];
-    struct dha_err found = {0};
+    char *text = NULL;
+    int status = 0;
+    int fd = -1;
+    int ret = -1;
+
+    *needs = NULL;
+    if (!wanted(a, worker)) {
+        return 0;
+    }
+    if (!spec_as_file(spec, path, &fd, e)) {
+        const char *argv[] = {worker, "check", "--json", path, NULL};
+        ret = child_run(argv, CHILD_STDOUT_CAPTURE, &text, &status, e);
+    }
+    if (!ret && status == 0 && text) {
+        *needs = json_parse(text, strlen(text), NULL, NULL);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(text);
+    return ret;
+}
+
+int precheck(struct client *c, const struct args *a, const cJSON *spec, struct dha_err *e)
+{
+    char worker[LOCATE_MAX];
+    char path[32];
     cJSON *plan = NULL;
     char *text = NULL;
     int status = 0;
     int fd = -1;
     int ret = -1;
 
-    if (arg_flag(a, "no-check") || (off && *off && strcmp(off, "0")) ||
-        locate_program("dha-worker", worker, sizeof worker, &found)) {
+    if (!wanted(a, worker)) {
         return 0;
     }
     if (spec_as_file(spec, path, &fd, e)) {

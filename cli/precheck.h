@@ -19,6 +19,9 @@
 /* 0, or -1 with what the worker found. A spec that the daemon refuses too is left to the daemon, which lists all its
  * errors: they are printed here as specfile_post() does. */
 int precheck(struct client *c, const struct args *a, const cJSON *spec, struct dha_err *e);
+/* What `dha-worker check --json` says of a spec: {parameters, disk_bytes {checkpoints, models}}. NULL, and no error, where
+ * it cannot be had. */
+int precheck_needs(const struct args *a, const cJSON *spec, cJSON **needs, struct dha_err *e);
 /* What `dha-worker check` wrote to stderr and its exit status -> *e. */
 int precheck_error(const char *text, int status, struct dha_err *e);
 

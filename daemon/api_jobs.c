@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "daemon/doc.h"
 #include "daemon/stagekey.h"
@@ -172,6 +173,28 @@ static int put_explanation(cJSON *j, const struct plan_explanation *x)
                               : doc_put_null(j, "walltime_to_start_s"));
 }
 
+/* Names of the slots that it would start on. */
+static cJSON *slot_names(struct api_call *c, const struct plan_explanation *x)
+{
+    struct store_slot *slots;
+    size_t n;
+    cJSON *list = cJSON_CreateArray();
+    if (store_slots(c->d->store, &slots, &n, &c->e) != 0) {
+        cJSON_Delete(list);
+        return NULL;
+    }
+    for (size_t i = 0; list && i < x->n_slots; i++) {
+        for (size_t k = 0; k < n; k++) {
+            cJSON *name = slots[k].id == x->slots[i] ? cJSON_CreateString(slots[k].name) : NULL;
+            if (name && !cJSON_AddItemToArray(list, name)) {
+                cJSON_Delete(name);
+            }
+        }
+    }
+    free(slots);
+    return list;
+}
+
 /* What the scheduler would do with it now. NULL: call->e is set. */
 static cJSON *preview_doc(struct api_call *c, const struct job_spec *spec,
                           const struct api_submission *s)
@@ -180,14 +203,17 @@ static cJSON *preview_doc(struct api_call *c, const struct job_spec *spec,
     if (plan_preview(c->d, spec, s->after, s->n_after, &x, &c->e) != 0) {
         return NULL;
     }
-    cJSON *j = cJSON_CreateObject();
-    return j && put_explanation(j, &x) == 0 ? j : doc_oom(j, &c->e);
+    cJSON *j = cJSON_CreateObject(), *names = slot_names(c, &x);
+    int rc = !j || !names ? -1 : put_explanation(j, &x) | json_put(j, "slots", names);
+    free(x.slots);
+    return rc == 0 ? j : doc_oom(j, &c->e);
 }
 
 static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec,
                                 const struct api_submission *s)
 {
     struct dha_err why = {0};
+    struct statvfs fs;
     cJSON *preview = preview_doc(c, spec, s);
     if (!preview) {
         return API_FAIL;
@@ -201,6 +227,9 @@ static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec,
     if (json_put(c->doc, "now", preview) != 0 ||
         json_put(c->doc, "spec", spec_to_json(spec)) != 0 ||
         json_put_int(c->doc, "slots", plan_slots_needed(spec)) != 0 ||
+        (statvfs(c->d->state_dir, &fs) == 0
+             ? json_put_id(c->doc, "disk_free", (int64_t)fs.f_bavail * (int64_t)fs.f_frsize)
+             : doc_put_null(c->doc, "disk_free")) != 0 ||
         json_put_bool(c->doc, "fits", fits) != 0 ||
         doc_put_text(c->doc, "reason", fits ? NULL : why.msg) != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");

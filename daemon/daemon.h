@@ -105,7 +105,9 @@ int plan_pass(struct daemon *d, struct dha_err *e); /* one scheduling pass insid
 struct plan_explanation {
     const char *verdict; /* the scheduler's word for it; NULL = it was not asked */
     char reason[320], unblock[320];
-    int64_t start_us;   /* by when it starts at the latest; 0 = no date can be given */
+    int64_t start_us; /* by when it starts at the latest; 0 = no date can be given */
+    size_t n_slots;   /* it would start now, on these: ids, free() them */
+    int64_t *slots;
     int64_t walltime_s; /* with one of at most this it would start at once; <= 0: with none */
 };
 /* explain.c */

@@ -155,7 +155,9 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
 {
     x->verdict = sched_verdict_name(dec->verdict);
     switch (dec->verdict) {
-    case SCHED_START: SAY(reason, "%s is about to start", what); break;
+    case SCHED_START:
+        SAY(reason, job ? "%s is about to start" : "%s would start at once", what);
+        break;
     case SCHED_DEPENDS: return say_dependency(d, dec->blocker, what, x, e);
     case SCHED_WAITS_EQUAL: return say_equal(d, dec->blocker, what, x, e);
     case SCHED_BACKOFF: return say_backoff(d, dec->stage, what, x, e);

@@ -254,6 +254,21 @@ int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
                         need);
 }
 
+static int keep_slots(const struct sched_result *r, const struct sched_decision *dec,
+                      struct plan_explanation *x, struct dha_err *e)
+{
+    if (dec->verdict != SCHED_START) {
+        return 0;
+    }
+    x->n_slots = (size_t)dec->slots;
+    x->slots = malloc(x->n_slots * sizeof *x->slots);
+    if (!x->slots) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    memcpy(x->slots, r->slot_ids + dec->slot_at, x->n_slots * sizeof *x->slots);
+    return 0;
+}
+
 int plan_preview(struct daemon *d, const struct job_spec *spec,
                  const struct store_dependency *after, size_t n_after, struct plan_explanation *x,
                  struct dha_err *e)
@@ -292,6 +307,7 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
     for (size_t i = 0; rc == 0 && i < s.result.n; i++) {
         if (s.result.at[i].stage == c.stage) {
             rc = explain_decision(d, &s, &s.result.at[i], "its first stage", 0, x, e);
+            rc = rc == 0 ? keep_slots(&s.result, &s.result.at[i], x, e) : rc;
         }
     }
 out:

@@ -15,6 +15,7 @@
 #include "worker/fsutil.h"
 #include "worker/method/budget.h"
 #include "worker/model/model.h"
+#include "worker/train/trainer.h"
 
 #define SCAN_BYTES                                                                                 \
     ((off_t)256 << 20) /* token files up to this are scanned for tokens outside the vocabulary */
@@ -115,13 +116,39 @@ static int check_data(const struct job_spec *s, const struct model_config *c, st
     return check_tokenizer(s, c, t, e);
 }
 
+/* {parameters, disk_bytes {checkpoints, models}}: what a job may need at once below its directory, at most: the kept
+ * training checkpoints and the one being written (parameters and two moments, f32), and the models that fusion,
+ * training and export leave (f32). */
+static int print_needs(const struct job_spec *s, size_t n_params, struct dha_err *e)
+{
+    enum stage_kind kinds[STAGE_KINDS];
+    int64_t params = (int64_t)n_params, models = 0, trains = 0;
+    for (int i = 0, n = spec_stages(s, kinds); i < n; i++) {
+        models += kinds[i] == STAGE_FUSE || kinds[i] == STAGE_TRAIN || kinds[i] == STAGE_EXPORT;
+        trains |= kinds[i] == STAGE_TRAIN || (kinds[i] == STAGE_FUSE && s->tokens_fuse > 0);
+    }
+    cJSON *j = cJSON_CreateObject(), *disk = cJSON_CreateObject();
+    int bad = json_put_id(j, "parameters", params) |
+              json_put_id(disk, "checkpoints", trains * (CKPT_KEEP + 1) * 12 * params) |
+              json_put_id(disk, "models", models * 4 * params);
+    bad |= json_put(j, "disk_bytes", disk);
+    char *text = bad ? NULL : json_text(j);
+    if (text)
+        puts(text);
+    free(text);
+    cJSON_Delete(j);
+    return text ? 0 : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the answer");
+}
+
 int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e)
 {
-    const struct option_spec none[] = {{0}};
+    bool json = false;
+    const struct option_spec options[] = {{.name = "json", .flag = &json}, {0}};
     struct job_spec s = {0};
     struct model_config c;
     struct kern_err ke = {0};
-    int rc = -1, first = cmd_options(argc, argv, none, e);
+    size_t n_params = 0;
+    int rc = -1, first = cmd_options(argc, argv, options, e);
     if (first < 0)
         return -1;
     if (first != argc - 1)
@@ -131,13 +158,15 @@ int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e)
         return dha_fail(e, DHA_E_INTERNAL, "backend reference: %s", ke.msg);
     if (cmd_read_spec(argv[first], &s, comm, e))
         goto out;
-    if (model_probe(k, s.model, &c, e)) {
+    if (model_probe(k, s.model, &c, &n_params, e)) {
         dha_err_context(e, "model");
         goto out;
     }
     rc = budget_check(&s, c.layers, c.heads, e) || check_data(&s, &c, e) ? -1 : 0;
     model_config_finish(&c);
-    if (rc == 0)
+    if (rc == 0 && json)
+        rc = print_needs(&s, n_params, e);
+    else if (rc == 0)
         printf("ok\n");
 out:
     spec_finish(&s);

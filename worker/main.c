@@ -20,8 +20,9 @@ static const struct command commands[] = {
      cmd_run},
     {"stage", "STAGE.json [--backend cpu|reference]",
      "one stage of a job, as the controller starts it; the journal goes to stdout", cmd_stage},
-    {"check", "SPEC.json",
-     "what can be known before any work: the model's config and headers, the budget, the data",
+    {"check", "SPEC.json [--json]",
+     "what can be known before any work: the model's config and headers, the budget, the data; "
+     "--json: parameters, and the disk that the job may need",
      cmd_check},
     {"eval", "--model DIR --data F --seq-len N [--format F] [--tokenizer T] [--windows W] [--json]",
      "mean loss over windows of N tokens that do not overlap, in nats a token", cmd_eval},

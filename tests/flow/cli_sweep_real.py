@@ -27,6 +27,13 @@ class Real(cli_harness.Case):
                                     "valid": os.path.join(os.path.abspath(DEMO), "valid.txt"), "seq_len": 64},
                               tokens={"search": 4096, "fuse": 1024, "train": 8192}, batch_tokens=1024,
                               eval={"windows": 16}, resources={"ranks": 1})
+        needs = self.ok("submit", path, "--dry-run", "--json").json["needs"]
+        files = os.path.getsize(os.path.join(DEMO, "hf", "model.safetensors"))
+        n = int(needs["parameters"])
+        self.assertTrue(1.9 * n < files < 4.1 * n, needs)
+        self.assertEqual(int(needs["disk_bytes"]["checkpoints"]), 3 * 12 * n)
+        self.assertEqual(int(needs["disk_bytes"]["models"]), 3 * 4 * n)
+        self.assertIn("for checkpoints", self.ok("submit", path, "--dry-run").out)
         r = self.ok("sweep", "create", path, "--name", "real", "--budget", "0.5,0.25", "--method", "gqa,spectral",
                     "--wait", timeout=300)
         self.assertRegex(r.out, r"50\.0 % +spectral \* +\d+ ")

@@ -467,9 +467,11 @@ class Order(harness.Case):
         plan = d.post("/v1/jobs", {"dry_run": True, "spec": d.spec("p", seed=6, resources={
             "ranks": 1, "walltime": xl["walltime_to_start_s"] - 5})}).json
         self.assertEqual(plan["now"]["verdict"], "start", plan)
+        self.assertEqual(len(plan["now"]["slots"]), 1, plan)
+        self.assertGreater(int(plan["disk_free"]), 0)
         plan = d.post("/v1/jobs", {"dry_run": True, "spec": d.spec("p", seed=6, resources={
             "ranks": 1, "walltime": xl["walltime_to_start_s"] + 5})}).json
-        self.assertEqual(plan["now"]["verdict"], "behind", plan)
+        self.assertEqual((plan["now"]["verdict"], plan["now"]["slots"]), ("behind", []), plan)
         for i in (a, b, long, free):
             d.until_state(i, "done")
 

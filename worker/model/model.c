@@ -263,7 +263,8 @@ done:
     return rc;
 }
 
-int model_probe(struct kern *k, const char *dir, struct model_config *cfg, struct dha_err *e)
+int model_probe(struct kern *k, const char *dir, struct model_config *cfg, size_t *n_params,
+                struct dha_err *e)
 {
     struct model *m = NULL;
     struct st_file *f = NULL;
@@ -273,6 +274,7 @@ int model_probe(struct kern *k, const char *dir, struct model_config *cfg, struc
                      check_tensors(m, f, dir, e) < 0
                  ? -1
                  : 0;
+    *n_params = m ? m->n_params : 0;
     model_free(m);
     st_close(f);
     if (rc)

@@ -82,8 +82,9 @@ struct model {
 /* Reads config.json and the weights; every tensor present, of the right shape, none unknown. */
 int model_load(struct model **m, struct kern *k, const char *dir, struct dha_err *e);
 /* What model_load() checks before it takes memory: config.json, the files' headers, every tensor's name and shape. *cfg is
- * the caller's to finish. */
-int model_probe(struct kern *k, const char *dir, struct model_config *cfg, struct dha_err *e);
+ * the caller's to finish. *n_params: how many numbers it has. */
+int model_probe(struct kern *k, const char *dir, struct model_config *cfg, size_t *n_params,
+                struct dha_err *e);
 /* Parameters are zero. cfg is copied. */
 int model_create(struct model **m, struct kern *k, const struct model_config *cfg,
                  struct dha_err *e);

@@ -13,7 +13,6 @@
 #include "worker/train/recovery.h"
 #include "worker/train/schedule.h"
 
-#define CKPT_KEEP     2
 #define CKPT_SECONDS  60.0
 #define LAYER_REPORTS 20   /* points on the curves of each layer's L_fusion */
 #define FUSION_DONE   1e-3 /* METHODS 1.5: stop rule */

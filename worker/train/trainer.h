@@ -18,6 +18,8 @@
 #include "worker/model/model.h"
 #include "worker/train/masks.h"
 
+enum { CKPT_KEEP = 2 }; /* checkpoints that stay while a stage trains */
+
 struct trainer_options {
     struct model *model;   /* trained in place; with model->oper attached, omega is trained, too */
     struct model *teacher; /* NULL unless w_kl or w_bild > 0 */
