@@ -71,8 +71,11 @@ static int print(const cJSON *doc, struct dha_err *e)
                                            FMT_LEFT,  FMT_LEFT, FMT_RIGHT, FMT_RIGHT};
     const cJSON *jobs = json_get(doc, "jobs");
     const char *trouble = json_str(doc, "trouble", NULL);
+    const char *notice = json_str(doc, "notice", NULL);
     if (trouble) /* "running" below may be old: the daemon cannot commit */
         fprintf(stderr, "dha: %s\n", trouble);
+    if (notice)
+        fprintf(stderr, "dha: %s\n", notice);
     struct fmt f = fmt_for(stdout);
     struct table *t;
     const cJSON *j;

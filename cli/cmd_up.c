@@ -41,6 +41,9 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
                (long long)json_int(v, "pid", 0), started ? "started; it answers at" : "answers at",
                where.path, json_str(v, "state_dir", "?"));
     }
+    if (json_str(v, "notice", NULL)) {
+        cli_say("%s", json_str(v, "notice", ""));
+    }
 out:
     cJSON_Delete(v);
     client_close(c);

@@ -1,6 +1,7 @@
 #include "cli/take.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -47,7 +48,36 @@ int take_model(const char *model, const char *out, const char *format, const cha
 static int damaged(struct dha_err *e, const char *what, const char *path)
 {
     dha_fail(e, DHA_E_CHECKPOINT, "%s: %s", path, what);
-    return dha_err_hint(e, "submit the job again: damaged stages are recomputed");
+    return dha_err_hint(e, "submit the job again: damaged stages are made anew");
+}
+
+/* The files' digests, where the worker is there to compare them. */
+static int verify_content(const char *dir, struct dha_err *e)
+{
+    char worker[LOCATE_MAX];
+    struct dha_err none = {0};
+    char *text = NULL;
+    int status = 0;
+    int ret = 0;
+
+    if (locate_program("dha-worker", worker, sizeof worker, &none)) {
+        return 0;
+    }
+    const char *argv[] = {worker, "verify", dir, NULL};
+    if (child_run(argv, CHILD_STDERR_CAPTURE, &text, &status, e)) {
+        return -1;
+    }
+    if (status == dha_code_exit(DHA_E_CHECKPOINT)) {
+        const char *said = strstr(text, "dha-worker verify: ");
+        size_t n = said ? strcspn(said += strlen("dha-worker verify: "), "\n") : 0;
+        dha_fail(e, DHA_E_CHECKPOINT, "%.*s", n ? (int)n : 40, n ? said : "its files are damaged");
+        ret = dha_err_hint(e, "remove that file and submit the job again: what is damaged is made "
+                              "anew, the rest is reused");
+    } else if (status && status != dha_code_exit(DHA_E_USAGE)) { /* USAGE: an older worker */
+        ret = child_failed("dha-worker verify", status, e);
+    }
+    free(text);
+    return ret;
 }
 
 int take_verify(const char *model, struct dha_err *e)
@@ -92,7 +122,7 @@ int take_verify(const char *model, struct dha_err *e)
         }
     }
     cJSON_Delete(doc);
-    return ret;
+    return ret ? ret : verify_content(dir, e);
 }
 
 int take_checkpoint(const cJSON *job, const char *out, const char *format, const char *dtype,

@@ -493,6 +493,11 @@ void view_result(FILE *out, const struct fmt *f, const cJSON *job)
         fprintf(out, "                     final  %s", fmt_loss(a, final));
         fprintf(out, isfinite(parent) ? "  (%+.4f)\n" : "\n", final - parent);
     }
+    if (final > converted) {
+        fputs("                     training did not lower it; tokens.train=0 keeps the converted "
+              "model\n",
+              out);
+    }
     scores_show(out, r);
     if (kv_now >= 0) {
         fprintf(out, "  KV cache           %lld bytes a token", (long long)kv_now);

@@ -21,7 +21,8 @@ enum api_outcome api_version(struct api_call *c)
              json_put_num(j, "uptime_s", (double)(now - c->d->started_us) / 1e6) |
              json_put_str(j, "worker", c->d->launch.worker) |
              json_put_str(j, "launcher", c->d->launch.launcher->name) |
-             json_put_int(j, "schema", STORE_SCHEMA) | doc_put_trouble(j, c->d);
+             json_put_int(j, "schema", STORE_SCHEMA) | doc_put_trouble(j, c->d) |
+             doc_put_notice(j, c->d);
     if (rc != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
     }

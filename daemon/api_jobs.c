@@ -362,7 +362,7 @@ enum api_outcome api_job_list(struct api_call *c)
     enum api_outcome out = api_answer(c, "jobs", list);
     if (out == API_OK &&
         ((next ? json_put_id(c->doc, "next", next) : doc_put_null(c->doc, "next")) |
-         doc_put_trouble(c->doc, c->d)) != 0) {
+         doc_put_trouble(c->doc, c->d) | doc_put_notice(c->doc, c->d)) != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         out = API_FAIL;
     }

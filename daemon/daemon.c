@@ -15,6 +15,9 @@
 
 enum { TICK_MS = 100 };
 
+/* How long a damaged state.db is spoken of. */
+#define NOTICE_US ((int64_t)7 * 86400 * 1000000)
+
 /* A program of ours: named, else beside this executable, else in PATH. NULL if there is none. */
 static char *find_program(const char *named, const char *name)
 {
@@ -206,6 +209,14 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
         register_node(d, o, e) != 0 || store_commit(d->store, e) != 0) {
         goto fail;
+    }
+    if (store_salvage_note(d->store, d->started_us - NOTICE_US, d->notice, sizeof d->notice, e) !=
+        0) {
+        goto fail;
+    }
+    if (d->notice[0]) {
+        log_warn("%s; models that were finished are in %s/jobs/*/export/out/model", d->notice,
+                 d->state_dir);
     }
     fd = statedir_listen(o->socket, e);
     if (fd < 0) {

@@ -78,6 +78,7 @@ struct daemon {
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
     bool stopping;
+    char notice[640];    /* what everybody should know of this state directory; "" = nothing */
     struct dha_err lost; /* why the last turn could not be saved; code OK once one was */
     int64_t lost_us;
     int in_turn; /* guards against re-entry of turn_end() */

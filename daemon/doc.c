@@ -23,6 +23,11 @@ int doc_put_text(cJSON *obj, const char *key, const char *text)
     return text ? json_put_str(obj, key, text) : doc_put_null(obj, key);
 }
 
+int doc_put_notice(cJSON *obj, const struct daemon *d)
+{
+    return doc_put_text(obj, "notice", d->notice[0] ? d->notice : NULL);
+}
+
 int doc_put_trouble(cJSON *obj, const struct daemon *d)
 {
     char text[400];

@@ -20,6 +20,8 @@ cJSON *doc_sweep(struct daemon *d, const struct store_sweep *w, bool with_result
 int doc_put_error(cJSON *obj, const char *key, const struct store_error *err); /* null: no error */
 /* "trouble": why changes cannot be saved at present (turn_trouble()), or null. */
 int doc_put_trouble(cJSON *obj, const struct daemon *d);
+/* "notice": what everybody should know of this state directory, or null. */
+int doc_put_notice(cJSON *obj, const struct daemon *d);
 int doc_put_time(cJSON *obj, const char *key, int64_t us);       /* decimal string; 0 = null */
 int doc_put_text(cJSON *obj, const char *key, const char *text); /* NULL = null */
 int doc_put_null(cJSON *obj, const char *key);

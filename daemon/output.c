@@ -65,8 +65,9 @@ static int check_listed(const char *dir, const char *list, struct dha_err *why)
     const cJSON *files = json_get(doc, "files"), *f;
     int rc = 0;
     if (!doc || strcmp(json_str(doc, "format", ""), "dha-output-1") != 0 || !cJSON_IsArray(files)) {
-        rc = differs(why, list, "is damaged: %.200s",
-                     bad.msg[0] ? bad.msg : "it is no dha-output-1 document");
+        /* a worker that found other content in its input than was written leaves a list that says so */
+        const char *said = json_str(doc, "why", "it is no dha-output-1 document");
+        rc = differs(why, list, "is damaged: %.200s", bad.msg[0] ? bad.msg : said);
     }
     for (f = rc == 0 ? files->child : NULL; f && rc == 0; f = f->next) {
         const char *name;

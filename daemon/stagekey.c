@@ -23,9 +23,11 @@ static int add_identity(cJSON *list, const char *path, struct dha_err *e)
     }
     cJSON *id = cJSON_CreateObject();
     int64_t mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    /* what sets the times of a changed file back cannot set this one */
+    int64_t ctime_ns = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
     if (!id || json_put_str(id, "path", path) != 0 ||
         json_put_id(id, "size", (int64_t)st.st_size) != 0 ||
-        json_put_id(id, "mtime_ns", mtime_ns) != 0 ||
+        json_put_id(id, "mtime_ns", mtime_ns) != 0 || json_put_id(id, "ctime_ns", ctime_ns) != 0 ||
         json_put_id(id, "inode", (int64_t)st.st_ino) != 0 || !cJSON_AddItemToArray(list, id)) {
         cJSON_Delete(id);
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");

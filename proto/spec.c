@@ -201,6 +201,21 @@ static void default_recovery(struct job_spec *s, const enum given given[F_COUNT]
                    "kl, lm and bild are all 0: there is nothing to train for");
 }
 
+/* What follows a closed form starts so near the parent that a high rate throws away what was gained: its rate is chosen
+ * for the number of steps and the model (METHODS D1; worker/train/schedule.h), unless one is given, and ends at 0. */
+static void default_rates(struct job_spec *s, const enum given given[F_COUNT],
+                          struct spec_errors *errs)
+{
+    bool closed = s->method.merge == MERGE_SPECTRAL && s->method.grouping != GROUP_LEARNED;
+    if (closed && !given[F_LR])
+        s->optim.lr = 0;
+    else if (!closed && given[F_LR] == GIVEN && s->optim.lr == 0)
+        spec_error(errs, "$.optim.lr", "leave it out for the default",
+                   "must be more than 0 for method \"%s\"", s->method.name);
+    if (s->optim.lr == 0 && !given[F_FINAL_LR])
+        s->optim.final_lr = 0;
+}
+
 int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
                struct spec_errors *errs)
 {
@@ -227,6 +242,7 @@ int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
     if (given[F_METHOD] != WRONG) {
         default_tokens(out, given, errs);
         default_recovery(out, given, errs);
+        default_rates(out, given, errs);
     }
     if (out->data.seq_len > 0 && out->batch_tokens < out->data.seq_len)
         spec_error(errs, "$.batch_tokens", "a step needs at least one sequence",

@@ -96,9 +96,9 @@ struct job_spec {
     double w_bild;        /* on the answers of instruct data (METHODS 2.7) */
     int64_t batch_tokens; /* a step, all ranks together */
     struct {
-        double lr, lr_omega,
-            lr_lambda;       /* the latter two: 0 = chosen for the number of steps by the worker */
-        double lr_attention; /* factor on lr for the attention's projections */
+        double lr, lr_omega, lr_lambda; /* 0 = chosen for the number of steps by the worker; lr: for
+                                           closed forms only */
+        double lr_attention;            /* factor on lr for the attention's projections */
         double warmup, final_lr, clip, weight_decay;
     } optim;
     char dtype[8]; /* f32 | bf16 */

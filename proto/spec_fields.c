@@ -44,7 +44,8 @@ const struct spec_field spec_field[F_COUNT] = {
     [F_RECOVERY_BILD] = {"recovery", "bild", FIELD_NUM, AT(w_bild), 0, 100, .stages = F | T},
     [F_BATCH_TOKENS] = {"", "batch_tokens", FIELD_I64, AT(batch_tokens), 1, 1e12,
                         .stages = S | F | T},
-    [F_LR] = {"optim", "lr", FIELD_NUM, AT(optim.lr), 0, 10, true, .stages = S | F | T},
+    /* 0: see default_rates() */
+    [F_LR] = {"optim", "lr", FIELD_NUM, AT(optim.lr), 0, 10, .stages = S | F | T},
     [F_LR_ATTENTION] = {"optim", "lr_attention", FIELD_NUM, AT(optim.lr_attention), 0, 100, true,
                         .stages = S | F | T},
     [F_LR_OMEGA] = {"optim", "lr_omega", FIELD_NUM, AT(optim.lr_omega), 0, 10, false,

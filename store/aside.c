@@ -143,7 +143,7 @@ static void copy_table(struct salvage *v, const char *table)
         int rc = sqlite3_prepare_v2(v->from, sql, -1, &q, NULL);
         int cols = q ? sqlite3_column_count(q) : 0;
         if (rc == SQLITE_ERROR && strncmp(sqlite3_errmsg(v->from), "no such table", 13) == 0 &&
-            strcmp(table, "sweep_key") == 0)
+            (strcmp(table, "sweep_key") == 0 || strcmp(table, "dependency") == 0))
             return; /* written by a version that did not have it yet */
         /* by name: an older file has fewer columns */
         int n = snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO \"%s\"(", table);
@@ -180,7 +180,7 @@ static void copy_table(struct salvage *v, const char *table)
 static const char *const tables[] = {"sweep",      "job",         "stage",       "attempt",
                                      "node",       "slot",        "allocation",  "event",
                                      "outbox",     "checkpoint",  "head_budget", "eval",
-                                     "lost_found", "idempotency", "sweep_key"};
+                                     "lost_found", "idempotency", "sweep_key",   "dependency"};
 
 static int salvage_into(struct salvage *v, const char *old, const char *fresh, int64_t now_us,
                         struct dha_err *e)
@@ -226,6 +226,18 @@ static int salvage_into(struct salvage *v, const char *old, const char *fresh, i
         sqlite3_step(st);
     }
     sqlite3_finalize(st);
+    st = NULL;
+    /* and an event, for who reads those */
+    if (sqlite3_prepare_v2(v->to,
+                           "INSERT INTO event(time_us, type, data) VALUES(?1, 'store.salvaged',"
+                           " json_object('reason', ?2, 'incomplete', json(?3)))",
+                           -1, &st, NULL) == SQLITE_OK) {
+        sqlite3_bind_int64(st, 1, now_us);
+        sqlite3_bind_text(st, 2, note, -1, SQLITE_STATIC);
+        sqlite3_bind_text(st, 3, v->incomplete ? "true" : "false", -1, SQLITE_STATIC);
+        sqlite3_step(st);
+    }
+    sqlite3_finalize(st);
     if (sqlite3_exec(v->to, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         return dha_fail(e, DHA_E_IO, "cannot write %s: %s", fresh, sqlite3_errmsg(v->to));
     return 0;
@@ -263,4 +275,22 @@ out:
     free(old);
     free(fresh);
     return rc;
+}
+
+int store_salvage_note(struct store *s, int64_t since_us, char *text, size_t size,
+                       struct dha_err *e)
+{
+    text[0] = '\0';
+    sqlite3_stmt *q = db_query(s, e,
+                               "SELECT strftime('%Y-%m-%d %H:%M UTC', time_us / 1000000,"
+                               " 'unixepoch'), reason FROM lost_found WHERE origin = 'state.db'"
+                               " AND time_us >= ?1 ORDER BY id DESC LIMIT 1",
+                               DB_I(since_us));
+    int rc = q ? db_next(s, e, q) : -1;
+    if (rc == 1) {
+        snprintf(text, size, "%s/state.db was found damaged at %s: %s", s->dir,
+                 (const char *)sqlite3_column_text(q, 0), (const char *)sqlite3_column_text(q, 1));
+        db_reset(q);
+    }
+    return rc < 0 ? -1 : 0;
 }

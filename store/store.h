@@ -540,5 +540,8 @@ int store_sweeps_list(struct store *s, const struct store_sweep_filter *f, struc
 int store_lost_found_add(struct store *s, const char *origin, const char *content, size_t len,
                          const char *reason, int64_t now_us, struct dha_err *e);
 int64_t store_lost_found_count(struct store *s);
+/* Was state.db itself found damaged at since_us or later? Then what became of it, in a sentence; else "". */
+int store_salvage_note(struct store *s, int64_t since_us, char *text, size_t size,
+                       struct dha_err *e);
 
 #endif

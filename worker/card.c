@@ -116,6 +116,8 @@ static void put_how(FILE *f, const cJSON *facts)
     }
     put_tokens(f, facts);
     put_recovery(f, facts);
+    if (known(facts, "lr"))
+        fprintf(f, "| peak learning rate | %.3g |\n", json_num(facts, "lr", NAN));
     if (json_get(data, "domains")) {
         const char *between = "| domains of the data | ";
         cJSON_ArrayForEach(name, json_get(data, "domains"))
@@ -196,6 +198,10 @@ static void put_scores(FILE *f, const cJSON *s)
                        json_get(json_get(domains, "converted"), d->string), d);
         }
     }
+    if (json_num(s, "final", NAN) > json_num(s, "converted", NAN))
+        fputs("\nTraining after the conversion did not lower the loss: with `tokens.train=0` the "
+              "converted model is kept as it is; more tokens or a lower rate may help.\n",
+              f);
     put_tasks(f, json_get(s, "tasks"));
     fputc('\n', f);
 }

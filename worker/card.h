@@ -5,7 +5,7 @@
  * dha_conversion.json:
  *   {"format": "dha-conversion-1", "version", "method", "budget", "tokens": {"search", "fuse", "train"}, "batch_tokens", "seed",
  *    "recovery": {"lm", "kl", "bild"}, "data": {"format", "seq_len", "domains": [NAME, ...]},
- *    "parent": {"name", "key_heads": [a layer], "value_heads": [...]},
+ *    "lr", "parent": {"name", "key_heads": [a layer], "value_heads": [...]},
  *    "scores": {"windows", "seq_len", "tokens", "parent": LOSS, "converted": LOSS, "final": LOSS,
  *               "domains": {"parent": {NAME: LOSS}, ...}, "tasks": as in eval.json}}
  * What is not known is left out, in both.

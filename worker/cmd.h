@@ -10,6 +10,7 @@
 int cmd_stage(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_run(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_check(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_verify(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_eval(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_tasks(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_generate(int argc, char **argv, struct comm *comm, struct dha_err *e);

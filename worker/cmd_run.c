@@ -13,6 +13,7 @@
 
 #include "worker/cmd.h"
 #include "worker/fsutil.h"
+#include "worker/output_list.h"
 #include "worker/stage.h"
 
 struct run_job {
@@ -112,6 +113,16 @@ static int keep_tasks(struct run_job *r, struct dha_err *e)
     return rc ? dha_fail(e, DHA_E_NO_MEMORY, "no memory for the scores") : 0;
 }
 
+/* Is what the finished stage left still what it was? If not it is removed and made anew. Rank 0. */
+static bool is_whole(const char *out, const char *done, enum stage_kind k)
+{
+    struct dha_err why = {0};
+    if (output_list_verify(out, &why) == 0)
+        return true;
+    fprintf(stderr, "%-6s is made anew: %s\n", stage_kind_name(k), why.msg);
+    return fs_remove_tree(done, &why) || fs_remove_tree(out, &why);
+}
+
 static int one_stage(struct run_job *r, enum stage_kind k, struct dha_err *e)
 {
     char dir[PATH_MAX], out[PATH_MAX], path[PATH_MAX];
@@ -123,7 +134,7 @@ static int one_stage(struct run_job *r, enum stage_kind k, struct dha_err *e)
     r->s.kind = k;
     r->s.dir = dir;
     r->s.out = out;
-    char done = r->comm->rank == 0 && is_done(r, path);
+    char done = r->comm->rank == 0 && is_done(r, path) && is_whole(out, path, k);
     comm_bcast(r->comm, &done, 1, 0);
     int rc = 0;
     if (done) {

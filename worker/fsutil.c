@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 int fs_path(char *buf, size_t cap, struct dha_err *e, const char *fmt, ...)
 {
@@ -141,6 +143,38 @@ int fs_copy_file(const char *from, const char *to, struct dha_err *e)
         rc = dha_fail_errno(e, errno, "cannot sync %s", to);
     close(out);
     close(in);
+    return rc;
+}
+
+void fs_digest_hex(uint64_t high, uint64_t low, char digest[FS_DIGEST_CHARS])
+{
+    snprintf(digest, FS_DIGEST_CHARS, "%016" PRIx64 "%016" PRIx64, high, low);
+}
+
+int fs_digest(const char *path, char digest[FS_DIGEST_CHARS], int64_t *bytes, struct dha_err *e)
+{
+    const size_t piece = (size_t)1 << 20;
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return dha_fail_errno(e, errno, "cannot open %s", path);
+    XXH3_state_t *state = XXH3_createState();
+    void *buf = malloc(piece);
+    int rc = 0;
+    *bytes = 0;
+    if (!state || !buf) {
+        rc = dha_fail(e, DHA_E_NO_MEMORY, "no memory to verify %s", path);
+    } else {
+        XXH3_128bits_reset(state);
+        for (size_t r; (r = fread(buf, 1, piece, f)) > 0; *bytes += (int64_t)r)
+            XXH3_128bits_update(state, buf, r);
+        XXH128_hash_t h = XXH3_128bits_digest(state);
+        fs_digest_hex(h.high64, h.low64, digest);
+        if (ferror(f))
+            rc = dha_fail(e, DHA_E_IO, "cannot read %s", path);
+    }
+    free(buf);
+    XXH3_freeState(state);
+    fclose(f);
     return rc;
 }
 

@@ -275,6 +275,7 @@ static int by_levels(struct stage *st, struct levels *v, struct model *parent,
             goto out;
         if (left) {
             st->bye.bye.tokens += steps * batch; /* of an earlier attempt */
+            st->trained_tokens += steps * batch;
         } else {
             const struct fuse_part part = {.dir = dir,
                                            .done = (level - 1) * steps,

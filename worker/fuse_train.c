@@ -123,6 +123,7 @@ int fuse_train_operators(struct stage *st, struct model *m, struct model *teache
     if (trainer_run(&o, &r, e))
         return -1;
     st->bye.bye.tokens += r.tokens;
+    st->trained_tokens += r.tokens;
     return 0;
 }
 
@@ -225,6 +226,7 @@ int fuse_by_masks(struct stage *st, const struct method_env *env, struct model *
     if (trainer_run(&o, &r, e))
         goto out;
     st->bye.bye.tokens += r.tokens;
+    st->trained_tokens += r.tokens;
     rc = comm_agree(st->comm, drop_masks(m, out, e), e);
 out:
     masks_free(masks);

@@ -24,6 +24,9 @@ static const struct command commands[] = {
      "what can be known before any work: the model's config and headers, the budget, the data; "
      "--json: parameters, and the disk that the job may need",
      cmd_check},
+    {"verify", "DIR",
+     "are the files of a finished stage, listed in DIR/output.json, what they were when it ended?",
+     cmd_verify},
     {"eval", "--model DIR --data F --seq-len N [--format F] [--tokenizer T] [--windows W] [--json]",
      "mean loss over windows of N tokens that do not overlap, in nats a token", cmd_eval},
     {"tasks",

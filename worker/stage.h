@@ -25,6 +25,7 @@ struct stage {
     int seq;
     double started;
     int64_t resumed_tokens; /* trained on by earlier attempts */
+    int64_t trained_tokens; /* by the stage, in training */
     struct record bye;      /* what the driver wants said at the end */
 };
 

@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <dirent.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
@@ -7,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "worker/control.h"
 #include "worker/fsutil.h"
+#include "worker/output_list.h"
 #include "worker/model/expand.h"
 #include "worker/stage.h"
 #include "worker/train/trainer.h"
@@ -187,59 +186,36 @@ void stage_training(struct stage *st, struct trainer_options *o, char *ckpt_dir,
 
 /* ---- what a finished stage left ---------------------------------------------------------------------------- */
 
-static int list_file(cJSON *files, const char *out, const char *rel, struct dha_err *e)
-{
-    char path[PATH_MAX];
-    struct stat st;
-    if (fs_path(path, sizeof path, e, "%s/%s", out, rel))
-        return -1;
-    if (stat(path, &st))
-        return dha_fail_errno(e, errno, "cannot read %s", path);
-    if (!S_ISREG(st.st_mode))
-        return 0;
-    cJSON *o = cJSON_CreateObject();
-    if (json_put_str(o, "path", rel) || json_put_id(o, "bytes", (int64_t)st.st_size) ||
-        !cJSON_AddItemToArray(files, o)) {
-        cJSON_Delete(o);
-        return dha_fail(e, DHA_E_NO_MEMORY, "no memory for output.json");
-    }
-    return 0;
-}
-
-/* The file or the files of the directory `name` below OUT. */
-static int list_output(cJSON *files, const char *out, const char *name, struct dha_err *e)
-{
-    char path[PATH_MAX], rel[PATH_MAX];
-    int rc = 0;
-    if (fs_path(path, sizeof path, e, "%s/%s", out, name))
-        return -1;
-    DIR *d = opendir(path);
-    if (!d)
-        return list_file(files, out, name, e);
-    for (struct dirent *f; rc == 0 && (f = readdir(d));)
-        if (f->d_name[0] != '.')
-            rc = fs_path(rel, sizeof rel, e, "%s/%s", name, f->d_name) ||
-                         list_file(files, out, rel, e)
-                     ? -1
-                     : 0;
-    closedir(d);
-    return rc;
-}
-
-/* OUT/output.json: sizes of what was left, so that whoever reuses it can tell damage without opening it. */
 static int write_output_list(const struct stage *st, struct dha_err *e)
 {
-    char path[PATH_MAX];
     const char *name = strrchr(st->bye.bye.output, '/');
-    cJSON *j = cJSON_CreateObject(), *files = cJSON_AddArrayToObject(j, "files");
-    int rc = -1;
-    if (!name || !files || json_put_str(j, "format", "dha-output-1"))
-        dha_fail(e, DHA_E_NO_MEMORY, "no memory for output.json");
-    else if (list_output(files, st->s->out, name + 1, e) == 0 &&
-             stage_out(st, path, sizeof path, "output.json", e) == 0)
-        rc = json_write_file(path, j, e);
-    cJSON_Delete(j);
-    return rc;
+    return name ? output_list_write(st->s->out, name + 1, e)
+                : dha_fail(e, DHA_E_INTERNAL, "stage %s named no output",
+                           stage_kind_name(st->s->kind));
+}
+
+/* What the stage reads (proto/stage.h): search's plan, else the newest model; NULL = only the job's own files. */
+static const char *input_of(const struct stage_spec *s)
+{
+    const char *model = s->inputs[STAGE_TRAIN] ? s->inputs[STAGE_TRAIN] : s->inputs[STAGE_FUSE];
+    return s->kind == STAGE_SEARCH  ? NULL
+           : s->kind == STAGE_FUSE  ? s->inputs[STAGE_SEARCH]
+           : s->kind == STAGE_TRAIN ? s->inputs[STAGE_FUSE]
+                                    : model;
+}
+
+/* A damaged input is marked: the daemon then makes it again before this stage's next attempt. */
+static int verify_input(const struct stage_spec *s, struct dha_err *e)
+{
+    struct dha_err no = {0};
+    const char *from = input_of(s);
+    if (!from || output_list_verify(from, e) == 0)
+        return 0;
+    if (e->code != DHA_E_CHECKPOINT)
+        return -1;
+    if (output_list_condemn(from, e->msg, &no))
+        return dha_err_hint(e, "remove %s and start again: it is then made anew", from);
+    return dha_err_hint(e, "it is made anew before the next attempt");
 }
 
 /* ---- a stage from hello to bye ---------------------------------------------------------------------------- */
@@ -279,7 +255,7 @@ int stage_run(const struct stage_spec *s, struct comm *comm, struct journal *jou
     if (!st.k)
         rc = dha_fail(e, DHA_E_INTERNAL, "backend %s: %s", backend, ke.msg);
     if (rc == 0 && comm->rank == 0)
-        rc = fs_make_dirs(s->out, e);
+        rc = fs_make_dirs(s->out, e) || verify_input(s, e) ? -1 : 0;
     rc = comm_agree(comm, rc, e);
     if (rc == 0)
         rc = drivers[s->kind](&st, e);

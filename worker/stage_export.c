@@ -136,21 +136,31 @@ static int put_spec(cJSON *facts, const struct job_spec *s)
                : 0;
 }
 
+/* What was spent in fact stands for what was asked for: whole steps, and a stop rule. */
+static int put_spent(cJSON *facts, const cJSON *losses, const cJSON *trained)
+{
+    cJSON *tokens = cJSON_GetObjectItemCaseSensitive(facts, "tokens");
+    return take(tokens, "calibration", losses, "calibration_tokens") ||
+           take(tokens, "fuse", losses, "trained_tokens") ||
+           take(tokens, "train", trained, "tokens") || take(facts, "lr", trained, "lr");
+}
+
 static int gather_facts(const struct stage *st, const struct model_config *parent, cJSON **out,
                         struct dha_err *e)
 {
     const struct job_spec *s = &st->s->spec;
-    cJSON *losses = NULL, *eval = NULL, *facts = cJSON_CreateObject();
+    cJSON *losses = NULL, *eval = NULL, *trained = NULL, *facts = cJSON_CreateObject();
     int rc = left_by(st, STAGE_FUSE, "losses.json", &losses, e) ||
+                     left_by(st, STAGE_TRAIN, "trained.json", &trained, e) ||
                      left_by(st, STAGE_EVAL, "eval.json", &eval, e)
                  ? -1
                  : 0;
     if (rc == 0 && (!facts || put_spec(facts, s) || put_data(facts, &s->data) ||
                     put_parent(facts, s->model, parent) || put_scores(facts, losses, eval) ||
-                    take(cJSON_GetObjectItemCaseSensitive(facts, "tokens"), "calibration", losses,
-                         "calibration_tokens")))
+                    put_spent(facts, losses, trained)))
         rc = dha_fail(e, DHA_E_NO_MEMORY, "no memory for the model's card");
     cJSON_Delete(losses);
+    cJSON_Delete(trained);
     cJSON_Delete(eval);
     if (rc)
         cJSON_Delete(facts);

@@ -202,12 +202,13 @@ static int64_t calibrated_with(const struct stage *st, const struct method_env *
 
 /* What the model's card says of the parent and of the model before it is trained; "domains" of a mixture only. */
 static cJSON *losses_of(const struct eval_result *parent, const struct eval_result *converted,
-                        int64_t calibration)
+                        int64_t calibration, int64_t trained)
 {
     const struct eval_result *v[] = {parent, converted};
     static const char *const name[] = {"parent", "converted"};
     cJSON *j = cJSON_CreateObject(), *domains = NULL, *of = NULL;
-    int bad = !j || (calibration > 0 && json_put_id(j, "calibration_tokens", calibration));
+    int bad = !j || (calibration > 0 && json_put_id(j, "calibration_tokens", calibration)) ||
+              (trained > 0 && json_put_id(j, "trained_tokens", trained));
     if (parent->n_domains > 0)
         bad |= json_put(j, "domains", domains = cJSON_CreateObject());
     for (int i = 0; !bad && i < 2; i++) {
@@ -230,7 +231,7 @@ static int write_losses(struct stage *st, struct model *m, const struct eval_res
     int rc = 0;
     if (st->comm->rank == 0) {
         struct method_env env = stage_method_env(st, m);
-        cJSON *j = losses_of(parent, converted, calibrated_with(st, &env));
+        cJSON *j = losses_of(parent, converted, calibrated_with(st, &env), st->trained_tokens);
         rc = j ? stage_out(st, path, sizeof path, "losses.json", e)
                : dha_fail(e, DHA_E_NO_MEMORY, "no memory for the losses");
         if (rc == 0)

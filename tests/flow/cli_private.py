@@ -65,6 +65,19 @@ class Private(Base):
         import json
         self.assertEqual(len({json.loads(out)["pid"] for out, _ in outs}), 1)
 
+    def test_a_damaged_database_is_not_kept_quiet(self):
+        self.assertEqual(self.dha("up").rc, 0)
+        self.assertEqual(self.dha("down").rc, 0)
+        with open(self.home + "/.dha/state.db", "r+b") as f:
+            f.write(os.urandom(100))
+        r = self.dha("up")
+        self.assertEqual(r.rc, 0, r)
+        self.assertIn("state.db was found damaged", r.err)
+        self.assertIn("found damaged", self.dha("list").err)
+        self.assertIn("store.salvaged", self.dha("events").out)
+        with open(self.home + "/.dha/dhad.log") as f:
+            self.assertIn("export/out/model", f.read())
+
     def test_a_dhad_that_cannot_start_is_said(self):
         with open(self.home + "/file", "w"):
             pass

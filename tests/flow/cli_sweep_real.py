@@ -53,6 +53,36 @@ class Real(cli_harness.Case):
         r = self.fails(64, "sweep", "create", path, "--budget", "0.5,0.375", "--method", "gqa")
         self.assertIn("gqa at 0.375", r.err)
 
+    def test_what_changed_on_the_disk_is_not_taken_but_made_anew(self):
+        path = self.spec_file("rot", model=os.path.join(os.path.abspath(DEMO), "hf"), method="gqa", budget=0.5,
+                              data={"train": [os.path.join(os.path.abspath(DEMO), "train.txt")],
+                                    "valid": os.path.join(os.path.abspath(DEMO), "valid.txt"), "seq_len": 64},
+                              tokens={"train": 2048}, batch_tokens=1024, eval={"windows": 4},
+                              resources={"ranks": 1})
+        first = self.ok("submit", path).out.strip()
+        d = self.dhad
+        d.until_state(first, "done", seconds=60)
+
+        def rot(kind):
+            weights = os.path.join(d.stage_dir(first, kind), "out", "model", "model.safetensors")
+            with open(weights, "r+b") as f:
+                f.seek(100000)
+                f.write(b"ROTTEN")
+            return weights
+
+        weights = rot("export")
+        out = os.path.join(d.dir, "taken")
+        self.assertIn(weights, self.fails(78, "export", first, "--out", out).err)
+        self.assertFalse(os.path.exists(out))
+        self.assertIn(weights, self.fails(78, "generate", first, "Once").err)
+        # a job that would reuse the damaged fusion: it is found by the worker, made anew, and the job ends well
+        rot("fuse")
+        second = self.ok("submit", path, "--set", "tokens.train=3072").out.strip()
+        j = d.until_state(second, "done", seconds=90)
+        self.assertEqual([s["state"] for s in j["stages"] if s["kind"] == "fuse"], ["done"])
+        self.assertTrue(any(e["type"] == "stage.damaged" for e in d.events(after=0)))
+        self.ok("export", second, "--out", out)
+
 
 if __name__ == "__main__":
     main()

@@ -97,6 +97,22 @@ s = spec(demo, method="spectral", tokens={"search": 32, "train": 0}, data={"seq_
 out, err = run(worker, 0, s, f"{base}/short-calibration", 0)
 check("warning: 32 tokens to calibrate with" in err, "short calibration: warned")
 
+# bytes of a finished stage's output change on the disk: said, and made anew
+s = spec(demo, method="gqa", budget=0.5, tokens={"train": 0})
+d = f"{base}/rot"
+run(worker, 0, s, d)
+weights = f"{d}/fuse/out/model/model.safetensors"
+before = open(weights, "rb").read()
+with open(weights, "r+b") as f:
+    f.seek(len(before) // 2); f.write(b"ROTTEN")
+p = subprocess.run([worker, "verify", f"{d}/fuse/out"], capture_output=True, text=True)
+check(p.returncode == 78 and weights in p.stderr, f"verify names the file: {p}")
+out, err = run(worker, 0, s, d)
+check("fuse   is made anew" in err and weights in err, "a damaged output is made anew")
+check(open(weights, "rb").read() == before, "and is what it was")
+p = subprocess.run([worker, "verify", f"{d}/fuse/out"], capture_output=True, text=True)
+check(p.returncode == 0, "verify is content")
+
 # a full disk while a checkpoint is written: tmpfs of 6 MiB for the stage's directory
 d = f"{base}/full"
 os.makedirs(f"{d}/train")

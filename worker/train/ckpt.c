@@ -17,12 +17,7 @@
 #include "worker/fsutil.h"
 
 #define FORMAT       "dha-checkpoint-1"
-#define DIGEST_CHARS 33 /* XXH3-128 in hex + NUL */
-
-static void hex128(XXH128_hash_t h, char out[DIGEST_CHARS])
-{
-    snprintf(out, DIGEST_CHARS, "%016" PRIx64 "%016" PRIx64, (uint64_t)h.high64, (uint64_t)h.low64);
-}
+#define DIGEST_CHARS FS_DIGEST_CHARS
 
 static int sha256_file(const char *path, char hex[65], struct dha_err *e)
 {
@@ -115,7 +110,8 @@ static int write_shard(const char *path, const struct optim *o, int64_t *bytes,
         dha_fail_errno(e, errno, "cannot sync %s", path);
         goto out;
     }
-    hex128(XXH3_128bits_digest(s.hash), digest);
+    XXH128_hash_t h = XXH3_128bits_digest(s.hash);
+    fs_digest_hex(h.high64, h.low64, digest);
     *bytes = s.bytes;
     rc = 0;
 out:
@@ -299,31 +295,18 @@ static int check_shard(const char *path, const cJSON *shard, struct dha_err *e)
         return dha_fail(e, DHA_E_CHECKPOINT, "shard name %s has a slash", name);
     if (fs_path(file, sizeof file, e, "%s/%s", path, name))
         return -1;
-    FILE *f = fopen(file, "rb");
-    if (!f)
-        return dha_fail(e, DHA_E_CHECKPOINT, "%s: %s", file, strerror(errno));
-    XXH3_state_t *h = XXH3_createState();
-    void *buf = malloc(1 << 20);
     int64_t total = 0;
-    int rc = 0;
-    if (!h || !buf) {
-        rc = dha_fail(e, DHA_E_NO_MEMORY, "no memory to verify %s", file);
-    } else {
-        XXH3_128bits_reset(h);
-        for (size_t r; (r = fread(buf, 1, 1 << 20, f)) > 0; total += (int64_t)r)
-            XXH3_128bits_update(h, buf, r);
-        hex128(XXH3_128bits_digest(h), got);
-        if (total != bytes)
-            rc = dha_fail(e, DHA_E_CHECKPOINT,
-                          "%s has %" PRId64 " bytes, its manifest says %" PRId64, file, total,
-                          bytes);
-        else if (strcmp(got, want))
-            rc = dha_fail(e, DHA_E_CHECKPOINT, "%s does not have the digest of its manifest", file);
+    if (fs_digest(file, got, &total, e)) {
+        if (e && e->code == DHA_E_NOT_FOUND)
+            e->code = DHA_E_CHECKPOINT;
+        return -1;
     }
-    free(buf);
-    XXH3_freeState(h);
-    fclose(f);
-    return rc;
+    if (total != bytes)
+        return dha_fail(e, DHA_E_CHECKPOINT, "%s has %" PRId64 " bytes, its manifest says %" PRId64,
+                        file, total, bytes);
+    if (strcmp(got, want))
+        return dha_fail(e, DHA_E_CHECKPOINT, "%s does not have the digest of its manifest", file);
+    return 0;
 }
 
 static cJSON *read_manifest(const char *path, const char *identity, struct dha_err *e)

@@ -41,6 +41,13 @@ double schedule_lambda_rate(int64_t steps)
     return rate < 1e-2 ? 1e-2 : rate > 5.0 ? 5.0 : rate;
 }
 
+double schedule_recovery_rate(int64_t steps, int width)
+{
+    double rate = 3.1e-5 * sqrt((double)(steps > 0 ? steps : 1));
+    rate = rate < 1e-3 ? rate : 1e-3;
+    return width > 256 ? rate * 256 / width : rate;
+}
+
 int64_t schedule_steps(int64_t tokens, int64_t batch_tokens)
 {
     if (tokens <= 0)

@@ -19,6 +19,9 @@ double schedule_contract(int64_t s, int64_t steps);
 /* Rates of omega and lambda where the spec gives none. */
 double schedule_omega_rate(int64_t steps);
 double schedule_lambda_rate(int64_t steps);
+/* Peak rate of the recovery that follows a closed form, where the spec gives none: 3.1e-5 sqrt(steps), measured on models
+ * of width 96 to 256 (docs/METHOD.md), at most 1e-3; for wider ones in proportion to 1/width (Yang et al., 2203.03466). */
+double schedule_recovery_rate(int64_t steps, int width);
 
 /* Tokens -> whole steps of batch_tokens, rounded to nearest, at least 1 for any tokens > 0. */
 int64_t schedule_steps(int64_t tokens, int64_t batch_tokens);

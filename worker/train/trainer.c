@@ -92,7 +92,9 @@ static int param_spans(const struct model *m, double wd, double lr_attention,
 
 static int64_t sequences_of(const struct trainer_options *o)
 {
-    return o->batch_tokens / o->seq > 0 ? o->batch_tokens / o->seq : 1;
+    /* a step is never more than all that was asked for */
+    int64_t tokens = o->tokens > 0 && o->tokens < o->batch_tokens ? o->tokens : o->batch_tokens;
+    return tokens / o->seq > 0 ? tokens / o->seq : 1;
 }
 
 int64_t trainer_steps(const struct trainer_options *o)

@@ -47,8 +47,8 @@ static void a_minimal_spec_gets_every_default(void **state)
     assert_true(s.w_kl == 1 && s.w_lm == 0);
     assert_int_equal(s.batch_tokens, 4096);
     assert_true(s.optim.lr_attention == 1);
-    assert_true(s.optim.lr == 3e-4 && s.optim.lr_omega == 0 && s.optim.lr_lambda == 0);
-    assert_true(s.optim.warmup == 0.02 && s.optim.final_lr == 0.1 && s.optim.clip == 1);
+    assert_true(s.optim.lr == 0 && s.optim.lr_omega == 0 && s.optim.lr_lambda == 0);
+    assert_true(s.optim.warmup == 0.02 && s.optim.final_lr == 0 && s.optim.clip == 1);
     assert_true(s.optim.weight_decay == 0);
     assert_string_equal(s.dtype, "f32");
     assert_int_equal(s.seed, 1);
@@ -243,7 +243,8 @@ static void every_field_is_checked(void **state)
         {"'recovery'", "{'kl':-1}", "$.recovery.kl", "out of range"},
         {"'recovery'", "{'kl':0,'lm':0}", "$.recovery", "all 0"},
         {"'batch_tokens'", "0", "$.batch_tokens", "out of range"},
-        {"'optim'", "{'lr':0}", "$.optim.lr", "more than 0"},
+        {"'optim'", "{'lr':-1}", "$.optim.lr", "out of range"},
+        {"'method'", "'gqa','optim':{'lr':0}", "$.optim.lr", "more than 0"},
         {"'optim'", "{'lr':11}", "$.optim.lr", "at most 10"},
         {"'optim'", "{'lr_omega':-1}", "$.optim.lr_omega", "out of range"},
         {"'optim'", "{'lr_lambda':-1}", "$.optim.lr_lambda", "out of range"},

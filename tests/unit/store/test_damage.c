@@ -152,6 +152,12 @@ static void the_store_opens_whatever_page_is_overwritten(void **state)
         if (files_like(f, "state.db.damaged") > 0) {
             salvaged++;
             assert_true(store_lost_found_count(f->s) >= 1);
+            char note[640];
+            OK(store_salvage_note(f->s, NOW, note, sizeof note, &e));
+            assert_non_null(strstr(note, "was found damaged"));
+            assert_int_equal(event_count(f, "store.salvaged"), 1);
+            OK(store_salvage_note(f->s, NOW + 1, note, sizeof note, &e));
+            assert_string_equal(note, "");
         } /* else the page was free, or its damage is one that only shows when it is read */
         int64_t id = submit(f, "afterwards");
         OK(store_commit(f->s, &e));

@@ -21,6 +21,16 @@ static void lr_warms_up_linearly_then_falls_along_a_cosine_to_the_final_fraction
     assert_near(schedule_lr(0, 1, 0, 0.1), 1.0, 1e-12);
 }
 
+static void a_recovery_rate_grows_with_the_root_of_the_steps_and_falls_with_the_width(void **state)
+{
+    (void)state;
+    assert_near(schedule_recovery_rate(100, 256), 3.1e-4, 1e-12);
+    assert_near(schedule_recovery_rate(400, 96), 6.2e-4, 1e-12);
+    assert_near(schedule_recovery_rate(1000000, 128), 1e-3, 1e-12);
+    assert_near(schedule_recovery_rate(400, 4096), 6.2e-4 / 16, 1e-12);
+    assert_near(schedule_recovery_rate(0, 64), 3.1e-5, 1e-12);
+}
+
 static void threshold_starts_at_one_is_two_percent_of_its_base_at_k_and_zero_after(void **state)
 {
     (void)state;
@@ -70,6 +80,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lr_warms_up_linearly_then_falls_along_a_cosine_to_the_final_fraction),
+        cmocka_unit_test(a_recovery_rate_grows_with_the_root_of_the_steps_and_falls_with_the_width),
         cmocka_unit_test(threshold_starts_at_one_is_two_percent_of_its_base_at_k_and_zero_after),
         cmocka_unit_test(contraction_goes_from_zero_to_one_and_stays_for_the_last_fifth),
         cmocka_unit_test(short_fusions_take_higher_rates),
