@@ -93,6 +93,9 @@ enum db_file { DB_STATE, DB_METRICS };
 int schema_migrate(struct store *s, sqlite3 *db, enum db_file which, const char *path,
                    struct dha_err *e);
 
+/* backup.c: a copy of state.db into STATE/backup/, if it is of an earlier schema. */
+int backup_before_migration(struct store *s, struct dha_err *e);
+
 /* metric.c */
 int metric_open(struct store *s, struct dha_err *e);
 void metric_add(struct store *s, int64_t attempt, const char *name, int64_t step, int64_t tokens,

@@ -26,6 +26,11 @@ static const char *const invariants[] = {
     " WHERE s.state = 'reused' AND r.state <> 'done'",
     "SELECT 'events are missing: ' || count(*) || ' rows for ' || min(seq) || '..' || max(seq)"
     " FROM event HAVING count(*) > 0 AND count(*) <> max(seq) - min(seq) + 1",
+    "SELECT 'events after ' || coalesce((SELECT max(seq) FROM event), 0) || ' are missing: the last"
+    " number given was ' || seq FROM sqlite_sequence WHERE name = 'event'"
+    " AND seq > coalesce((SELECT max(seq) FROM event), 0)",
+    "SELECT 'checkpoint ' || id || ' is in the unknown state \"' || state || '\"' FROM checkpoint"
+    " WHERE state NOT IN ('complete', 'deleted', 'bad')",
     "SELECT 'lost and found: ' || origin || ': ' || reason FROM lost_found",
 };
 

@@ -66,18 +66,24 @@ out:
     return rc;
 }
 
+static int begin(struct store *s, struct dha_err *e)
+{
+    if (!s->metrics_open &&
+        db_run_args(s, s->metrics, e, "BEGIN IMMEDIATE -- metrics", NULL, 0) != 0)
+        return -1;
+    s->metrics_open = true;
+    return 0;
+}
+
 void metric_add(struct store *s, int64_t attempt, const char *name, int64_t step, int64_t tokens,
                 double value)
 {
     struct dha_err e;
     if (!s->metrics)
         return;
-    if (!s->metrics_open) {
-        if (db_run_args(s, s->metrics, &e, "BEGIN IMMEDIATE -- metrics", NULL, 0) != 0) {
-            s->metrics_failed = true;
-            return;
-        }
-        s->metrics_open = true;
+    if (begin(s, &e) != 0) {
+        s->metrics_failed = true;
+        return;
     }
     if (db_run_args(s, s->metrics, &e,
                     "INSERT OR REPLACE INTO metric(attempt, name, step, tokens, value)"
@@ -195,4 +201,129 @@ int store_metric_names(struct store *s, int64_t stage, struct store_series **out
         *n = 0;
     }
     return rc;
+}
+
+/* ---- thinning ---- */
+
+struct series {
+    int64_t attempt, points;
+    char name[48];
+};
+
+/* Every series of a job. *out: free(). */
+static int series_of_job(struct store *s, int64_t job, struct series **out, size_t *n,
+                         struct dha_err *e)
+{
+    struct store_stages stages;
+    int rc = store_stages_of_job(s, job, &stages, e);
+    *out = NULL;
+    *n = 0;
+    for (size_t i = 0; rc == 0 && i < stages.n; i++) {
+        struct store_attempts attempts;
+        rc = store_attempts_of_stage(s, stages.at[i].id, &attempts, e);
+        for (size_t k = 0; rc == 0 && k < attempts.n; k++) {
+            sqlite3_stmt *q = db_query_args(s, s->metrics, e,
+                                            "SELECT name, count(*) FROM metric WHERE attempt = ?1"
+                                            " GROUP BY name",
+                                            DB_ARGS_(DB_I(attempts.at[k].id)), 1);
+            rc = q ? 1 : -1;
+            while (rc == 1 && (rc = db_next(s, e, q)) == 1) {
+                struct series *p = db_grow(out, n, sizeof *p);
+                if (!p) {
+                    db_reset(q);
+                    rc = db_no_memory(e);
+                    break;
+                }
+                p->attempt = attempts.at[k].id;
+                db_copy(q, 0, p->name, sizeof p->name);
+                p->points = sqlite3_column_int64(q, 1);
+            }
+        }
+        store_attempts_finish(&attempts);
+    }
+    store_stages_finish(&stages);
+    if (rc != 0) {
+        free(*out);
+        *out = NULL;
+        *n = 0;
+    }
+    return rc;
+}
+
+int store_metrics_count(struct store *s, int64_t job, int buckets, int64_t *points,
+                        int64_t *thinned, struct dha_err *e)
+{
+    struct series *l;
+    size_t n;
+    *points = *thinned = 0;
+    if (series_of_job(s, job, &l, &n, e) != 0)
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        *points += l[i].points;
+        *thinned += l[i].points < 4 * buckets ? l[i].points : 4 * buckets;
+    }
+    free(l);
+    return 0;
+}
+
+/* The bucket of a step in ?3 ranges of ?4..?5; first and last step stay, so it is the same the next time. */
+#define BUCKET  "(step - ?4) * ?3 / (?5 - ?4 + 1)"
+#define OF_THIS " FROM metric WHERE attempt = ?1 AND name = ?2 GROUP BY " BUCKET
+
+static int thin(struct store *s, const struct series *p, int buckets, int64_t *gone,
+                struct dha_err *e)
+{
+    struct db_arg first[] = {DB_I(p->attempt), DB_S(p->name)};
+    int64_t lo, hi;
+    if (db_scalar(s, e,
+                  db_query_args(s, s->metrics, e,
+                                "SELECT min(step) FROM metric WHERE attempt = ?1 AND name = ?2",
+                                first, 2),
+                  0, &lo) != 0 ||
+        db_scalar(s, e,
+                  db_query_args(s, s->metrics, e,
+                                "SELECT max(step) FROM metric WHERE attempt = ?1 AND name = ?2",
+                                first, 2),
+                  0, &hi) != 0 ||
+        begin(s, e) != 0)
+        return -1;
+    /* a bare column beside min() or max() is that row's (SQLite) */
+    if (db_run_args(s, s->metrics, e,
+                    "DELETE FROM metric WHERE attempt = ?1 AND name = ?2 AND step NOT IN ("
+                    "SELECT min(step)" OF_THIS " UNION SELECT max(step)" OF_THIS
+                    " UNION SELECT step FROM (SELECT step, min(value)" OF_THIS ")"
+                    " UNION SELECT step FROM (SELECT step, max(value)" OF_THIS "))",
+                    DB_ARGS_(DB_I(p->attempt), DB_S(p->name), DB_I(buckets), DB_I(lo), DB_I(hi)),
+                    5) != 0)
+        return -1;
+    *gone += sqlite3_changes(s->metrics);
+    return 0;
+}
+
+int store_metrics_thin(struct store *s, int64_t job, int buckets, int64_t now_us, int64_t *before,
+                       int64_t *after, struct dha_err *e)
+{
+    struct series *l;
+    size_t n;
+    int64_t gone = 0;
+    *before = *after = 0;
+    if (series_of_job(s, job, &l, &n, e) != 0)
+        return -1;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        *before += l[i].points;
+        if (l[i].points > 4 * buckets)
+            /* the state's turn, too: metrics are committed with it */
+            rc = store_begin(s, e) != 0 ? -1 : thin(s, &l[i], buckets, &gone, e);
+    }
+    free(l);
+    *after = *before - gone;
+    if (rc != 0 || gone == 0)
+        return rc;
+    cJSON *data = cJSON_CreateObject();
+    if ((json_put_int(data, "before", *before) | json_put_int(data, "after", *after)) != 0) {
+        cJSON_Delete(data);
+        data = NULL;
+    }
+    return event_json(s, "metrics.thin", job, 0, 0, data, now_us, e);
 }

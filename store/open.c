@@ -151,6 +151,8 @@ static int open_files(struct store *s, struct dha_err *e)
             rc = dha_fail(e, DHA_E_IO, "%s is damaged and could not be repaired", path);
     }
     if (rc == 0)
+        rc = backup_before_migration(s, e);
+    if (rc == 0)
         rc = schema_migrate(s, s->db, DB_STATE, path, e);
     free(path);
     if (rc != 0)
@@ -192,6 +194,64 @@ fail:
     return -1;
 }
 
+static int open_to_read(struct store *s, const char *name, sqlite3 **db, struct dha_err *e)
+{
+    char *path;
+    int version = 0;
+    sqlite3_stmt *st = NULL;
+    if (asprintf(&path, "%s/%s", s->dir, name) < 0)
+        return db_no_memory(e);
+    int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READONLY, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(*db, "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY", NULL, NULL,
+                          NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(*db, "PRAGMA user_version", -1, &st, NULL);
+    if (rc == SQLITE_OK && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        version = sqlite3_column_int(st, 0);
+        rc = SQLITE_OK;
+    }
+    sqlite3_finalize(st);
+    if (rc != SQLITE_OK) {
+        dha_fail(e, DHA_E_IO, "cannot read %s: %s", path, sqlite3_errmsg(*db));
+    } else if (version != STORE_SCHEMA) {
+        rc = dha_fail(e, DHA_E_VERSION, "%s has schema version %d; this dha (%s) reads %d", path,
+                      version, DHA_VERSION, STORE_SCHEMA);
+        dha_err_hint(e, version < STORE_SCHEMA
+                            ? "start its daemon once (dha up): that upgrades it and keeps a copy"
+                            : "use the newer dha that wrote it");
+    }
+    free(path);
+    return rc == SQLITE_OK ? 0 : -1;
+}
+
+int store_open_reader(const char *state_dir, struct store **out, struct dha_err *e)
+{
+    *out = NULL;
+    struct store *s = calloc(1, sizeof *s);
+    if (!s)
+        return db_no_memory(e);
+    s->lock_fd = -1;
+    s->dir = strdup(state_dir);
+    if (!s->dir) {
+        free(s);
+        return db_no_memory(e);
+    }
+    if (open_to_read(s, "state.db", &s->db, e) != 0 ||
+        open_to_read(s, "metrics.db", &s->metrics, e) != 0) {
+        store_close(s);
+        return -1;
+    }
+    *out = s;
+    return 0;
+}
+
+void store_interrupt(struct store *s, int (*stop)(void *arg), void *arg)
+{
+    sqlite3_progress_handler(s->db, 10000, stop, arg);
+    sqlite3_progress_handler(s->metrics, 10000, stop, arg);
+}
+
 void store_close(struct store *s)
 {
     if (!s)
@@ -206,28 +266,4 @@ void store_close(struct store *s)
         close(s->lock_fd); /* releases the lock */
     free(s->dir);
     free(s);
-}
-
-int store_backup(struct store *s, const char *path, struct dha_err *e)
-{
-    sqlite3 *to = NULL;
-    int rc = -1;
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return dha_fail_errno(e, errno, "cannot create the backup %s", path);
-    close(fd);
-    if (sqlite3_open_v2(path, &to, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
-        sqlite3_backup *b = sqlite3_backup_init(to, "main", s->db, "main");
-        if (b) {
-            sqlite3_backup_step(b, -1);
-            rc = sqlite3_backup_finish(b) == SQLITE_OK ? 0 : -1;
-        }
-    }
-    if (rc != 0)
-        dha_fail(e, DHA_E_IO, "cannot write the backup %s: %s", path, sqlite3_errmsg(to));
-    if (sqlite3_close(to) != SQLITE_OK && rc == 0)
-        rc = dha_fail(e, DHA_E_IO, "cannot close the backup %s", path);
-    if (rc != 0)
-        unlink(path);
-    return rc;
 }

@@ -57,10 +57,17 @@ enum store_open_flags { STORE_ALLOW_NETWORK_FS = 1 };
 
 /* Creates state_dir (one level, 0700) if it is not there. Fails with DHA_E_CONFLICT if another process
  * has it open (names the pid), DHA_E_VERSION if it was written by a newer dha, DHA_E_IO if
- * it is damaged, DHA_E_INPUT on a network file system. */
+ * it is damaged, DHA_E_INPUT on a network file system. Before an upgrade state.db is copied to
+ * STATE/backup/state-vN-TIME.db (the newest three are kept). */
 int store_open(const char *state_dir, unsigned flags, int64_t now_us, struct store **out,
                struct dha_err *e);
 void store_close(struct store *s); /* NULL allowed */
+/* A second look at a directory that a daemon may have open: connections that only read, no lock, nothing is made,
+ * upgraded or set aside; changing functions fail. For another thread or process, so that a long check or copy
+ * holds up nobody; each query sees what was committed when it began. DHA_E_VERSION for another schema. */
+int store_open_reader(const char *state_dir, struct store **out, struct dha_err *e);
+/* Queries of s fail as soon as stop(arg) is not 0; it is asked some thousand times a second. */
+void store_interrupt(struct store *s, int (*stop)(void *arg), void *arg);
 
 /* Idempotent within a turn; changing functions call it themselves. */
 int store_begin(struct store *s, struct dha_err *e);
@@ -68,7 +75,8 @@ int store_begin(struct store *s, struct dha_err *e);
 int store_commit(struct store *s, struct dha_err *e);
 void store_rollback(struct store *s);
 bool store_dirty(const struct store *s); /* a transaction is open */
-/* A consistent copy of state.db as a new file (not over an existing one). */
+/* A consistent copy of state.db (not metrics.db) as a new file, checked and synced: in place of a state.db it is a whole
+ * store. DHA_E_CONFLICT over an existing file. On failure nothing is left. */
 int store_backup(struct store *s, const char *path, struct dha_err *e);
 /* Integrity, foreign keys and our own invariants; calls found() for each problem. Returns their number or -1. */
 int store_fsck(struct store *s, void (*found)(void *arg, const char *problem), void *arg,
@@ -428,6 +436,15 @@ struct store_series {
 int store_metric_names(struct store *s, int64_t stage, struct store_series **out, size_t *n,
                        struct dha_err *e);
 
+/* Thins the series of all attempts of a job that has ended: each is cut into `buckets` equal ranges of steps, of which the
+ * first, last, lowest and highest point stay. A series of at most 4 points a bucket is left alone, so that doing it
+ * again changes nothing. *before, *after: points of the job. Event "metrics.thin" if there are fewer. */
+int store_metrics_thin(struct store *s, int64_t job, int buckets, int64_t now_us, int64_t *before,
+                       int64_t *after, struct dha_err *e);
+/* What thinning would leave at most; nothing changes. */
+int store_metrics_count(struct store *s, int64_t job, int buckets, int64_t *points,
+                        int64_t *thinned, struct dha_err *e);
+
 /* ---- nodes and slots ---------------------------------------------------------------------- */
 
 struct store_node {
@@ -535,6 +552,33 @@ struct store_sweep_filter {
 };
 int store_sweeps_list(struct store *s, const struct store_sweep_filter *f, struct store_sweeps *out,
                       struct dha_err *e);
+
+/* ---- a job of another daemon -------------------------------------------------------------- */
+
+/* A row of that id, damaged or not? */
+int store_job_known(struct store *s, int64_t id, bool *known, struct dha_err *e);
+
+/* Everything about a job that has ended, in the rows' own structs: ids are those it had there, paths (out_dir, output,
+ * dir, path) are relative to the job's directory. All of it is owned by the struct. */
+struct store_import {
+    struct store_job job;
+    struct store_import_stage {
+        struct store_stage stage;
+        struct store_attempts attempts;
+        struct store_eval *evals;
+        struct store_head_budget *heads;
+        struct store_checkpoint *checkpoints;
+        struct store_point *points; /* of the attempts, by number */
+        size_t n_evals, n_heads, n_checkpoints, n_points;
+    } stages[STAGE_KINDS];
+    size_t n_stages;
+    char *jobs_dir; /* absolute; the job's directory will be jobs_dir/ID */
+    char *origin;   /* where it came from: for the event */
+    int64_t now_us;
+};
+void store_import_finish(struct store_import *im);
+/* Under a new id, in the state it had; a stage that was reused there is done here. Event "job.import". */
+int store_import(struct store *s, const struct store_import *im, int64_t *id, struct dha_err *e);
 
 /* Sets something aside (a journal line, a file's content): `origin` says where it came from. Event "lost_found". */
 int store_lost_found_add(struct store *s, const char *origin, const char *content, size_t len,

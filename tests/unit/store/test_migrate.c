@@ -1,4 +1,5 @@
 /* Databases of earlier versions, as those versions left them (state-vN.sql is the dump of one). */
+#include <dirent.h>
 #include <math.h>
 #include "fixture.h"
 
@@ -80,6 +81,73 @@ static void jobs_of_version_2_have_their_walltimes_where_the_scheduler_looks(voi
     assert_sound(f);
 }
 
+static int is_copy(const struct dirent *d)
+{
+    return strncmp(d->d_name, "state-v", 7) == 0;
+}
+
+/* Names of STATE/backup in order; returns how many. */
+static int copies(struct fixture *f, struct dirent ***names)
+{
+    char dir[96];
+    snprintf(dir, sizeof dir, "%s/backup", f->dir);
+    int n = scandir(dir, names, is_copy, alphasort);
+    return n < 0 ? 0 : n;
+}
+
+static void the_database_as_it_was_is_kept_three_times_at_most(void **state)
+{
+    struct fixture *f = *state;
+    struct dirent **names;
+    char path[512];
+    sqlite3 *db;
+    sqlite3_stmt *st;
+    assert_int_equal(copies(f, &names), 0); /* a new one is no upgrade */
+    for (int i = 0; i < 5; i++) {
+        if (!f->s)
+            open_store(f);
+        put_in_place(f, STATE_DIR "/state-v1.sql");
+        OK(store_open(f->dir, 0, NOW + i * INT64_C(1000000), &f->s, &e));
+        store_close(f->s);
+        f->s = NULL;
+    }
+    assert_int_equal(copies(f, &names), 3);
+    assert_string_equal(names[0]->d_name, "state-v1-20231114T221322Z.db");
+    snprintf(path, sizeof path, "%s/backup/%s", f->dir, names[2]->d_name);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db,
+                                        "SELECT count(*), (SELECT user_version FROM"
+                                        " pragma_user_version) FROM job",
+                                        -1, &st, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+    assert_int_equal(sqlite3_column_int(st, 0), 5);
+    assert_int_equal(sqlite3_column_int(st, 1), 1);
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    for (int i = 0; i < 3; i++)
+        free(names[i]);
+    free(names);
+    open_store(f);
+}
+
+static void without_a_copy_there_is_no_upgrade(void **state)
+{
+    struct fixture *f = *state;
+    char path[96];
+    put_in_place(f, STATE_DIR "/state-v1.sql");
+    snprintf(path, sizeof path, "%s/backup", f->dir);
+    FILE *in_the_way = fopen(path, "w");
+    assert_non_null(in_the_way);
+    fclose(in_the_way);
+    struct dha_err err = {0};
+    assert_int_equal(store_open(f->dir, 0, NOW, &f->s, &err), -1);
+    assert_non_null(strstr(err.msg, "kept before an upgrade"));
+    assert_int_equal(unlink(path), 0);
+    open_store(f);
+    assert_sound(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -88,6 +156,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(sweeps_of_one_name_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             jobs_of_version_2_have_their_walltimes_where_the_scheduler_looks, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_database_as_it_was_is_kept_three_times_at_most, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(without_a_copy_there_is_no_upgrade, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -284,7 +284,7 @@ static void a_backup_is_a_whole_store(void **state)
     assert_int_equal(mkdir(copy.dir, 0700), 0);
     snprintf(path, sizeof path, "%s/state.db", copy.dir);
     OK(store_backup(f->s, path, &e));
-    FAILS(DHA_E_IO, store_backup(f->s, path, &e)); /* never over a file that is there */
+    FAILS(DHA_E_CONFLICT, store_backup(f->s, path, &e)); /* never over a file that is there */
     open_store(&copy);
     struct store_job j;
     OK(store_job_get(copy.s, 1, &j, &e));
