@@ -42,6 +42,31 @@ static bool checkpoint_is_there(const struct record *r)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
+/* A worker that has written a checkpoint removes older ones (worker/train/ckpt.c) and does not say so. What is listed as
+ * complete must be there, so who is gone is looked for when a newer one comes. */
+static int note_removed(struct daemon *d, int64_t attempt, struct dha_err *e)
+{
+    struct store_attempt a;
+    struct store_checkpoint *ck;
+    size_t n;
+    if (store_attempt_get(d->store, attempt, &a, e) != 0) {
+        return -1;
+    }
+    int rc = store_checkpoints(d->store, 0, a.stage, &ck, &n, e);
+    store_attempt_finish(&a);
+    if (rc != 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        if (strcmp(ck[i].state, "complete") == 0 && access(ck[i].path, F_OK) != 0 &&
+            errno == ENOENT) {
+            rc = store_checkpoint_mark(d->store, ck[i].id, "deleted", now_us(), e);
+        }
+    }
+    free(ck);
+    return rc;
+}
+
 static void set_aside(struct daemon *d, const struct ingest *in, const char *line, size_t len,
                       int64_t at, const char *why)
 {
@@ -88,6 +113,7 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
                         size_t *pos, struct record *batch, struct dha_err *e)
 {
     size_t n = 0, at = *pos;
+    bool checkpoints = false;
     while (at < whole && n < BATCH) {
         const char *nl = memchr(buf + at, '\n', whole - at);
         size_t len = (size_t)(nl - (buf + at));
@@ -99,6 +125,7 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
                 set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos),
                           "the checkpoint it announces has no manifest.json");
             } else if (batch[n].type != REC_UNKNOWN) {
+                checkpoints |= batch[n].type == REC_CHECKPOINT;
                 d->want_watch |= batch[n].type == REC_EVAL &&
                                  strcmp(batch[n].eval.name, "valid") == 0;
                 n++;
@@ -126,7 +153,7 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
     }
     in->offset = to;
     *pos = at;
-    return 0;
+    return checkpoints ? note_removed(d, in->attempt, e) : 0;
 }
 
 /* The lines of one chunk. Returns bytes consumed, or -1. */

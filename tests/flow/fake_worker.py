@@ -16,17 +16,21 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   flood=N         write N progress records at once
   longline=N      write a line of N bytes
   nomanifest=1    announce a checkpoint that is not there
+  ckpts=N         checkpoints after N equal parts of the steps, not only at the end
   evals=M=L:L:..,..  while training with method M (or *), an evaluation of loss L after each of so many equal parts of
                   the steps; `final` is the last of them (tokens: 100 a step)
   kv=M=N,..       KV bytes a token of what method M makes
   newtype=1       write records of a type of a future worker
 """
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+
+SHARD, SHARD_XXH3 = "s" * 1000, "fc51338d3d96389d799d4be0cde62e53"
 
 spec_path = sys.argv[-1]
 rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
@@ -91,6 +95,17 @@ def status(code, message="", hint=""):
         json.dumps({"code": code, "message": message, "hint": hint, "rank": 0}))
 
 
+def checkpoint(at):
+    """Like worker/train/ckpt.c: manifest last; its digest is what is announced."""
+    where = os.path.join(out, "ckpt", f"step-{at}")
+    put(os.path.join(where, "shard-0000.bin"), SHARD)
+    manifest = json.dumps({"format": "dha-checkpoint-1", "step": at, "shards": [
+        {"file": "shard-0000.bin", "bytes": len(SHARD), "xxh3_128": SHARD_XXH3}]})
+    put(os.path.join(where, "manifest.json"), manifest)
+    record("checkpoint", step=at, bytes=len(SHARD), path=where,
+           digest=hashlib.sha256(manifest.encode()).hexdigest())
+
+
 if rank > 0:
     while not stop and not os.path.exists(os.path.join(adir, "status.json")):
         time.sleep(0.02)
@@ -150,13 +165,14 @@ for step in range(1, steps + 1):
         if parts and step * parts % steps < parts:
             record("eval", name="valid", loss=losses[step * parts // steps - 1], tokens=10, windows=1, step=step,
                    trained_tokens=step * 100)
+    parts = int(active("ckpts") or 0)
     if stop:
         break
+    if kind == "train" and step < steps and parts and step * parts % steps < parts:
+        checkpoint(step)
 
 if kind in ("fuse", "train"):
-    where = os.path.join(out, "ckpt", f"step-{step}")
-    put(os.path.join(where, "manifest.json"), "{}")
-    record("checkpoint", step=step, bytes=2, path=where, digest="44136fa355b3678a1146ad16f7e8649e")
+    checkpoint(step)
 if active("nomanifest"):
     record("checkpoint", step=step, bytes=2, path=os.path.join(out, "nowhere"), digest="00")
 if stop:
