@@ -11,7 +11,7 @@
     X(submit) X(list) X(show) X(watch) X(explain) X(logs) X(metrics) X(events)                     \
     X(cancel) X(hold) X(release) X(retry) X(prio) X(export)                                        \
     X(sweep)                                                                                       \
-    X(up) X(down) X(nodes) X(completion) X(man)
+    X(up) X(down) X(nodes) X(admin) X(completion) X(man)
 /* clang-format on */
 
 #define X(name) extern const struct command cmd_##name;

@@ -45,6 +45,10 @@ static const struct route routes[] = {
      api_sweep_new},
     {"GET", "/v1/sweeps", "limit name", NULL, api_sweep_list},
     {"GET", "/v1/sweeps/ID", "", NULL, api_sweep_get},
+    {"POST", "/v1/admin/fsck", "", "deep", api_admin_fsck},
+    {"POST", "/v1/admin/backup", "", "file", api_admin_backup},
+    {"GET", "/v1/admin/chores/ID", "wait", NULL, api_admin_chore},
+    {"POST", "/v1/admin/chores/ID/apply", "", "", api_admin_apply},
 };
 
 int api_to_int(const char *text, int64_t *out)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/api.h"
+#include "daemon/chore.h"
 #include "daemon/log.h"
 #include "daemon/statedir.h"
 
@@ -169,9 +170,11 @@ static void init_handles(struct daemon *d)
     d->backoff.data = d;
     uv_timer_init(&d->loop, &d->quit);
     uv_timer_init(&d->loop, &d->readopt);
+    uv_timer_init(&d->loop, &d->chore_again);
     uv_signal_init(&d->loop, &d->on_term);
     uv_signal_init(&d->loop, &d->on_int);
     d->tick.data = d->quit.data = d->readopt.data = d->on_term.data = d->on_int.data = d;
+    d->chore_again.data = d;
     uv_signal_start(&d->on_term, on_signal, SIGTERM);
     uv_signal_start(&d->on_int, on_signal, SIGINT);
 }
@@ -283,6 +286,7 @@ void daemon_close(struct daemon *d)
     server_close(d->server);
     d->server = NULL;
     attempts_close(d);
+    chore_close(d);
     store_close(d->store);
     /* What is left are handles of this struct, and shims that only wait to be reaped (by init now). */
     uv_walk(&d->loop, close_handle, NULL);

@@ -20,6 +20,7 @@
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
  *   dominate.c (pure) sweep_watch.c   which jobs of a sweep are stopped early
+ *   api_admin.c chore.c        what takes long, in a thread: fsck.c checkpoint.c files.c prune.c transfer*.c
  */
 #ifndef DHA_DAEMON_DAEMON_H
 #define DHA_DAEMON_DAEMON_H
@@ -67,6 +68,9 @@ struct daemon {
     uv_timer_t backoff; /* the earliest stage that waits out a failure */
     uv_timer_t quit;
     uv_timer_t readopt;       /* after a turn was lost */
+    uv_timer_t chore_again;   /* the next slice of a chore (chore.h) */
+    struct chore *chore;      /* at work, or the last one */
+    int64_t chores;           /* how many there were */
     struct attempt *attempts; /* live ones */
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */

@@ -15,10 +15,12 @@
 
 #include "daemon/daemon.h"
 #include "daemon/failpoint.h"
+#include "daemon/fsck_main.h"
 #include "daemon/log.h"
 
 static const char help_text[] =
     "usage: dhad --state DIR --socket PATH [option...]\n"
+    "       dhad fsck --state DIR [option...]      (see dhad fsck --help)\n"
     "\n"
     "The controller of dha: keeps jobs in DIR, runs their stages, answers on the unix socket "
     "PATH.\n"
@@ -196,6 +198,9 @@ static int to_null(int fd)
 int main(int argc, char **argv)
 {
     struct arguments a = {.opt.stall = 3600};
+    if (argc > 1 && strcmp(argv[1], "fsck") == 0) {
+        return fsck_main(argc - 1, argv + 1);
+    }
     int rc = parse(argc, argv, &a);
     if (rc >= 0) {
         return rc;

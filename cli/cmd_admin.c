@@ -1,0 +1,232 @@
+/* cmd_admin.c: dha admin: keeping a state directory in order. One function for each verb. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/chore.h"
+#include "cli/fmt.h"
+#include "cli/locate.h"
+#include "proto/findings.h"
+
+static const struct cli_opt opts[] = {
+    {"deep", 0, NULL, "fsck: read checkpoints and compare their digests, not only sizes"},
+    {"repair", 0, NULL, "fsck: say what will be done, then do it"},
+    {"dry-run", 'n', NULL, "fsck --repair, prune: only say it"},
+    {"state", 0, "DIR", "fsck: a state directory that no daemon uses"},
+    {NULL, 0, NULL, NULL},
+};
+
+struct call {
+    const struct cli *cli;
+    const struct args *a;
+    struct client *client;
+    const char *what; /* the argument after the verb, or NULL */
+};
+
+/* ---- fsck ---- */
+
+/* Where no daemon runs, dhad itself looks: this program never opens a database. Returns only on failure. */
+static int exec_fsck(const struct args *a, struct dha_err *e)
+{
+    static const char *const flags[] = {"--deep", "--repair", "--dry-run", "--json"};
+    char program[LOCATE_MAX];
+    const char *argv[9] = {program, "fsck", "--state", arg_value(a, "state")};
+    int n = 4;
+
+    if (locate_program("dhad", program, sizeof program, e)) {
+        return -1;
+    }
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        if (arg_flag(a, flags[i] + 2)) {
+            argv[n++] = flags[i];
+        }
+    }
+    char *own[9]; /* execv() takes away what it does not use: const */
+    memcpy(own, argv, sizeof own);
+    execv(program, own);
+    return dha_fail_errno(e, errno, "running %s", program);
+}
+
+static int repair(const struct call *k, const cJSON *planned, int found, struct dha_err *e)
+{
+    const cJSON *result;
+    const cJSON *f;
+    cJSON *chore = NULL;
+    int left;
+
+    if (chore_apply(k->client, planned, &chore, e)) {
+        return -1;
+    }
+    result = json_get(chore, "result");
+    left = found - (int)json_int(result, "repaired", 0);
+    cJSON_ArrayForEach(f, json_get(result, "failed"))
+    {
+        cli_say("%s", json_str(f, "message", "?"));
+    }
+    cli_say("%lld repaired, %d left; what was moved is in %s",
+            (long long)json_int(result, "repaired", 0), left, json_str(result, "lost", "?"));
+    cJSON_Delete(chore);
+    return left ? dha_code_exit(DHA_E_FAILED) : 0;
+}
+
+static int run_fsck(const struct call *k, struct dha_err *e)
+{
+    cJSON *body = cJSON_CreateObject();
+    cJSON *chore = NULL;
+    int found;
+    int ret = -1;
+
+    if (!body || json_put_bool(body, "deep", arg_flag(k->a, "deep"))) {
+        dha_fail(e, DHA_E_NO_MEMORY, "asking for a check");
+        goto out;
+    }
+    if (chore_run(k->client, "/v1/admin/fsck", body, &chore, e)) {
+        goto out;
+    }
+    const cJSON *report = json_get(chore, "result");
+    found = cJSON_GetArraySize(json_get(report, "findings"));
+    if (arg_flag(k->a, "json")) {
+        if (cli_print_json(report, e)) {
+            goto out;
+        }
+        fflush(stdout);
+    } else {
+        findings_print(stdout, report, arg_flag(k->a, "repair"));
+    }
+    if (arg_flag(k->a, "repair") && !arg_flag(k->a, "dry-run") && chore_planned(chore)) {
+        ret = repair(k, chore, found, e);
+    } else {
+        ret = found ? dha_code_exit(DHA_E_FAILED) : 0;
+    }
+out:
+    cJSON_Delete(chore);
+    cJSON_Delete(body);
+    return ret;
+}
+
+/* ---- backup ---- */
+
+/* {key: absolute path} */
+static cJSON *path_body(const char *key, const char *path, struct dha_err *e)
+{
+    char full[LOCATE_MAX];
+    cJSON *body;
+
+    if (locate_absolute(NULL, path, full, sizeof full, e)) {
+        return NULL;
+    }
+    body = cJSON_CreateObject();
+    if (json_put_str(body, key, full)) {
+        cJSON_Delete(body);
+        dha_fail(e, DHA_E_NO_MEMORY, "asking for %s", path);
+        return NULL;
+    }
+    return body;
+}
+
+static int run_backup(const struct call *k, struct dha_err *e)
+{
+    cJSON *body = path_body("file", k->what, e);
+    cJSON *chore = NULL;
+    char a[FMT_BUF];
+    int ret = -1;
+
+    if (!body || chore_run(k->client, "/v1/admin/backup", body, &chore, e)) {
+        goto out;
+    }
+    const cJSON *result = json_get(chore, "result");
+    if (arg_flag(k->a, "json")) {
+        ret = cli_print_json(result, e);
+        goto out;
+    }
+    cli_say("copied and checked: %s", fmt_bytes(a, json_int(result, "bytes", 0)));
+    puts(json_str(result, "file", ""));
+    ret = 0;
+out:
+    cJSON_Delete(chore);
+    cJSON_Delete(body);
+    return ret;
+}
+
+/* ---- the table ---- */
+
+static const struct verb {
+    const char *name, *argument; /* NULL = takes none */
+    int (*run)(const struct call *k, struct dha_err *e);
+} verbs[] = {
+    {"fsck", NULL, run_fsck},
+    {"backup", "FILE", run_backup},
+};
+
+static const struct verb *find_verb(const char *name, struct dha_err *e)
+{
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
+        if (!strcmp(verbs[i].name, name)) {
+            return &verbs[i];
+        }
+    }
+    dha_fail(e, DHA_E_USAGE, "there is no `dha admin %s`", name);
+    dha_err_hint(e, "fsck, backup; `dha admin --help` explains them");
+    return NULL;
+}
+
+static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
+{
+    const struct verb *v = find_verb(a->pos[0], e);
+    struct call k = {.cli = cli, .a = a, .what = a->n_pos > 1 ? a->pos[1] : NULL};
+    int ret;
+
+    if (!v) {
+        return -1;
+    }
+    if (!v->argument != (a->n_pos == 1)) {
+        dha_fail(e, DHA_E_USAGE, "`dha admin %s` takes %s", v->name,
+                 v->argument ? v->argument : "no argument");
+        return dha_err_hint(e, "`dha admin --help` shows an example");
+    }
+    if (arg_value(a, "state")) {
+        return !strcmp(v->name, "fsck")
+                   ? exec_fsck(a, e)
+                   : dha_fail(e, DHA_E_USAGE,
+                              "--state goes with fsck only: `dha admin %s` asks the "
+                              "daemon that runs",
+                              v->name);
+    }
+    k.client = client_open(cli, e);
+    if (!k.client) {
+        return -1;
+    }
+    ret = v->run(&k, e);
+    client_close(k.client);
+    return ret;
+}
+
+const struct command cmd_admin = {
+    .name = "admin",
+    .args = "fsck|backup [ARGUMENT] [OPTION]...",
+    .summary = "Check, repair and back up what the daemon keeps",
+    .help =
+        "fsck [--deep] [--repair [--dry-run]]\n"
+        "    Compares the database with itself and with the disk: is every complete checkpoint and "
+        "finished output\n"
+        "    there, is there anything that no job knows? --repair first says what it will do: "
+        "unknown things are moved\n"
+        "    to lost+found/ in the state directory, damaged checkpoints are marked and never gone "
+        "on from. Nothing is\n"
+        "    deleted. Exit status 1: something is (still) not as it should be. While a daemon "
+        "cannot run, name its\n"
+        "    directory: --state DIR.\n"
+        "backup FILE\n"
+        "    A checked copy of the database (not of metrics.db and the jobs' files) while it is in "
+        "use. To restore it, put\n"
+        "    it in the place of state.db while no daemon runs, without state.db-wal and -shm.",
+    .example = "dha admin fsck --deep\n"
+               "dha admin fsck --repair --dry-run\n"
+               "dha admin backup ~/dha-$(date +%F).db",
+    .group = "The daemon and its nodes",
+    .min_pos = 1,
+    .max_pos = 2,
+    .json = true,
+    .opts = opts,
+    .run = run,
+};

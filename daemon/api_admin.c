@@ -1,0 +1,72 @@
+/* api_admin.c: what an administrator asks for: long work is started here, looked at and, where it was planned
+ * first, gone on with (chore.h). */
+#include "daemon/api.h"
+
+#include "daemon/chores.h"
+
+enum { WAIT_MAX_S = 60 };
+
+static enum api_outcome answer(struct api_call *c, int rc)
+{
+    if (rc != 0) {
+        return API_FAIL;
+    }
+    c->status = 202;
+    return api_answer(c, "chore", chore_doc(c->d, c->d->chore->id, &c->e));
+}
+
+/* A path in the body: the daemon's directory is not the caller's. */
+static int need_path(struct api_call *c, const char *key, const char **out)
+{
+    if (json_need_str(c->body, key, out, &c->e) != 0) {
+        c->e.code = DHA_E_USAGE;
+        return -1;
+    }
+    if ((*out)[0] != '/') {
+        return dha_fail(&c->e, DHA_E_USAGE, "\"%s\" is \"%.200s\": an absolute path is wanted", key,
+                        *out);
+    }
+    return 0;
+}
+
+static int flag(struct api_call *c, const char *key, bool *out)
+{
+    const cJSON *v = json_get(c->body, key);
+    *out = cJSON_IsTrue(v);
+    return !v || cJSON_IsBool(v) ? 0 : dha_fail(&c->e, DHA_E_USAGE, "\"%s\" is true or false", key);
+}
+
+enum api_outcome api_admin_fsck(struct api_call *c)
+{
+    bool deep;
+    return flag(c, "deep", &deep) != 0 ? API_FAIL : answer(c, chore_fsck(c->d, deep, &c->e));
+}
+
+enum api_outcome api_admin_backup(struct api_call *c)
+{
+    const char *file;
+    return need_path(c, "file", &file) != 0 ? API_FAIL : answer(c, chore_backup(c->d, file, &c->e));
+}
+
+enum api_outcome api_admin_apply(struct api_call *c)
+{
+    return answer(c, chore_apply(c->d, c->id, &c->e));
+}
+
+enum api_outcome api_admin_chore(struct api_call *c)
+{
+    int64_t wait;
+    cJSON *doc;
+    if (api_query_int(c, "wait", 0, WAIT_MAX_S, 0, &wait) != 0 ||
+        !(doc = chore_doc(c->d, c->id, &c->e))) {
+        return API_FAIL;
+    }
+    if (!chore_rests(c->d) && wait > 0 && !c->rq->expired) {
+        if (c->rq->deadline_ms == 0) {
+            c->rq->deadline_ms = uv_now(&c->d->loop) + (uint64_t)wait * 1000;
+        }
+        cJSON_Delete(doc);
+        return API_WAIT;
+    }
+    return api_answer(c, "chore", doc);
+}

@@ -1,0 +1,298 @@
+"""dha admin: what is damaged or strange on disk is found, said and, when told to, set right; nothing is deleted."""
+import glob
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+
+import cli_harness
+import harness
+
+FAILED, USAGE, NOT_FOUND, CONFLICT = 1, 2, 66, 67
+
+
+class AdminCase(cli_harness.Case):
+    def done(self, name="job", **changes):
+        job = self.dhad.submit(name, **changes)
+        self.dhad.until_state(job, "done")
+        return job
+
+    def checkpoints(self, job, state="complete"):
+        return [c for c in self.dhad.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+                if c["state"] == state]
+
+    def fsck(self, *args, rc=FAILED):
+        r = self.dha("admin", "fsck", "--json", *args)
+        self.assertEqual(r.rc, rc, r)
+        return r.json
+
+    def kinds(self, report):
+        return sorted(f["kind"] for f in report["findings"])
+
+    def put(self, path, text="x"):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as f:
+            f.write(text)
+        return path
+
+    def state(self, *parts):
+        return os.path.join(self.dhad.state, *parts)
+
+    def lost(self, relative):
+        return glob.glob(os.path.join(self.dhad.state, "lost+found", "*", relative))
+
+    def events_of(self, kind):
+        return [e for e in self.dhad.events() if e["type"] == kind]
+
+
+class Fsck(AdminCase):
+    def test_a_sound_state_is_said_to_be_sound(self):
+        job = self.done("a train.ckpts=3 train.sleep=0.3")
+        r = self.ok("admin", "fsck", "--deep")
+        self.assertIn("all as it should be", r.out)
+        self.assertEqual(len(self.checkpoints(job)), 4)  # fuse's and three of train
+        seen = self.fsck("--deep", rc=0)["seen"]
+        self.assertEqual((seen["jobs"], seen["checkpoints"]), (1, 4))
+        self.assertEqual([e["data"]["code"] for e in self.events_of("admin.fsck")], ["ok", "ok"])
+
+    def test_what_nobody_knows_is_moved_to_lost_and_found_and_each_move_is_an_event(self):
+        job = self.done()
+        strange = {
+            "jobs/4711/train/out/model.bin": "jobs/4711",
+            f"jobs/{job}/notes.txt": f"jobs/{job}/notes.txt",
+            f"jobs/{job}/train/a9/stderr.log": f"jobs/{job}/train/a9",
+            f"jobs/{job}/train/out/ckpt/step-77/manifest.json": f"jobs/{job}/train/out/ckpt/step-77",
+            f"jobs/{job}/train/out/ckpt/step-88.tmp/shard": f"jobs/{job}/train/out/ckpt/step-88.tmp",
+            f"jobs/{job}/train/out/model.tmp/config.json": f"jobs/{job}/train/out/model.tmp",
+            "cache/tokens.tmp": "cache/tokens.tmp",
+        }
+        for path in strange:
+            self.put(self.state(path), path)
+        report = self.fsck()
+        self.assertEqual(sorted(f["path"] for f in report["findings"]),
+                         sorted(self.state(p) for p in strange.values()))
+        self.assertEqual(self.kinds(report), ["leftover"] * 3 + ["unknown"] * 4)
+        # said, but not done
+        r = self.dha("admin", "fsck", "--repair", "--dry-run")
+        self.assertEqual(r.rc, FAILED)
+        self.assertEqual(r.out.count("will move it to lost+found"), len(strange))
+        self.assertFalse(os.path.exists(self.state("lost+found")))
+        r = self.ok("admin", "fsck", "--repair")
+        self.assertIn("7 repaired, 0 left", r.err)
+        for path, moved in strange.items():
+            self.assertFalse(os.path.exists(self.state(moved)), path)
+            (found,) = self.lost(path)
+            with open(found) as f:
+                self.assertEqual(f.read(), path)
+        self.assertEqual(sorted(e["data"]["path"] for e in self.events_of("fsck.repair")),
+                         sorted(self.state(p) for p in strange.values()))
+        self.ok("admin", "fsck")
+
+    def test_damaged_checkpoints_are_marked_bad_and_no_worker_goes_on_from_them(self):
+        job = self.done("a train.ckpts=3 train.sleep=0.3")
+        last, middle, first = [c["path"] for c in self.checkpoints(job)][:0:-1]
+        with open(os.path.join(last, "shard-0000.bin"), "r+") as f:
+            f.write("S")  # same size: only its digest tells
+        os.unlink(os.path.join(middle, "manifest.json"))
+        with open(os.path.join(first, "shard-0000.bin"), "a") as f:
+            f.write("more")
+        messages = " ".join(f["message"] for f in self.fsck()["findings"])
+        self.assertIn("has no manifest.json", messages)
+        self.assertIn("has 1004 bytes, its manifest says 1000", messages)
+        self.assertNotIn("digest", messages)
+        report = self.fsck("--deep")
+        self.assertEqual(self.kinds(report), ["checkpoint"] * 3)
+        self.assertIn("does not have the digest", " ".join(f["message"] for f in report["findings"]))
+        self.ok("admin", "fsck", "--deep", "--repair")
+        self.assertEqual({c["path"] for c in self.checkpoints(job, "bad")}, {last, middle, first})
+        for path in (last, middle, first):
+            self.assertTrue(os.path.exists(os.path.join(path, "shard-0000.bin")))  # nothing is deleted
+            self.assertFalse(os.path.exists(os.path.join(path, "manifest.json")))
+        self.ok("admin", "fsck", "--deep")
+
+    def test_a_manifest_that_was_changed_is_seen_without_reading_shards(self):
+        job = self.done()
+        manifest = os.path.join(self.checkpoints(job)[-1]["path"], "manifest.json")
+        with open(manifest) as f:
+            text = f.read()
+        self.put(manifest, text.replace("dha-checkpoint-1", "dha-checkpoint-2"))
+        (f,) = self.fsck()["findings"]
+        self.assertIn("does not have the digest that was recorded", f["message"])
+
+    def test_a_checkpoint_that_its_worker_removed_is_recorded_as_removed(self):
+        job = self.done("a train.ckpts=3 train.sleep=0.3")
+        first = self.checkpoints(job)[1]
+        shutil.rmtree(first["path"])
+        (f,) = self.fsck()["findings"]
+        self.assertEqual((f["kind"], f["path"]), ("removed", first["path"]))
+        self.ok("admin", "fsck", "--repair")
+        self.assertEqual([c["id"] for c in self.checkpoints(job, "deleted")], [first["id"]])
+
+    def test_finished_outputs_that_lost_files_are_told(self):
+        job = self.done()
+        weights = os.path.join(self.dhad.stage_dir(job, "train"), "out", "model", "model.safetensors")
+        os.truncate(weights, 17)
+        (f,) = self.fsck()["findings"]
+        self.assertEqual((f["kind"], f["path"], f["job"]), ("output", weights, job))
+        self.assertIn("has 17 bytes; it had 5000", f["message"])
+        self.assertIsNone(f["repair"])
+        r = self.dha("admin", "fsck", "--repair")
+        self.assertEqual(r.rc, FAILED)  # told, not repaired
+
+    def test_stages_that_run_are_left_alone(self):
+        job = self.dhad.submit("slow train.sleep=60")
+        self.dhad.until_running(job, "train")
+        self.put(self.state("jobs", job, "train", "out", "model.tmp", "x"))
+        self.put(self.state("cache", "tokens.tmp"))
+        self.fsck(rc=0)
+        self.ok("cancel", job, "--now")
+        self.dhad.until_state(job, "cancelled")
+        self.assertEqual(self.kinds(self.fsck()), ["leftover", "leftover"])
+
+    def test_a_whole_checkpoint_that_was_not_recorded_stays_while_the_stage_may_go_on(self):
+        job = self.dhad.submit("a train.fail=diverged")
+        self.dhad.until_state(job, "failed")
+        step = os.path.join(self.dhad.stage_dir(job, "train"), "out", "ckpt", "step-5")
+        self.put(os.path.join(step, "manifest.json"), '{"shards": []}')
+        self.fsck(rc=0)
+        self.put(os.path.join(step, "manifest.json"), "not a manifest")
+        self.assertEqual(self.kinds(self.fsck()), ["unknown"])
+
+    def test_other_requests_are_answered_while_it_looks_and_a_second_one_is_refused(self):
+        for i in range(3):
+            self.done(f"n{i}")
+        first = self.dhad.post("/v1/admin/fsck", {"deep": True})
+        self.assertEqual(first.status, 202, first)
+        second = self.dhad.post("/v1/admin/fsck", {})
+        if second.status != 202:  # it may have been quick
+            self.assert_error(second, 409, "conflict")
+        self.assertEqual(self.dhad.get("/v1/jobs").status, 200)
+        chore = self.dhad.until(lambda: (c := self.dhad.get(
+            f"/v1/admin/chores/{self.last_chore()}?wait=5").json["chore"])["state"] == "done" and c)
+        self.assertEqual(chore["kind"], "fsck")
+        self.assert_error(self.dhad.post(f"/v1/admin/chores/{chore['id']}/apply"), 409, "conflict")
+        self.assert_error(self.dhad.get("/v1/admin/chores/4711"), 404, "not_found")
+
+    def last_chore(self):
+        return max(i for i in range(1, 9)
+                   if self.dhad.get(f"/v1/admin/chores/{i}").status == 200)
+
+    def test_the_daemon_ends_in_good_order_while_a_check_runs(self):
+        self.done()
+        self.dhad.post("/v1/admin/fsck", {"deep": True})
+        self.assertEqual(self.dhad.stop(), 0)
+
+
+class Offline(AdminCase):
+    def offline(self, *args, rc):
+        r = self.dha("admin", "fsck", "--state", self.dhad.state, *args)
+        self.assertEqual(r.rc, rc, r)
+        return r
+
+    def sql(self, text):
+        with sqlite3.connect(self.state("state.db")) as db:
+            db.executescript(text)
+        db.close()
+
+    def test_a_daemon_that_runs_is_asked_instead(self):
+        r = self.offline(rc=CONFLICT)
+        self.assertIn("a daemon uses the state directory", r.err)
+        self.assertIn("without --state", r.err)
+
+    def test_without_a_daemon_the_same_is_found_and_repaired(self):
+        job = self.done()
+        self.dhad.stop()
+        self.offline(rc=0)
+        self.put(self.state("jobs", "99", "x"))
+        bad = self.put(self.state("jobs", job, "train", "out", "ckpt", "step-1", "shard-0000.bin"), "cut")
+        r = self.offline("--repair", "--dry-run", rc=FAILED)
+        self.assertIn("will move it to lost+found", r.out)
+        self.assertIn("will mark it bad", r.out)
+        self.assertTrue(os.path.exists(self.state("jobs", "99")))
+        self.assertEqual(len(self.offline("--json", rc=FAILED).json["findings"]), 2)
+        self.offline("--repair", rc=0)
+        self.assertEqual(len(self.lost("jobs/99/x")), 1)
+        self.assertTrue(os.path.exists(bad))
+        self.offline(rc=0)
+        self.dhad.start()
+        self.assertEqual(len(self.events_of("fsck.repair")), 2)
+        self.assertEqual([c["step"] for c in self.checkpoints(job, "bad")], [1])
+
+    def test_what_does_not_hold_in_the_database_is_told(self):
+        self.done()
+        self.dhad.stop()
+        self.sql("DELETE FROM event WHERE seq = 3; UPDATE job SET state = 'done';"
+                 "UPDATE stage SET state = 'ready' WHERE kind = 'eval';"
+                 "UPDATE allocation SET until_us = 0 WHERE id = 1")
+        r = self.offline(rc=FAILED)
+        for what in ("events are missing", "is done, but its stage", "which has ended"):
+            self.assertIn(what, r.out)
+
+    def test_a_database_that_cannot_be_read_is_said_and_salvaged_when_told_to(self):
+        self.done()
+        self.dhad.stop()
+        with open(self.state("state.db"), "r+b") as f:
+            f.write(b"x" * 100)
+        self.assertIn("state.db", self.offline(rc=74).err)
+        r = self.offline("--repair", "--dry-run", rc=74)
+        self.assertIn("will put what can be read of it into a new one", r.out)
+        self.assertEqual(glob.glob(self.state("state.db.damaged-*")), [])
+        self.offline("--repair", rc=FAILED)  # what was in it is lost: its directories are unknown now
+        self.assertEqual(len([p for p in glob.glob(self.state("state.db.damaged-*"))
+                              if not p.endswith("wal")]), 1)
+
+    def test_a_directory_without_a_state_is_named(self):
+        r = self.dha("admin", "fsck", "--state", self.dhad.model)
+        self.assertEqual(r.rc, NOT_FOUND)
+        self.assertIn("no state directory", r.err)
+        self.assertFalse(os.path.exists(os.path.join(self.dhad.model, "lock")))
+
+
+class Backup(AdminCase):
+    def test_a_copy_taken_while_jobs_run_is_a_whole_state(self):
+        job = self.done()
+        running = self.dhad.submit("slow train.sleep=60", seed=2)
+        self.dhad.until_running(running, "train")
+        r = self.ok("admin", "backup", "copy.db")
+        path = os.path.join(self.dhad.dir, "copy.db")
+        self.assertEqual(r.out, path + "\n")
+        self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+        self.assertEqual(glob.glob(path + "-*"), [])  # one file
+        db = sqlite3.connect(path)
+        self.assertEqual(db.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
+        self.assertEqual(dict(db.execute("SELECT id, state FROM job")), {int(job): "done", int(running): "running"})
+        db.close()
+        r = self.fails(CONFLICT, "admin", "backup", path)
+        self.assertIn("overwrites nothing", r.err)
+        self.fails(NOT_FOUND, "admin", "backup", "/nowhere/at/all.db")
+        self.assertEqual([e["data"]["code"] for e in self.events_of("admin.backup")],
+                         ["ok", "conflict", "not_found"])
+        self.ok("cancel", running, "--now")
+        self.dhad.until_state(running, "cancelled")
+
+    def test_a_state_is_restored_from_it(self):
+        job = self.done()
+        self.ok("admin", "backup", "copy.db")
+        self.dhad.stop()
+        for path in glob.glob(self.state("state.db*")):
+            os.unlink(path)
+        shutil.copy(os.path.join(self.dhad.dir, "copy.db"), self.state("state.db"))
+        self.dhad.start()
+        self.assertEqual(self.dhad.job(job)["state"], "done")
+        self.ok("admin", "fsck", "--deep")
+
+
+class Usage(AdminCase):
+    def test_slips_are_answered(self):
+        self.assertIn("there is no `dha admin fcsk`", self.fails(USAGE, "admin", "fcsk").err)
+        self.assertIn("takes FILE", self.fails(USAGE, "admin", "backup").err)
+        self.assertIn("takes no argument", self.fails(USAGE, "admin", "fsck", "x").err)
+        self.assertIn("--state goes with fsck", self.fails(USAGE, "admin", "backup", "f", "--state", "x").err)
+        self.assert_error(self.dhad.post("/v1/admin/backup", {"file": "relative.db"}), 400, "usage")
+        self.assert_error(self.dhad.post("/v1/admin/fsck", {"deep": 1}), 400, "usage")
+
+
+if __name__ == "__main__":
+    harness.main()
