@@ -13,6 +13,7 @@ static const struct cli_opt opts[] = {
     {"repair", 0, NULL, "fsck: say what will be done, then do it"},
     {"dry-run", 'n', NULL, "fsck --repair, prune: only say it"},
     {"state", 0, "DIR", "fsck: a state directory that no daemon uses"},
+    {"out", 'o', "DIR", "export: the directory to make"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -148,6 +149,70 @@ out:
     return ret;
 }
 
+/* ---- export, import ---- */
+
+static int run_export(const struct call *k, struct dha_err *e)
+{
+    const char *out = arg_value(k->a, "out");
+    cJSON *body = NULL;
+    cJSON *chore = NULL;
+    char id[24];
+    char a[FMT_BUF];
+    int ret = -1;
+
+    if (!out) {
+        dha_fail(e, DHA_E_USAGE, "`dha admin export` needs --out DIR");
+        return dha_err_hint(e, "dha admin export %s --out job-%s", k->what, k->what);
+    }
+    if (client_job_id(k->client, k->what, id, e) || !(body = path_body("out", out, e))) {
+        goto out;
+    }
+    if (json_put_str(body, "job", id)) {
+        dha_fail(e, DHA_E_NO_MEMORY, "asking for %s", out);
+        goto out;
+    }
+    if (chore_run(k->client, "/v1/admin/export", body, &chore, e)) {
+        goto out;
+    }
+    const cJSON *result = json_get(chore, "result");
+    if (arg_flag(k->a, "json")) {
+        ret = cli_print_json(result, e);
+        goto out;
+    }
+    cli_say("job %s: %lld files, %s", id, (long long)json_int(result, "files", 0),
+            fmt_bytes(a, json_int(result, "bytes", 0)));
+    puts(out);
+    ret = 0;
+out:
+    cJSON_Delete(chore);
+    cJSON_Delete(body);
+    return ret;
+}
+
+static int run_import(const struct call *k, struct dha_err *e)
+{
+    cJSON *body = path_body("dir", k->what, e);
+    cJSON *chore = NULL;
+    int ret = -1;
+
+    if (!body || chore_run(k->client, "/v1/admin/import", body, &chore, e)) {
+        goto out;
+    }
+    const cJSON *result = json_get(chore, "result");
+    if (arg_flag(k->a, "json")) {
+        ret = cli_print_json(result, e);
+        goto out;
+    }
+    cli_say("%s is job %s here (%s)", json_str(result, "name", "?"), json_str(result, "job", "?"),
+            json_str(result, "state", "?"));
+    puts(json_str(result, "job", ""));
+    ret = 0;
+out:
+    cJSON_Delete(chore);
+    cJSON_Delete(body);
+    return ret;
+}
+
 /* ---- the table ---- */
 
 static const struct verb {
@@ -156,6 +221,8 @@ static const struct verb {
 } verbs[] = {
     {"fsck", NULL, run_fsck},
     {"backup", "FILE", run_backup},
+    {"export", "JOB", run_export},
+    {"import", "DIR", run_import},
 };
 
 static const struct verb *find_verb(const char *name, struct dha_err *e)
@@ -166,7 +233,7 @@ static const struct verb *find_verb(const char *name, struct dha_err *e)
         }
     }
     dha_fail(e, DHA_E_USAGE, "there is no `dha admin %s`", name);
-    dha_err_hint(e, "fsck, backup; `dha admin --help` explains them");
+    dha_err_hint(e, "fsck, backup, export, import; `dha admin --help` explains them");
     return NULL;
 }
 
@@ -203,8 +270,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
 
 const struct command cmd_admin = {
     .name = "admin",
-    .args = "fsck|backup [ARGUMENT] [OPTION]...",
-    .summary = "Check, repair and back up what the daemon keeps",
+    .args = "fsck|backup|export|import [ARGUMENT] [OPTION]...",
+    .summary = "Check, repair, back up and move what the daemon keeps",
     .help =
         "fsck [--deep] [--repair [--dry-run]]\n"
         "    Compares the database with itself and with the disk: is every complete checkpoint and "
@@ -219,10 +286,21 @@ const struct command cmd_admin = {
         "backup FILE\n"
         "    A checked copy of the database (not of metrics.db and the jobs' files) while it is in "
         "use. To restore it, put\n"
-        "    it in the place of state.db while no daemon runs, without state.db-wal and -shm.",
+        "    it in the place of state.db while no daemon runs, without state.db-wal and -shm.\n"
+        "export JOB --out DIR\n"
+        "    A job that has ended with all that is known of it: spec, records, metrics, events, "
+        "checkpoints, outputs and\n"
+        "    logs, each file with its digest. (`dha export`, without admin, takes only the model "
+        "it made.)\n"
+        "import DIR\n"
+        "    Takes such a directory in as a new job, in the state it had, once every file has been "
+        "compared with its\n"
+        "    digest. Its finished stages are reused by jobs that would repeat them.",
     .example = "dha admin fsck --deep\n"
                "dha admin fsck --repair --dry-run\n"
-               "dha admin backup ~/dha-$(date +%F).db",
+               "dha admin backup ~/dha-$(date +%F).db\n"
+               "dha admin export 12 --out /usb/job-12\n"
+               "dha admin import /usb/job-12",
     .group = "The daemon and its nodes",
     .min_pos = 1,
     .max_pos = 2,

@@ -47,6 +47,8 @@ static const struct route routes[] = {
     {"GET", "/v1/sweeps/ID", "", NULL, api_sweep_get},
     {"POST", "/v1/admin/fsck", "", "deep", api_admin_fsck},
     {"POST", "/v1/admin/backup", "", "file", api_admin_backup},
+    {"POST", "/v1/admin/export", "", "job out", api_admin_export},
+    {"POST", "/v1/admin/import", "", "dir", api_admin_import},
     {"GET", "/v1/admin/chores/ID", "wait", NULL, api_admin_chore},
     {"POST", "/v1/admin/chores/ID/apply", "", "", api_admin_apply},
 };

@@ -48,6 +48,26 @@ enum api_outcome api_admin_backup(struct api_call *c)
     return need_path(c, "file", &file) != 0 ? API_FAIL : answer(c, chore_backup(c->d, file, &c->e));
 }
 
+enum api_outcome api_admin_export(struct api_call *c)
+{
+    const char *out;
+    int64_t job;
+    if (json_need_int(c->body, "job", &job, &c->e) != 0) {
+        c->e.code = DHA_E_USAGE;
+        return API_FAIL;
+    }
+    return need_path(c, "out", &out) != 0 ? API_FAIL
+                                          : answer(c, chore_export(c->d, job, out, &c->e));
+}
+
+enum api_outcome api_admin_import(struct api_call *c)
+{
+    const char *dir;
+    return need_path(c, "dir", &dir) != 0
+               ? API_FAIL
+               : answer(c, chore_import(c->d, dir, (int64_t)c->rq->peer_uid, &c->e));
+}
+
 enum api_outcome api_admin_apply(struct api_call *c)
 {
     return answer(c, chore_apply(c->d, c->id, &c->e));

@@ -11,4 +11,10 @@ int chore_backup(struct daemon *d, const char *file, struct dha_err *e);
 /* Plans where something can be repaired. result: fsck_doc(), and once applied repaired, skipped, lost, failed[]. */
 int chore_fsck(struct daemon *d, bool deep, struct dha_err *e);
 
+/* A job that has ended as a new directory (jobdoc.h). result {job, out, files, bytes}. */
+int chore_export(struct daemon *d, int64_t job, const char *out, struct dha_err *e);
+
+/* Such a directory as a new job of uid. result {job, name, state, files, bytes}. */
+int chore_import(struct daemon *d, const char *dir, int64_t uid, struct dha_err *e);
+
 #endif

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <openssl/evp.h>
 #include <xxhash.h>
@@ -231,4 +232,15 @@ int files_sync_dir(const char *path, struct dha_err *e)
         close(fd);
     }
     return rc;
+}
+
+int files_need_space(const char *dir, int64_t bytes, struct dha_err *e)
+{
+    struct statvfs fs;
+    if (statvfs(dir, &fs) != 0 || (uint64_t)bytes <= (uint64_t)fs.f_bavail * fs.f_frsize) {
+        return 0;
+    }
+    dha_fail(e, DHA_E_NO_SPACE, "%lld bytes are to be copied to %s, where %llu are free",
+             (long long)bytes, dir, (unsigned long long)fs.f_bavail * fs.f_frsize);
+    return dha_err_hint(e, "free space there, or choose another disk");
 }

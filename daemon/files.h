@@ -31,6 +31,8 @@ int files_copy(const char *path, const char *to, struct progress *p, struct file
 int files_walk(const char *dir, int (*fn)(void *arg, const char *relative, int64_t bytes),
                void *arg, struct dha_err *e);
 
+/* DHA_E_NO_SPACE where that much is not free on dir's file system: known before a long copy. */
+int files_need_space(const char *dir, int64_t bytes, struct dha_err *e);
 /* Makes the directories above path. */
 int files_make_parent(const char *path, struct dha_err *e);
 int files_sync_dir(const char *path, struct dha_err *e);

@@ -284,11 +284,176 @@ class Backup(AdminCase):
         self.ok("admin", "fsck", "--deep")
 
 
+class Transfer(AdminCase):
+    def setUp(self):
+        super().setUp()
+        self.other = harness.Dhad()
+        self.addCleanup(self.other.clean)
+        self.other.start()
+        self.addCleanup(self.other.end)
+        self.there = {**self.env, "DHA_SOCKET": self.other.socket}
+        self.out = os.path.join(self.dhad.dir, "exported")
+
+    def export(self, job):
+        self.assertEqual(self.ok("admin", "export", job, "--out", self.out).out, self.out + "\n")
+        self.assertFalse(os.path.exists(self.out + ".tmp"))
+        return self.out
+
+    def take_in(self, **more):
+        return self.ok("admin", "import", self.out, env=self.there, **more).out.strip()
+
+    def comparable(self, job):
+        """What must be the same on both sides."""
+        for s in job["stages"]:
+            for key in ("id", "dir", "out_dir", "output", "reused_from"):
+                s[key] = None
+            s["progress"] = {k: s["progress"][k] for k in ("step", "steps", "tokens", "loss", "lm", "kl")}
+        if job["result"]:
+            job["result"]["checkpoint"] = None
+        return {k: v for k, v in job.items() if k not in ("id", "dir")}
+
+    def points(self, dhad, job):
+        return dhad.get(f"/v1/jobs/{job}/metrics").json["points"]
+
+    def test_a_job_is_the_same_there_with_files_metrics_and_checkpoints(self):
+        job = self.done("a train.ckpts=3 train.sleep=0.3")
+        self.export(job)
+        with open(os.path.join(self.out, "manifest.json")) as f:
+            names = {f["path"] for f in json.load(f)["files"]}
+        self.assertLessEqual({"job.json", "metrics.ndjson", "events.ndjson",
+                              "files/train/out/model/model.safetensors", "files/train/a1/journal.ndjson",
+                              "files/train/out/ckpt/step-2/shard-0000.bin"}, names)
+        with open(os.path.join(self.out, "events.ndjson")) as f:
+            self.assertEqual({json.loads(line)["job"] for line in f}, {job})
+        self.other.submit("takes id 1")
+        new = self.take_in()
+        self.assertEqual(new, "2")
+        self.assertEqual(self.comparable(self.other.job(new)), self.comparable(self.dhad.job(job)))
+        self.assertTrue(self.points(self.other, new))
+        self.assertEqual(self.points(self.other, new), self.points(self.dhad, job))
+        ck = self.other.get(f"/v1/jobs/{new}/checkpoints").json["checkpoints"]
+        self.assertEqual([c["state"] for c in ck], ["complete"] * 4)
+        self.ok("admin", "fsck", "--deep", env=self.there)
+        self.assertIn("fake train attempt 1", self.ok("logs", new, "--stage", "train", env=self.there).out)
+        (e,) = [e for e in self.other.events() if e["type"] == "job.import"]
+        self.assertEqual((e["job"], e["data"]["was_job"], e["data"]["from"]), (new, job, self.out))
+
+    def test_finished_stages_that_came_along_are_reused(self):
+        job = self.done()
+        spec = self.dhad.job(job)["spec"]
+        self.export(job)
+        new = self.take_in()
+        again = self.other.post("/v1/jobs", {"spec": spec}).json["job"]["id"]
+        self.other.until_state(again, "done")
+        self.assertEqual({s["reused_from"]["job"] for s in self.other.job(again)["stages"]}, {new})
+
+    def test_what_a_job_had_taken_from_another_one_comes_along(self):
+        first, job = self.done("first"), self.done("second")
+        self.assertEqual({s["state"] for s in self.dhad.job(job)["stages"]}, {"reused"})
+        self.export(job)
+        new = self.take_in()
+        there, here = self.other.job(new), self.dhad.job(job)
+        self.assertEqual({s["state"] for s in there["stages"]}, {"done"})
+        self.assertEqual(self.comparable(there)["result"], self.comparable(here)["result"])
+        self.assertEqual(self.points(self.other, new), self.points(self.dhad, first))
+        self.assertTrue(os.path.exists(os.path.join(self.other.stage_dir(new, "export"), "out", "model",
+                                                    "config.json")))
+        self.ok("admin", "fsck", "--deep", env=self.there)
+
+    def test_failed_and_cancelled_jobs_stay_what_they_were_and_can_go_on(self):
+        job = self.dhad.submit("b train.fail=diverged:1")
+        self.dhad.until_state(job, "failed")
+        self.export(job)
+        new = self.take_in()
+        j = self.other.job(new)
+        self.assertEqual((j["state"], j["error"]["code"]), ("failed", "diverged"))
+        self.ok("retry", new, env=self.there)
+        self.other.until_state(new, "done")
+
+    def test_it_comes_back_to_where_it_ran(self):
+        job = self.done()
+        self.export(job)
+        new = self.ok("admin", "import", self.out).out.strip()
+        self.assertEqual(self.dhad.job(new)["state"], "done")
+        self.ok("admin", "fsck", "--deep")
+
+    def test_nothing_is_overwritten_and_jobs_that_go_on_are_not_copied(self):
+        job = self.done()
+        self.export(job)
+        self.assertIn("overwrites nothing", self.fails(CONFLICT, "admin", "export", job, "--out", self.out).err)
+        os.mkdir(self.out + "2.tmp")
+        self.assertIn("cut short", self.fails(CONFLICT, "admin", "export", job, "--out", self.out + "2").err)
+        running = self.dhad.submit("slow train.sleep=60", seed=2)
+        r = self.fails(CONFLICT, "admin", "export", running, "--out", self.out + "3")
+        self.assertIn("only a job that has ended", r.err)
+        self.assertFalse(os.path.exists(self.out + "3.tmp"))
+        self.fails(NOT_FOUND, "admin", "export", "4711", "--out", self.out + "3")
+        self.ok("cancel", running, "--now")
+        self.dhad.until_state(running, "cancelled")
+
+    def refused(self, rc, *texts):
+        r = self.fails(rc, "admin", "import", self.out, env=self.there)
+        for text in texts:
+            self.assertIn(text, r.err)
+        self.assertEqual(self.other.get("/v1/jobs").json["jobs"], [])
+        self.assertEqual(os.listdir(os.path.join(self.other.state, "jobs")), [])
+
+    def rewrite(self, name, change):
+        """As somebody would who knows the format: the digest is made right again."""
+        import hashlib
+        path, manifest = os.path.join(self.out, name), os.path.join(self.out, "manifest.json")
+        with open(path) as f:
+            text = change(f.read())
+        self.put(path, text)
+        with open(manifest) as f:
+            doc = json.load(f)
+        for f in doc["files"]:
+            if f["path"] == name:
+                f.update(bytes=str(len(text)), sha256=hashlib.sha256(text.encode()).hexdigest())
+        self.put(manifest, json.dumps(doc))
+
+    def test_damaged_exports_are_refused_whole(self):
+        self.export(self.done())
+        weights = os.path.join(self.out, "files/train/out/model/model.safetensors")
+        with open(weights, "r+") as f:
+            f.write("W")
+        self.refused(65, "is not what was exported", weights)
+        os.truncate(weights, 10)
+        self.refused(65, "10 bytes of 5000")
+        os.unlink(weights)
+        self.refused(NOT_FOUND, weights)
+        self.put(weights, "w" * 5000)
+        with open(os.path.join(self.out, "job.json")) as f:
+            job = f.read()
+        for change, said in ((lambda t: t.replace("dha-job-1", "dha-job-9"), "no dha-job-1 document"),
+                             (lambda t: t.replace('"state":\t"done"', '"state":\t"running"'), "running"),
+                             (lambda t: t.replace("train/out", "../../1/train/out"), "not below it"),
+                             (lambda t: t[:len(t) // 2], "job.json")):
+            self.rewrite("job.json", lambda _: change(job))
+            self.assertNotEqual(change(job), job)
+            self.refused(65 if said != "job.json" else 76, said)
+        self.rewrite("job.json", lambda _: job)
+        self.rewrite("metrics.ndjson", lambda t: t + "{\"stage\": 1}\n")
+        self.refused(65, "metrics.ndjson", "line")
+        self.rewrite("metrics.ndjson", lambda t: t.rsplit("{", 1)[0])
+        with open(os.path.join(self.out, "manifest.json")) as f:
+            manifest = f.read()
+        self.put(os.path.join(self.out, "manifest.json"), manifest.replace("files/search", "../search"))
+        self.refused(65, "not below it")
+        self.put(os.path.join(self.out, "manifest.json"), manifest[:100])
+        self.refused(76, "manifest.json")
+        os.unlink(os.path.join(self.out, "manifest.json"))
+        self.refused(NOT_FOUND, "no finished export")
+        self.put(os.path.join(self.out, "manifest.json"), manifest)
+        self.take_in()
+
+
 class Usage(AdminCase):
     def test_slips_are_answered(self):
         self.assertIn("there is no `dha admin fcsk`", self.fails(USAGE, "admin", "fcsk").err)
         self.assertIn("takes FILE", self.fails(USAGE, "admin", "backup").err)
         self.assertIn("takes no argument", self.fails(USAGE, "admin", "fsck", "x").err)
+        self.assertIn("needs --out DIR", self.fails(USAGE, "admin", "export", "1").err)
         self.assertIn("--state goes with fsck", self.fails(USAGE, "admin", "backup", "f", "--state", "x").err)
         self.assert_error(self.dhad.post("/v1/admin/backup", {"file": "relative.db"}), 400, "usage")
         self.assert_error(self.dhad.post("/v1/admin/fsck", {"deep": 1}), 400, "usage")
