@@ -1,5 +1,6 @@
 /* cmd_admin.c: dha admin: keeping a state directory in order. One function for each verb. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,6 +15,10 @@ static const struct cli_opt opts[] = {
     {"dry-run", 'n', NULL, "fsck --repair, prune: only say it"},
     {"state", 0, "DIR", "fsck: a state directory that no daemon uses"},
     {"out", 'o', "DIR", "export: the directory to make"},
+    {"keep-last", 0, "K", "prune: the newest K checkpoints of each stage stay (default 1)"},
+    {"keep-every", 0, "N", "prune: those at multiples of N steps stay as well"},
+    {"keep-best", 0, NULL, "prune: the one of the lowest validation loss stays as well"},
+    {"metrics-older-than", 0, "AGE", "prune: thin the series of jobs that ended so long ago: 30d"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -213,16 +218,126 @@ out:
     return ret;
 }
 
+/* ---- prune ---- */
+
+/* 90s, 15m, 12h, 30d, 8w; a bare number is days. */
+static int parse_age(const char *text, int64_t *seconds, struct dha_err *e)
+{
+    static const struct {
+        char unit;
+        int64_t seconds;
+    } units[] = {{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 604800}};
+    size_t len = strspn(text, "0123456789");
+    int64_t scale = text[len] ? 0 : 86400;
+
+    for (size_t i = 0; i < sizeof units / sizeof *units && text[len] && !text[len + 1]; i++) {
+        scale = units[i].unit == text[len] ? units[i].seconds : scale;
+    }
+    if (len == 0 || len > 9 || !scale) {
+        dha_fail(e, DHA_E_USAGE, "--metrics-older-than: '%.40s' is no length of time", text);
+        return dha_err_hint(e, "a number with s, m, h, d or w: 30d");
+    }
+    *seconds = strtoll(text, NULL, 10) * scale;
+    return 0;
+}
+
+/* NULL + *e. */
+static cJSON *prune_body(const struct args *a, struct dha_err *e)
+{
+    const char *older = arg_value(a, "metrics-older-than");
+    bool checkpoints = !older || arg_value(a, "keep-last") || arg_value(a, "keep-every") ||
+                       arg_flag(a, "keep-best");
+    int64_t last;
+    int64_t every;
+    int64_t age = 0;
+    cJSON *body;
+
+    if (arg_int(a, "keep-last", 0, 1000000, 1, &last, e) ||
+        arg_int(a, "keep-every", 1, INT64_MAX, 0, &every, e) ||
+        (older && parse_age(older, &age, e))) {
+        return NULL;
+    }
+    body = cJSON_CreateObject();
+    if ((checkpoints && json_put_int(body, "keep_last", last)) ||
+        (every && json_put_int(body, "keep_every", every)) ||
+        (checkpoints && json_put_bool(body, "keep_best", arg_flag(a, "keep-best"))) ||
+        (older && json_put_int(body, "metrics_older_than_s", age))) {
+        cJSON_Delete(body);
+        dha_fail(e, DHA_E_NO_MEMORY, "asking to prune");
+        return NULL;
+    }
+    return body;
+}
+
+static void print_plan(const cJSON *plan, bool only)
+{
+    const cJSON *one;
+    char a[FMT_BUF];
+
+    cJSON_ArrayForEach(one, json_get(plan, "checkpoints"))
+    {
+        printf("job %s: %s remove %s (%s)\n", json_str(one, "job", "?"), only ? "would" : "will",
+               json_str(one, "path", "?"), fmt_bytes(a, json_int(one, "bytes", 0)));
+    }
+    cJSON_ArrayForEach(one, json_get(plan, "metrics"))
+    {
+        printf("job %s: %s thin %lld points of its series to %lld at most\n",
+               json_str(one, "job", "?"), only ? "would" : "will",
+               (long long)json_int(one, "points", 0), (long long)json_int(one, "left", 0));
+    }
+    printf("%d checkpoints of jobs that have ended: %s; %lld stay\n",
+           cJSON_GetArraySize(json_get(plan, "checkpoints")),
+           fmt_bytes(a, json_int(plan, "bytes", 0)), (long long)json_int(plan, "kept", 0));
+    fflush(stdout);
+}
+
+static int run_prune(const struct call *k, struct dha_err *e)
+{
+    bool only = arg_flag(k->a, "dry-run");
+    bool json = arg_flag(k->a, "json");
+    cJSON *body = prune_body(k->a, e);
+    cJSON *chore = NULL;
+    cJSON *done = NULL;
+    char a[FMT_BUF];
+    int ret = -1;
+
+    if (!body || chore_run(k->client, "/v1/admin/prune", body, &chore, e)) {
+        goto out;
+    }
+    if (!json) {
+        print_plan(json_get(chore, "result"), only);
+    }
+    if (only || !chore_planned(chore)) {
+        ret = json ? cli_print_json(json_get(chore, "result"), e) : 0;
+        goto out;
+    }
+    if (chore_apply(k->client, chore, &done, e)) {
+        goto out;
+    }
+    const cJSON *result = json_get(done, "result");
+    cli_say("%lld checkpoints removed, %s freed; %lld points removed",
+            (long long)json_int(result, "removed", 0), fmt_bytes(a, json_int(result, "freed", 0)),
+            (long long)json_int(result, "points_removed", 0));
+    if (json_int(result, "skipped", 0)) {
+        cli_say("%lld were left: in use again, or see the daemon's log",
+                (long long)json_int(result, "skipped", 0));
+    }
+    ret = json ? cli_print_json(result, e) : 0;
+out:
+    cJSON_Delete(done);
+    cJSON_Delete(chore);
+    cJSON_Delete(body);
+    return ret;
+}
+
 /* ---- the table ---- */
 
 static const struct verb {
     const char *name, *argument; /* NULL = takes none */
     int (*run)(const struct call *k, struct dha_err *e);
 } verbs[] = {
-    {"fsck", NULL, run_fsck},
-    {"backup", "FILE", run_backup},
-    {"export", "JOB", run_export},
-    {"import", "DIR", run_import},
+    {"fsck", NULL, run_fsck},      {"backup", "FILE", run_backup}, {"export", "JOB", run_export},
+    {"import", "DIR", run_import}, {"prune", NULL, run_prune},
 };
 
 static const struct verb *find_verb(const char *name, struct dha_err *e)
@@ -233,7 +348,7 @@ static const struct verb *find_verb(const char *name, struct dha_err *e)
         }
     }
     dha_fail(e, DHA_E_USAGE, "there is no `dha admin %s`", name);
-    dha_err_hint(e, "fsck, backup, export, import; `dha admin --help` explains them");
+    dha_err_hint(e, "fsck, backup, export, import, prune; `dha admin --help` explains them");
     return NULL;
 }
 
@@ -270,8 +385,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
 
 const struct command cmd_admin = {
     .name = "admin",
-    .args = "fsck|backup|export|import [ARGUMENT] [OPTION]...",
-    .summary = "Check, repair, back up and move what the daemon keeps",
+    .args = "fsck|backup|export|import|prune [ARGUMENT] [OPTION]...",
+    .summary = "Check, repair, back up, move and prune what the daemon keeps",
     .help =
         "fsck [--deep] [--repair [--dry-run]]\n"
         "    Compares the database with itself and with the disk: is every complete checkpoint and "
@@ -295,12 +410,21 @@ const struct command cmd_admin = {
         "import DIR\n"
         "    Takes such a directory in as a new job, in the state it had, once every file has been "
         "compared with its\n"
-        "    digest. Its finished stages are reused by jobs that would repeat them.",
+        "    digest. Its finished stages are reused by jobs that would repeat them.\n"
+        "prune [--keep-last K] [--keep-every N] [--keep-best] [--metrics-older-than AGE] "
+        "[--dry-run]\n"
+        "    Removes checkpoints of jobs that have ended, but for those named; of a job that "
+        "failed or was cancelled the\n"
+        "    newest stays in any case, so that `dha retry` goes on from it. Of old series the "
+        "first, last, lowest and\n"
+        "    highest point of each hundredth stay. With --metrics-older-than alone no checkpoint "
+        "is touched.",
     .example = "dha admin fsck --deep\n"
                "dha admin fsck --repair --dry-run\n"
                "dha admin backup ~/dha-$(date +%F).db\n"
                "dha admin export 12 --out /usb/job-12\n"
-               "dha admin import /usb/job-12",
+               "dha admin import /usb/job-12\n"
+               "dha admin prune --keep-last 1 --keep-best --metrics-older-than 30d --dry-run",
     .group = "The daemon and its nodes",
     .min_pos = 1,
     .max_pos = 2,

@@ -49,6 +49,8 @@ static const struct route routes[] = {
     {"POST", "/v1/admin/backup", "", "file", api_admin_backup},
     {"POST", "/v1/admin/export", "", "job out", api_admin_export},
     {"POST", "/v1/admin/import", "", "dir", api_admin_import},
+    {"POST", "/v1/admin/prune", "", "keep_last keep_every keep_best metrics_older_than_s",
+     api_admin_prune},
     {"GET", "/v1/admin/chores/ID", "wait", NULL, api_admin_chore},
     {"POST", "/v1/admin/chores/ID/apply", "", "", api_admin_apply},
 };

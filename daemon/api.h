@@ -49,8 +49,8 @@ api_handler api_nodes, api_node_drain, api_node_resume;
 /* api_sweeps.c */
 api_handler api_sweep_new, api_sweep_list, api_sweep_get;
 /* api_admin.c */
-api_handler api_admin_fsck, api_admin_backup, api_admin_export, api_admin_import, api_admin_apply,
-    api_admin_chore;
+api_handler api_admin_fsck, api_admin_backup, api_admin_export, api_admin_import, api_admin_prune,
+    api_admin_apply, api_admin_chore;
 /* api_daemon.c */
 api_handler api_version, api_alive, api_ready, api_shutdown, api_prometheus;
 

@@ -68,6 +68,43 @@ enum api_outcome api_admin_import(struct api_call *c)
                : answer(c, chore_import(c->d, dir, (int64_t)c->rq->peer_uid, &c->e));
 }
 
+/* A member that may be absent (*there = false). */
+static int optional_int(struct api_call *c, const char *key, int64_t lo, int64_t hi, int64_t *out,
+                        bool *there)
+{
+    *there = json_get(c->body, key) != NULL;
+    *out = 0;
+    if (*there && (json_need_int(c->body, key, out, &c->e) != 0 || *out < lo || *out > hi)) {
+        return dha_fail(&c->e, DHA_E_USAGE, "\"%s\" is a whole number from %lld to %lld", key,
+                        (long long)lo, (long long)hi);
+    }
+    return 0;
+}
+
+enum api_outcome api_admin_prune(struct api_call *c)
+{
+    struct prune_what w = {0};
+    int64_t last, age;
+    bool every, metrics;
+    if (optional_int(c, "keep_last", 0, 1000000, &last, &w.checkpoints) != 0 ||
+        optional_int(c, "keep_every", 1, INT64_MAX, &w.policy.every, &every) != 0 ||
+        flag(c, "keep_best", &w.policy.best) != 0 ||
+        optional_int(c, "metrics_older_than_s", 0, INT64_C(1) << 40, &age, &metrics) != 0) {
+        return API_FAIL;
+    }
+    if (!w.checkpoints && (every || w.policy.best)) {
+        dha_fail(&c->e, DHA_E_USAGE, "keep_every and keep_best go with keep_last");
+        return API_FAIL;
+    }
+    if (!w.checkpoints && !metrics) {
+        dha_fail(&c->e, DHA_E_USAGE, "neither keep_last nor metrics_older_than_s: nothing to do");
+        return API_FAIL;
+    }
+    w.policy.last = (int)last;
+    w.metrics_before_us = metrics ? now_us() - age * 1000000 : 0;
+    return answer(c, chore_prune(c->d, &w, &c->e));
+}
+
 enum api_outcome api_admin_apply(struct api_call *c)
 {
     return answer(c, chore_apply(c->d, c->id, &c->e));

@@ -17,4 +17,14 @@ int chore_export(struct daemon *d, int64_t job, const char *out, struct dha_err 
 /* Such a directory as a new job of uid. result {job, name, state, files, bytes}. */
 int chore_import(struct daemon *d, const char *dir, int64_t uid, struct dha_err *e);
 
+struct prune_what {
+    bool
+        checkpoints; /* of jobs that have ended, but for what the policy keeps (its `spare` is set for each job) */
+    struct checkpoint_policy policy;
+    int64_t metrics_before_us; /* series of jobs that ended before that are thinned; 0 = none */
+};
+/* Plans: result {checkpoints: [{job, checkpoint, step, path, bytes}], kept, bytes, metrics: [{job, points, left}]}; once
+ * applied removed, freed, points_removed, skipped as well. */
+int chore_prune(struct daemon *d, const struct prune_what *what, struct dha_err *e);
+
 #endif

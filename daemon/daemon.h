@@ -20,7 +20,7 @@
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
  *   dominate.c (pure) sweep_watch.c   which jobs of a sweep are stopped early
- *   api_admin.c chore.c        what takes long, in a thread: fsck.c checkpoint.c files.c prune.c transfer*.c
+ *   api_admin.c chore.c chore_*.c   what takes long, in a thread; over fsck.c checkpoint.c files.c jobdoc.c
  */
 #ifndef DHA_DAEMON_DAEMON_H
 #define DHA_DAEMON_DAEMON_H

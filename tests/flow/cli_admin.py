@@ -448,6 +448,101 @@ class Transfer(AdminCase):
         self.take_in()
 
 
+class Prune(AdminCase):
+    NAME = "train.ckpts=5 train.sleep=0.5"
+
+    def steps(self, job, state="complete"):
+        return [c["step"] for c in self.checkpoints(job, state) if "/train/" in c["path"]]
+
+    def on_disk(self, job):
+        return sorted(os.listdir(os.path.join(self.dhad.stage_dir(job, "train"), "out", "ckpt")))
+
+    def test_the_newest_stay_and_the_rest_is_removed_once_it_was_said(self):
+        job = self.done(self.NAME)
+        self.assertEqual(self.steps(job), [2, 4, 6, 8, 10])
+        r = self.ok("admin", "prune", "--keep-last", "2", "--dry-run")
+        self.assertEqual(r.out.count("would remove"), 3)
+        self.assertIn("3 checkpoints of jobs that have ended: 2.9 KiB; 3 stay", r.out)
+        self.assertEqual(len(self.on_disk(job)), 5)
+        r = self.ok("admin", "prune", "--keep-last", "2")
+        self.assertEqual(r.out.count("will remove"), 3)
+        self.assertIn("3 checkpoints removed, 2.9 KiB freed", r.err)
+        self.assertEqual((self.steps(job), self.steps(job, "deleted")), ([8, 10], [2, 4, 6]))
+        self.assertEqual(self.on_disk(job), ["step-10", "step-8"])
+        self.assertEqual(len(self.events_of("checkpoint.state")), 3)
+        self.ok("admin", "fsck", "--deep")
+        self.assertIn("0 checkpoints", self.ok("admin", "prune", "--keep-last", "2").out)
+        self.ok("admin", "prune", "--keep-last", "0")
+        self.assertEqual(self.checkpoints(job), [])  # it is done: nothing goes on from them
+        self.ok("admin", "fsck", "--deep")
+
+    def test_the_best_and_every_nth_stay_when_asked_for(self):
+        best = self.done("train.ckpts=5 train.sleep=0.5 evals=*=5:1:4:3:2")
+        self.ok("admin", "prune", "--keep-last", "1", "--keep-best")
+        self.assertEqual(self.steps(best), [4, 10])
+        every = self.done("n " + self.NAME, seed=2)
+        self.ok("admin", "prune", "--keep-last", "0", "--keep-every", "4")
+        self.assertEqual(self.steps(every), [4, 8])
+
+    def test_a_job_that_may_go_on_keeps_its_newest_and_one_that_runs_keeps_all(self):
+        failed = self.dhad.submit(self.NAME + " eval.fail=diverged")
+        self.dhad.until_state(failed, "failed")
+        running = self.dhad.submit("train.ckpts=5 train.sleep=0.5 eval.sleep=60", seed=2)
+        self.dhad.until_running(running, "eval")
+        self.ok("admin", "prune", "--keep-last", "0")
+        self.assertEqual(self.steps(failed), [10])
+        self.assertEqual(self.steps(running), [2, 4, 6, 8, 10])
+        self.ok("cancel", running, "--now")
+        self.dhad.until_state(running, "cancelled")
+
+    def test_a_job_that_goes_on_between_plan_and_deed_is_left_alone(self):
+        job = self.dhad.submit(self.NAME + " eval.fail=diverged:1 eval.sleep=60")
+        self.dhad.until_state(job, "failed")
+        self.dhad.post("/v1/admin/prune", {"keep_last": 1})
+        chore = self.dhad.until(lambda: (c := self.dhad.get("/v1/admin/chores/1?wait=5").json["chore"])[
+            "state"] == "planned" and c)
+        self.assertEqual(len(chore["result"]["checkpoints"]), 4)
+        self.ok("retry", job)
+        self.dhad.until_running(job, "eval")
+        self.dhad.post("/v1/admin/chores/1/apply")
+        chore = self.dhad.until(lambda: (c := self.dhad.get("/v1/admin/chores/1?wait=5").json["chore"])[
+            "state"] == "done" and c)
+        self.assertEqual((chore["result"]["removed"], chore["result"]["skipped"]), (0, 4))
+        self.assertEqual(self.steps(job), [2, 4, 6, 8, 10])
+        self.ok("cancel", job, "--now")
+        self.dhad.until_state(job, "cancelled")
+
+    def test_old_series_are_thinned_and_never_lost(self):
+        job = self.done("train.flood=3000 " + self.NAME)
+
+        def loss():
+            return self.dhad.get(f"/v1/jobs/{job}/metrics?stage=train&name=loss&limit=100000").json["points"]
+        before = loss()
+        self.assertEqual(len(before), 3000)
+        self.assertIn("nothing to do", self.dhad.post("/v1/admin/prune", {}).json["error"]["message"])
+        r = self.ok("admin", "prune", "--metrics-older-than", "1d")
+        self.assertNotIn("thin", r.out)
+        self.assertIn("would thin", self.ok("admin", "prune", "--metrics-older-than", "0s", "--dry-run").out)
+        self.assertEqual(loss(), before)
+        self.ok("admin", "prune", "--metrics-older-than", "0s")
+        after = loss()
+        self.assertLess(len(after), 500)
+        self.assertEqual((after[0], after[-1]), (before[0], before[-1]))
+        self.assertTrue(all(p in before for p in after))
+        self.assertIn(min(before, key=lambda p: p["value"]), after)
+        self.assertIn(max(before, key=lambda p: p["value"]), after)
+        self.assertEqual(len(self.steps(job)), 5)  # checkpoints were not asked for
+        self.assertEqual(len(self.events_of("metrics.thin")), 1)
+        self.ok("admin", "prune", "--metrics-older-than", "0s")
+        self.assertEqual(loss(), after)
+
+    def test_slips_are_answered(self):
+        self.assertIn("30d", self.fails(USAGE, "admin", "prune", "--metrics-older-than", "soon").err)
+        self.fails(USAGE, "admin", "prune", "--keep-last", "-1")
+        self.fails(USAGE, "admin", "prune", "--keep-every", "0")
+        self.assert_error(self.dhad.post("/v1/admin/prune", {"keep_best": True}), 400, "usage")
+
+
 class Usage(AdminCase):
     def test_slips_are_answered(self):
         self.assertIn("there is no `dha admin fcsk`", self.fails(USAGE, "admin", "fcsk").err)
