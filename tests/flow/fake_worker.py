@@ -16,6 +16,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   flood=N         write N progress records at once
   longline=N      write a line of N bytes
   nomanifest=1    announce a checkpoint that is not there
+  ckptkeep=N      remove all but the newest N of them, like the real one without a word
   ckpts=N         checkpoints after N equal parts of the steps, not only at the end
   evals=M=L:L:..,..  while training with method M (or *), an evaluation of loss L after each of so many equal parts of
                   the steps; `final` is the last of them (tokens: 100 a step)
@@ -25,6 +26,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +104,10 @@ def checkpoint(at):
     manifest = json.dumps({"format": "dha-checkpoint-1", "step": at, "shards": [
         {"file": "shard-0000.bin", "bytes": len(SHARD), "xxh3_128": SHARD_XXH3}]})
     put(os.path.join(where, "manifest.json"), manifest)
+    if active("ckptkeep"):
+        steps_there = sorted(int(n.split("-")[1]) for n in os.listdir(os.path.join(out, "ckpt")))
+        for old in steps_there[:-int(active("ckptkeep"))]:
+            shutil.rmtree(os.path.join(out, "ckpt", f"step-{old}"))
     record("checkpoint", step=at, bytes=len(SHARD), path=where,
            digest=hashlib.sha256(manifest.encode()).hexdigest())
 

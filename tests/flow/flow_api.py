@@ -275,7 +275,15 @@ class Records(harness.Case):
         self.assertLessEqual({"loss", "lm", "lr", "grad_norm", "tokens_per_s"}, names)
         c = d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
         self.assertEqual([(x["stage"], x["step"], x["bytes"]) for x in c],
-                         [("fuse", 1, "2"), ("train", 5, "2")])
+                         [("fuse", 1, "1000"), ("train", 5, "1000")])
+
+    def test_checkpoints_that_the_worker_removed_are_not_listed_as_complete(self):
+        d = self.dhad
+        job = d.submit("train.sleep=0.25 train.ckpts=5 train.ckptkeep=2")
+        d.until_state(job, "done")
+        c = d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+        self.assertEqual([(x["step"], x["state"]) for x in c if x["stage"] == "train"],
+                         [(1, "deleted"), (2, "deleted"), (3, "deleted"), (4, "complete"), (5, "complete")])
 
     def test_a_checkpoint_without_its_manifest_is_not_listed(self):
         d = self.dhad
