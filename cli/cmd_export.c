@@ -58,7 +58,7 @@ const struct command cmd_export = {
         "layer's heads are in equal contiguous groups (methods gqa, mqa, spectral-gqa); `expand` "
         "repeats the heads\n"
         "back to MHA: a stock LLaMA with the same logits, for checking. DIR appears whole or not "
-        "at all.",
+        "at all. (`dha admin export` takes the whole job, to another daemon.)",
     .example = "dha export 12 --out my-model-25\ndha export 12 --out check --format expand",
     .group = "Jobs",
     .min_pos = 1,

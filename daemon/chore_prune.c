@@ -8,6 +8,7 @@
 
 #include "daemon/chores.h"
 #include "daemon/files.h"
+#include "daemon/grow.h"
 #include "daemon/log.h"
 #include "daemon/tmpdir.h"
 
@@ -26,21 +27,6 @@ struct prune {
     size_t n_victims, n_series, at;
     int64_t skipped, bytes, kept, points_gone;
 };
-
-/* 2^k growth; the new element, zeroed, or NULL. */
-static void *add_to(void *p_to_array, size_t *n, size_t size)
-{
-    char *old;
-    memcpy(&old, p_to_array, sizeof old);
-    if ((*n & (*n - 1)) == 0) {
-        old = realloc(old, (*n ? 2 * *n : 1) * size);
-        if (!old) {
-            return NULL;
-        }
-        memcpy(p_to_array, &old, sizeof old);
-    }
-    return memset(old + (*n)++ * size, 0, size);
-}
 
 /* ---- planning, in the thread ---- */
 
@@ -92,7 +78,7 @@ static int plan_stage(struct prune *k, struct store *s, const struct store_job *
     }
     checkpoint_choose(&policy, c, loss, m, keep);
     for (size_t i = 0; i < m; i++) {
-        struct victim *v = keep[i] ? NULL : add_to(&k->victims, &k->n_victims, sizeof *v);
+        struct victim *v = keep[i] ? NULL : grow(&k->victims, &k->n_victims, sizeof *v);
         if (v) {
             *v = (struct victim){.c = c[i], .job = job->id};
         } else if (!keep[i]) {
@@ -118,7 +104,7 @@ static int plan_job(struct prune *k, struct store *s, const struct store_job *jo
         if (store_metrics_count(s, job->id, BUCKETS, &points, &thinned, e) != 0) {
             return -1;
         }
-        struct series *p = thinned < points ? add_to(&k->series, &k->n_series, sizeof *p) : NULL;
+        struct series *p = thinned < points ? grow(&k->series, &k->n_series, sizeof *p) : NULL;
         if (p) {
             *p = (struct series){job->id, points, thinned};
         } else if (thinned < points) {

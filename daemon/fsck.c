@@ -13,6 +13,7 @@
 
 #include "daemon/checkpoint.h"
 #include "daemon/files.h"
+#include "daemon/grow.h"
 #include "daemon/output.h"
 
 static const struct {
@@ -92,20 +93,17 @@ __attribute__((format(printf, 5, 6))) static void found(struct check *c, enum fs
     va_end(ap);
     f.path = path ? strdup(path) : NULL;
     f.hint = hint ? strdup(hint) : NULL;
-    struct fsck_finding *more = (r->n & (r->n - 1)) == 0
-                                    ? realloc(r->at, (r->n ? 2 * r->n : 1) * sizeof *more)
-                                    : r->at;
-    if (more) {
-        r->at = more;
-    }
-    if (n < 0 || !more || (path && !f.path) || (hint && !f.hint)) {
+    struct fsck_finding *at = n < 0 || (path && !f.path) || (hint && !f.hint)
+                                  ? NULL
+                                  : grow(&r->at, &r->n, sizeof *at);
+    if (!at) {
         f.message = n < 0 ? NULL : f.message;
         finding_finish(&f);
         c->failed = true;
         dha_fail(c->e, DHA_E_NO_MEMORY, "out of memory");
         return;
     }
-    r->at[r->n++] = f;
+    *at = f;
 }
 
 static void found_in_database(void *arg, const char *problem)

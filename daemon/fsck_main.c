@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/daemon.h"
@@ -120,14 +121,38 @@ static int repair_all(struct store *s, const char *dir, const struct fsck_report
     return rc == 0 ? left : -1;
 }
 
+struct reporter {
+    struct progress p;
+    atomic_bool over;
+};
+
+/* A line on the terminal that says how far it is, until it is over. */
+static void report_progress(void *arg)
+{
+    struct reporter *r = arg;
+    const struct timespec pause = {.tv_nsec = 200 * 1000 * 1000};
+    while (nanosleep(&pause, NULL) == 0 && !atomic_load(&r->over)) {
+        fprintf(stderr, "\r\033[K%s %lld of %lld", atomic_load(&r->p.phase),
+                (long long)atomic_load(&r->p.done), (long long)atomic_load(&r->p.total));
+    }
+    fputs("\r\033[K", stderr);
+}
+
 static int check(const char *dir, bool deep, struct fsck_report *r, struct dha_err *e)
 {
-    struct progress p = {0};
+    struct reporter to = {0};
     struct store *s;
+    uv_thread_t thread;
     if (store_open_reader(dir, &s, e) != 0) {
         return -1;
     }
-    int rc = fsck_check(s, dir, deep, &p, r, e);
+    progress_phase(&to.p, "starting", 0);
+    bool shown = isatty(2) && uv_thread_create(&thread, report_progress, &to) == 0;
+    int rc = fsck_check(s, dir, deep, &to.p, r, e);
+    if (shown) {
+        atomic_store(&to.over, true);
+        uv_thread_join(&thread);
+    }
     store_close(s);
     return rc;
 }

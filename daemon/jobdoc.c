@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/grow.h"
+
 #define FORMAT "dha-job-1"
 
 /* ---- tables ---- */
@@ -197,15 +199,13 @@ static int no_memory(struct dha_err *e)
 
 static int add_dir(struct jobdoc_dirs *d, const char *from, const char *to, struct dha_err *e)
 {
-    void *more = realloc(d->at, (d->n + 1) * sizeof *d->at);
-    if (!more) {
+    struct jobdoc_dir *at = grow(&d->at, &d->n, sizeof *at);
+    if (!at) {
         return no_memory(e);
     }
-    d->at = more;
-    d->at[d->n].from = strdup(from);
-    d->at[d->n].to = strdup(to);
-    d->n++;
-    return d->at[d->n - 1].from && d->at[d->n - 1].to ? 0 : no_memory(e);
+    at->from = strdup(from);
+    at->to = strdup(to);
+    return at->from && at->to ? 0 : no_memory(e);
 }
 
 /* What is below `from` as it will be below `to`; NULL if it is not below. */
@@ -538,18 +538,8 @@ static int take_point(const char *line, size_t len, struct store_import *im, str
     if (j && !p) {
         dha_fail(e, DHA_E_INPUT, "the job has no stage \"%.40s\"", kind);
     } else if (j) {
-        /* 2^k growth */
-        void *more = (p->n_points & (p->n_points - 1)) == 0
-                         ? realloc(p->points,
-                                   (p->n_points ? 2 * p->n_points : 1) * sizeof *p->points)
-                         : p->points;
-        if (!more) {
-            no_memory(e);
-        } else {
-            p->points = more;
-            p->points[p->n_points] = (struct store_point){0};
-            rc = take_row(j, point_fields, &p->points[p->n_points++], e);
-        }
+        struct store_point *at = grow(&p->points, &p->n_points, sizeof *at);
+        rc = at ? take_row(j, point_fields, at, e) : no_memory(e);
     }
     cJSON_Delete(j);
     return rc;

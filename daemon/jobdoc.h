@@ -21,7 +21,7 @@
 
 /* Directories that belong to the job. */
 struct jobdoc_dirs {
-    struct {
+    struct jobdoc_dir {
         char *from, *to; /* absolute; relative to the job's directory */
     } * at;
     size_t n;

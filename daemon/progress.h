@@ -8,8 +8,8 @@
 #include "proto/err.h"
 
 struct progress {
-    _Atomic(const char *) phase; /* static text */
     _Atomic int64_t done, total; /* of the phase; total 0 = unknown */
+    _Atomic(const char *) phase; /* static text */
     atomic_bool stop;
 };
 
