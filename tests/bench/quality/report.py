@@ -195,7 +195,9 @@ def dominance(model, cells, budgets):
         if own[0]["loss"]["final"] <= best["loss"]["final"]:
             met += 1
         else:
-            lost.append(f"at {100 * b:g} % `{best['label']}` is better by {own[0]['loss']['final'] - best['loss']['final']:.4f}")
+            both = max(own[0]["loss"]["final"], best["loss"]["final"]) < own[0]["loss"]["parent"]
+            lost.append(f"at {100 * b:g} % `{best['label']}` is better by {own[0]['loss']['final'] - best['loss']['final']:.4f}"
+                        + (" (both end below the parent: training goes on where its own ended)" if both else ""))
     if not met and not lost:
         return ""
     if lost:
