@@ -13,8 +13,8 @@ int budget_uniform(const struct job_spec *s, int heads, int *n, struct dha_err *
     }
     double exact = s->budget * heads;
     *n = (int)lround(exact);
-    bool fits = *n >= 1 && fabs(exact - *n) < 1e-6 && (s->method.any_count || heads % *n == 0);
-    if (fits)
+    bool whole = *n >= 1 && fabs(exact - *n) < 1e-6;
+    if (whole && (s->method.any_count || heads % *n == 0))
         return 0;
     char list[256] = "";
     for (int i = 1; i <= heads; i++) {
@@ -26,8 +26,9 @@ int budget_uniform(const struct job_spec *s, int heads, int *n, struct dha_err *
     dha_fail(e, DHA_E_SPEC,
              "a budget of %g cannot be met by method %s: %g of %d heads in every layer is %s",
              s->budget, s->method.name, exact, heads,
-             fabs(exact - *n) < 1e-6 ? "no divisor of them" : "no whole number");
-    return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any", list);
+             whole ? "no divisor of them" : "no whole number");
+    return dha_err_hint(e, "budgets that can: %s; or method spectral, which takes any from %.6g on",
+                        list, 1.0 / heads);
 }
 
 /* What the greedy allocation gives every layer's keys and values at least (METHODS 1.6.5): H/8 heads, or the next number that a

@@ -221,6 +221,26 @@ static void a_greedy_allocation_needs_an_eighth_of_the_heads(void **state)
     }
 }
 
+static void a_budget_that_cannot_be_met_says_which_can(void **state)
+{
+    (void)state;
+    static const struct {
+        double budget;
+        const char *says;
+    } cases[] = {{0.375, "no divisor of them"},
+                 {0.3, "no whole number"},
+                 {0.001, "no whole number"},
+                 {1e-300, "no whole number"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct job_spec s = {.budget = cases[i].budget};
+        struct dha_err e = {0};
+        assert_int_equal(method_preset("gqa", &s.method), 0);
+        assert_int_equal(budget_check(&s, 4, 8, &e), -1);
+        assert_non_null(strstr(e.msg, cases[i].says));
+        assert_non_null(strstr(e.hint, "method spectral, which takes any from 0.125 on"));
+    }
+}
+
 static void what_makes_no_sense_is_refused_with_the_reason(void **state)
 {
     (void)state;
@@ -283,6 +303,7 @@ int main(void)
         cmocka_unit_test(a_method_reads_back_as_it_was_written),
         cmocka_unit_test(the_similarity_search_depends_on_what_it_compares_only),
         cmocka_unit_test(a_greedy_allocation_needs_an_eighth_of_the_heads),
+        cmocka_unit_test(a_budget_that_cannot_be_met_says_which_can),
         cmocka_unit_test(what_makes_no_sense_is_refused_with_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
