@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,8 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
               struct dha_err *e)
 {
     posix_spawn_file_actions_t fa;
+    posix_spawnattr_t attr;
+    sigset_t pipe_too; /* ignored here (main.c), but not in the child */
     bool capture = mode == CHILD_STDOUT_CAPTURE || mode == CHILD_STDERR_CAPTURE;
     int pipefd[2] = {-1, -1};
     pid_t pid;
@@ -71,7 +74,18 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
         ret = -1;
         goto close_pipe;
     }
-    rc = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
+    rc = posix_spawnattr_init(&attr);
+    if (rc) {
+        posix_spawn_file_actions_destroy(&fa);
+        dha_fail_errno(e, rc, "preparing to run %s", argv[0]);
+        ret = -1;
+        goto close_pipe;
+    }
+    sigemptyset(&pipe_too);
+    sigaddset(&pipe_too, SIGPIPE);
+    rc = posix_spawnattr_setsigdefault(&attr, &pipe_too);
+    rc = rc ? rc : posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+    rc = rc ? rc : posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
     if (!rc && mode == CHILD_STDOUT_TO_STDERR) {
         rc = posix_spawn_file_actions_adddup2(&fa, 2, 1);
     } else if (!rc && mode == CHILD_STDOUT_CAPTURE) {
@@ -84,8 +98,9 @@ int child_run(const char *const argv[], enum child_stdout mode, char **out, int 
         /* posix_spawn does not write through argv; its prototype predates const. */
         char *const *args;
         memcpy(&args, &argv, sizeof args);
-        rc = posix_spawn(&pid, argv[0], &fa, NULL, args, environ);
+        rc = posix_spawn(&pid, argv[0], &fa, &attr, args, environ);
     }
+    posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&fa);
     if (rc) {
         dha_fail_errno(e, rc, "running %s", argv[0]);
@@ -130,4 +145,14 @@ int child_failed(const char *name, int status, struct dha_err *e)
     return dha_fail(e, code == DHA_E_COUNT || code == DHA_E_OK ? DHA_E_FAILED : code,
                     "%s ended with exit status %d (%s)", name, status,
                     code == DHA_E_COUNT ? "not one of ours" : dha_code_meaning(code));
+}
+
+int child_said(const char *name, int status, struct dha_err *e)
+{
+    enum dha_code code = dha_code_from_exit(status);
+
+    if (status > 128 || code == DHA_E_COUNT || code == DHA_E_OK) {
+        return child_failed(name, status, e);
+    }
+    return dha_fail(e, code, "%s", "");
 }

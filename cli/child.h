@@ -15,7 +15,9 @@ enum child_stdout {
  * signal N. out: for CAPTURE, the text (free it), else NULL. -1 only when it could not be run. */
 int child_run(const char *const argv[], enum child_stdout mode, char **out, int *status,
               struct dha_err *e);
-/* A non-zero status of a program that uses our exit codes -> *e (it has already said why on stderr). */
+/* A non-zero status of a program that uses our exit codes -> *e. */
 int child_failed(const char *name, int status, struct dha_err *e);
+/* The same where the program's stderr is ours and it ended by itself: it has said why, so *e has the code and no message. */
+int child_said(const char *name, int status, struct dha_err *e);
 
 #endif

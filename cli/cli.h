@@ -87,7 +87,8 @@ int parse_num(const char *what, const char *text, double min, double max, double
 void help_all(FILE *out);
 void help_command(FILE *out, const struct command *cmd);
 
-/* Prints an error as "dha: what went wrong" and its hint, to stderr. Returns its exit status. */
+/* Prints an error as "dha: what went wrong" and its hint, to stderr. Returns its exit status. An error without a message
+ * has been said already (child.h). */
 int cli_complain(const struct dha_err *e);
 /* "dha: ..." on stderr: talk. */
 void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -1,5 +1,6 @@
 /* cmd_generate.c: dha generate: finds the checkpoints and becomes dha-worker, which reads the prompt and writes the text. */
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -115,6 +116,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     }
     argv[n] = NULL;
     fflush(stdout);
+    signal(SIGPIPE, SIG_DFL); /* main() ignores it, and that would be inherited */
     /* The terminal, the pipe and the signals are the worker's from here on, and its exit status is ours. */
     char *const *args;
     memcpy(&args, &(const char *const *){argv}, sizeof args); /* exec does not write through them */

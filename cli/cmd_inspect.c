@@ -1,4 +1,6 @@
 /* cmd_inspect.c: dha inspect */
+#include <signal.h>
+
 #include "cli/child.h"
 #include "cli/locate.h"
 
@@ -16,7 +18,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     if (child_run(argv, CHILD_STDOUT_INHERIT, NULL, &status, e)) {
         return -1;
     }
-    return status > 128 ? child_failed("dha-worker inspect", status, e) : status;
+    return status > 128 && status != 128 + SIGPIPE ? child_failed("dha-worker inspect", status, e)
+                                                   : status;
 }
 
 const struct command cmd_inspect = {

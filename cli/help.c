@@ -80,8 +80,10 @@ void cli_say(const char *fmt, ...)
 
 int cli_complain(const struct dha_err *e)
 {
-    cli_say("%s%s%s", e->path[0] && !strstr(e->msg, e->path) ? e->path : "",
-            e->path[0] && !strstr(e->msg, e->path) ? ": " : "", e->msg);
+    if (*e->msg) {
+        cli_say("%s%s%s", e->path[0] && !strstr(e->msg, e->path) ? e->path : "",
+                e->path[0] && !strstr(e->msg, e->path) ? ": " : "", e->msg);
+    }
     for (const char *line = e->hint; *line;) {
         size_t len = strcspn(line, "\n");
         fprintf(stderr, "     %.*s\n", (int)len, line);

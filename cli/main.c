@@ -8,6 +8,7 @@
 #include <curl/curl.h>
 
 #include "cli/cli.h"
+#include "proto/stream.h"
 
 static int run(int argc, char **argv)
 {
@@ -81,6 +82,7 @@ static int run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    int unwritten;
     int rc;
 
     setlocale(LC_CTYPE, ""); /* only for how wide the terminal's characters are; numbers stay C's */
@@ -91,12 +93,12 @@ int main(int argc, char **argv)
     }
     rc = run(argc, argv);
     curl_global_cleanup();
-    errno = 0;
-    if (fflush(stdout) || ferror(stdout)) {
-        if (errno != EPIPE) { /* `dha list | head` is no failure */
-            fprintf(stderr, "dha: writing to stdout: %s\n", strerror(errno));
-            return rc ? rc : dha_code_exit(DHA_E_IO);
-        }
+    unwritten = stream_unwritten(stdout);
+    if (unwritten && unwritten != EPIPE) { /* `dha list | head` is no failure */
+        struct dha_err e = {0};
+        dha_fail_errno(&e, unwritten, "writing to stdout");
+        unwritten = cli_complain(&e);
+        return rc ? rc : unwritten;
     }
     return rc;
 }

@@ -42,7 +42,7 @@ int take_model(const char *model, const char *out, const char *format, const cha
     if (child_run(argv, CHILD_STDOUT_TO_STDERR, NULL, &status, e)) {
         return -1;
     }
-    return status ? child_failed("dha-worker export", status, e) : 0;
+    return status ? child_said("dha-worker export", status, e) : 0;
 }
 
 static int damaged(struct dha_err *e, const char *what, const char *path)

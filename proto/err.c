@@ -135,7 +135,7 @@ int dha_err_hint(struct dha_err *e, const char *fmt, ...)
 
 int dha_err_context(struct dha_err *e, const char *fmt, ...)
 {
-    if (!e)
+    if (!e || !e->msg[0])
         return -1;
     char old[sizeof e->msg], front[sizeof e->msg];
     va_list ap;

@@ -76,7 +76,7 @@ int dha_fail(struct dha_err *e, enum dha_code c, const char *fmt, ...)
  * else IO. */
 int dha_fail_errno(struct dha_err *e, int errnum, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* Add to an error that is set; both return -1. */
+/* Add to an error that is set; both return -1. An error without a message was said elsewhere: no context is added. */
 int dha_err_hint(struct dha_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int dha_err_context(struct dha_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/stream.h"
 #include "worker/cmd.h"
 #include "worker/control.h"
 
@@ -104,6 +105,9 @@ int main(int argc, char **argv)
         return dha_code_exit(e.code);
     }
     int rc = c->run(argc - 1, argv + 1, &comm, &e);
+    int unwritten = rc ? 0 : stream_unwritten(stdout);
+    if (unwritten)
+        rc = dha_fail_errno(&e, unwritten, "writing to stdout");
     if (rc && comm.rank == 0) {
         fprintf(stderr, "dha-worker %s: %s\n", c->name, e.msg);
         if (e.hint[0])

@@ -265,6 +265,10 @@ class Records(cli_harness.Case):
         self.assertEqual(os.listdir(os.path.dirname(out)), ["mine"])
         self.fails(67, "export", self.job, "--out", out)
         self.fails(2, "export", self.job, "--out", out + "2", "--format", "gguf")
+        r = self.dha("export", self.job, "--out", out + "2", "--format", "gqa")
+        self.assertIn("dha-worker export: ", r.err, "the fake job's checkpoint is none")
+        self.assertNotIn("exit status", r.err)
+        self.assertEqual((r.rc, r.out), (65, ""), r)
         self.fails(2, "export", self.job, "--out", "")
 
     def test_a_job_without_a_checkpoint_has_nothing_to_export(self):
