@@ -67,7 +67,7 @@ static int ask(const char *const argv[], const char *what, cJSON **out, struct d
     }
     if (status) {
         free(text);
-        return child_failed(what, status, e);
+        return child_said(what, status, e);
     }
     *out = json_parse(text, strlen(text), NULL, e);
     free(text);
@@ -101,6 +101,84 @@ static int measure(const char *worker, struct side *s, const struct args *a, con
     cli_say("measuring the loss of %s on %s, in windows of %s tokens", s->name,
             arg_value(a, "data"), seq);
     return ask(argv, "dha-worker eval", &s->eval, e);
+}
+
+/* Whether --data is tokenised for each model: all but token files are (dha-worker eval tells them the same way). */
+static bool data_is_text(const struct args *a)
+{
+    static const char *const token_files[] = {"u16", "u32", "bin"};
+    const char *format = arg_value(a, "format");
+    const char *dot = strrchr(arg_value(a, "data"), '.');
+
+    format = format ? format : dot ? dot + 1 : "";
+    for (size_t i = 0; i < sizeof token_files / sizeof *token_files; i++) {
+        if (!strcmp(format, token_files[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* 1: both are there and differ, 0: they do not, or one is missing (which dha-worker eval says better), -1: *e */
+static int files_differ(const char *const path[2], struct dha_err *e)
+{
+    FILE *f[2] = {fopen(path[0], "rb"), fopen(path[1], "rb")};
+    char buf[2][4096];
+    size_t n[2] = {1, 1};
+    int differ = 0;
+
+    while (f[0] && f[1] && !differ && n[0] > 0) {
+        for (int i = 0; i < 2; i++) {
+            n[i] = fread(buf[i], 1, sizeof buf[i], f[i]);
+            if (ferror(f[i])) {
+                differ = dha_fail_errno(e, errno, "reading %s", path[i]);
+            }
+        }
+        differ = differ ? differ : n[0] != n[1] || memcmp(buf[0], buf[1], n[0]) != 0;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (f[i]) {
+            fclose(f[i]);
+        }
+    }
+    return differ;
+}
+
+/* A loss a token says something only beside another one over the same tokens. */
+static int same_tokens(const struct side s[2], const struct args *a, struct dha_err *e)
+{
+    int64_t vocab[2];
+    char path[2][LOCATE_MAX + 32];
+    const char *paths[2] = {path[0], path[1]};
+    int differ;
+
+    for (int i = 0; i < 2; i++) {
+        vocab[i] = json_int(s[i].facts, "vocab", 0);
+        snprintf(path[i], sizeof path[i], "%s/tokenizer.model", s[i].model);
+    }
+    if (vocab[0] != vocab[1]) {
+        dha_fail(
+            e, DHA_E_INPUT,
+            "the vocabularies differ: %s has %lld tokens, %s %lld, so their losses a token are "
+            "not over the same tokens",
+            s[0].name, (long long)vocab[0], s[1].name, (long long)vocab[1]);
+        return dha_err_hint(e,
+                            "compare a conversion with the model it was made of, or with another "
+                            "conversion of that");
+    }
+    if (!data_is_text(a) || arg_value(a, "tokenizer")) {
+        return 0;
+    }
+    differ = files_differ(paths, e);
+    if (differ > 0) {
+        dha_fail(e, DHA_E_INPUT,
+                 "the tokenizers differ: %s and %s are not the same file, so the losses a token "
+                 "are not over the same tokens",
+                 path[0], path[1]);
+        dha_err_hint(e, "where one of them is right for both models, name it with --tokenizer "
+                        "FILE; or give a token file (u16, u32)");
+    }
+    return differ ? -1 : 0;
 }
 
 static void number_row(struct table *t, const char *what, const char *const cell[2],
@@ -214,6 +292,9 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         int64_t positions = json_int(s[i].facts, "positions", shorter);
         shorter = positions < shorter ? positions : shorter;
     }
+    if (same_tokens(s, a, e)) {
+        goto out;
+    }
     if (arg_int(a, "seq-len", 1, 1 << 20, shorter, &seq_len, e)) {
         goto out;
     }
@@ -236,7 +317,7 @@ const struct command cmd_compare = {
     .summary = "Two checkpoints side by side: loss on held-out data, KV bytes a token, parameters",
     .help = "MODEL is a directory, or the id of a finished job. The loss is the mean over windows "
             "that do not overlap,\n"
-            "in nats a token; both models see the same windows.",
+            "in nats a token; both models see the same windows, so they must have one tokenizer.",
     .example = "dha compare ~/models/my-llama 12 --data valid.txt --windows 256",
     .group = "Start here",
     .min_pos = 2,

@@ -2,6 +2,8 @@
 import json
 import os
 import re
+import shutil
+import struct
 import subprocess
 
 import cli_harness
@@ -87,6 +89,88 @@ class Usage(cli_harness.Case):
         env = cli_harness.environment(HOME=self.dhad.dir)
         self.ok("--socket", self.dhad.socket, "nodes", env=env)
         self.ok("nodes", "--socket", self.dhad.socket, env=env)
+
+
+class Output(cli_harness.Case):
+    def test_a_full_disk_is_said_as_such(self):
+        for args in (("events",), ("man",), ("list", "--json")):
+            with self.subTest(args), open("/dev/full", "w") as full:
+                p = subprocess.run([cli_harness.DHA, *args], stdout=full, stderr=subprocess.PIPE, text=True,
+                                   env=self.env, cwd=self.dhad.dir)
+                self.assertEqual((p.returncode, p.stderr),
+                                 (73, "dha: writing to stdout: No space left on device\n"))
+
+    def test_a_reader_that_has_seen_enough_is_no_failure(self):
+        for args in (("events",), ("events", "-f"), ("man",)):
+            with self.subTest(args):
+                r, w = os.pipe()
+                os.close(r)
+                p = subprocess.run([cli_harness.DHA, *args], stdout=w, stderr=subprocess.PIPE, text=True,
+                                   env=self.env, cwd=self.dhad.dir, timeout=20)
+                os.close(w)
+                self.assertEqual((p.returncode, p.stderr), (0, ""))
+
+
+class Worker(cli_harness.Case):
+    """What dha-worker says is said once, and by it."""
+    model = os.path.realpath(os.path.join(harness.HERE, "..", "..", "deploy", "demo", "hf"))
+
+    def copy(self, name):
+        path = os.path.join(self.dhad.dir, name)
+        shutil.copytree(self.model, path)
+        return path
+
+    def compare(self, other, *more):
+        return self.dha("compare", self.model, other, "--data", os.path.dirname(self.model) + "/valid.txt",
+                        "--windows", "1", "--seq-len", "16", *more)
+
+    def cut_vocabulary(self, path, rows):
+        with open(path + "/model.safetensors", "rb") as f:
+            n, = struct.unpack("<Q", f.read(8))
+            head, data = json.loads(f.read(n)), f.read()
+        head.pop("__metadata__", None)
+        kept = b""
+        for name, t in sorted(head.items(), key=lambda x: x[1]["data_offsets"]):
+            start, end = t["data_offsets"]
+            if t["shape"][0] == 512:
+                end = start + (end - start) // 512 * rows
+                t["shape"][0] = rows
+            t["data_offsets"] = [len(kept), len(kept) + end - start]
+            kept += data[start:end]
+        head = json.dumps(head).encode()
+        with open(path + "/model.safetensors", "wb") as f:
+            f.write(struct.pack("<Q", len(head)) + head + kept)
+        with open(path + "/config.json") as f:
+            config = json.load(f)
+        with open(path + "/config.json", "w") as f:
+            json.dump({**config, "vocab_size": rows}, f)
+
+    def test_a_directory_that_is_not_there_is_said_to_be_that(self):
+        for args in (("inspect", "nosuch"), ("compare", "nosuch", self.model, "--data", "train.u16")):
+            r = self.dha(*args)
+            self.assertEqual(r.rc, 66, r)
+            self.assertTrue(r.err.startswith("dha-worker inspect: there is no directory nosuch\n"), r)
+            self.assertNotIn("exit status", r.err)
+
+    def test_losses_over_different_tokens_are_not_compared(self):
+        other = self.copy("other")
+        with open(other + "/tokenizer.model", "ab") as f:
+            f.write(b"\0")
+        r = self.compare(other)
+        self.assertEqual((r.rc, r.out), (65, ""), r)
+        self.assertIn(other + "/tokenizer.model", r.err)
+        self.assertIn("--tokenizer FILE", r.err)
+        r = self.compare(other, "--tokenizer", self.model + "/tokenizer.model")
+        self.assertEqual(r.rc, 0, r)
+        self.assertEqual(self.compare(self.copy("same")).rc, 0)
+
+    def test_vocabularies_of_other_sizes_are_not_compared(self):
+        small = self.copy("small")
+        self.cut_vocabulary(small, 300)
+        r = self.compare(small)
+        self.assertEqual((r.rc, r.out), (65, ""), r)
+        self.assertIn("512 tokens", r.err)
+        self.assertIn("300", r.err)
 
 
 class NoDaemon(cli_harness.Case):

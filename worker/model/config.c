@@ -10,10 +10,12 @@
  */
 #include "worker/model/config.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CONFIG_MAX_BYTES (16u << 20) /* maps of 512 layers x 256 heads are about 2 MiB of text */
 #define MAX_HIDDEN       (1 << 17)
@@ -403,19 +405,24 @@ int model_config_parse(const cJSON *doc, const char *where, struct model_config 
 
 int model_config_load(const char *dir, struct model_config *c, struct dha_err *e)
 {
+    static const char a_model[] =
+        "a model is a directory in Hugging Face layout: config.json and safetensors files";
     char path[4096];
     memset(c, 0, sizeof *c);
     if (snprintf(path, sizeof path, "%s/config.json", dir) >= (int)sizeof path)
         return dha_fail(e, DHA_E_INPUT, "the model's path is too long: %.100s...", dir);
     cJSON *doc = json_parse_file(path, CONFIG_MAX_BYTES, e);
+    if (!doc && access(dir, F_OK) && errno == ENOENT) {
+        dha_fail(e, DHA_E_NOT_FOUND, "there is no directory %s", dir);
+        return dha_err_hint(e, "%s", a_model);
+    }
     if (!doc) {
         if (e && e->code == DHA_E_PROTOCOL)
             e->code = DHA_E_INPUT;
         if (e && !e->path[0])
             snprintf(e->path, sizeof e->path, "%.255s", path);
         if (e && !e->hint[0])
-            dha_err_hint(e, "a model is a directory in Hugging Face layout: config.json and "
-                            "safetensors files");
+            dha_err_hint(e, "%s", a_model);
         return dha_err_context(e, "reading the model's config");
     }
     int rc = model_config_parse(doc, path, c, e);
