@@ -86,24 +86,28 @@ bool demo_jump(cJSON *const *jobs, int n, double *tokens, double *loss)
     return false;
 }
 
+/* Tokens that a closed form's job read to calibrate: as a finished job says, else what it was given for it. */
+static int64_t tokens_only_read(const cJSON *job)
+{
+    const cJSON *tokens = json_at(job, "spec.tokens");
+    int64_t spent = json_int(json_get(job, "result"), "tokens_spent", -1);
+
+    if (search_trains(job)) {
+        return 0;
+    }
+    return spent >= 0 ? spent - json_int(tokens, "train", 0) : json_int(tokens, "search", 0);
+}
+
 /* What the columns mean, with the numbers of these jobs. */
 static void legend(FILE *out, cJSON *const *jobs, int n)
 {
     int64_t trained = 0;
-    int64_t read = 0;
+    bool any = false;
     char a[FMT_BUF];
 
     for (int i = 0; i < n; i++) {
         int64_t before = demo_tokens_before(jobs[i], "train");
-        const cJSON *tokens = json_at(jobs[i], "spec.tokens");
-        int64_t spent = json_int(json_get(jobs[i], "result"), "tokens_spent", -1);
-        /* what a finished job says that it read, else what it was given for it */
-        int64_t only = spent >= 0 ? spent - json_int(tokens, "train", 0)
-                                  : json_int(tokens, "search", 0);
         trained = before > trained ? before : trained;
-        if (!search_trains(jobs[i]) && only > read) {
-            read = only;
-        }
     }
     fputs(
         "\n  Losses are nats a token on held-out text. converted: right after the last structural "
@@ -113,14 +117,15 @@ static void legend(FILE *out, cJSON *const *jobs, int n)
         fprintf(out, "\n  (dha: after %s tokens of search and fusion)",
                 fmt_count(a, (double)trained));
     }
-    fputs(".", out);
-    if (read > 0) {
-        fprintf(out,
-                " tokens spent: training; for the spectral methods\n"
-                "  also %lld tokens that the calibration only reads",
-                (long long)read);
-    } else {
-        fputs(" tokens spent: training", out);
+    fputs(". tokens spent: training", out);
+    for (int i = 0; i < n; i++) {
+        int64_t read = tokens_only_read(jobs[i]);
+        if (read > 0) {
+            fprintf(out, "%s %s %lld",
+                    any ? "," : ",\n  and what the calibration only reads:", method_name(jobs[i]),
+                    (long long)read);
+            any = true;
+        }
     }
     fputs(".\n", out);
 }

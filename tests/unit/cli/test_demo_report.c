@@ -27,14 +27,17 @@ static const char *const texts[] = {
     "\"trained_tokens\":100,\"loss\":2.7}]}}",
     "{\"id\":\"3\",\"state\":\"failed\",\"spec\":{\"method\":\"spectral\",\"tokens\":{\"search\":"
     "30,\"fuse\":0,\"train\":200}},"
-    "\"stages\":[],\"result\":null}"};
+    "\"stages\":[],\"result\":null}",
+    "{\"id\":\"4\",\"state\":\"done\",\"spec\":{\"method\":\"spectral-gqa\",\"tokens\":{"
+    "\"search\":30,\"train\":200}},\"stages\":[],\"result\":{\"tokens_spent\":220}}"};
+#define N_TEXTS ((int)(sizeof texts / sizeof *texts))
 
-static cJSON *jobs[3];
+static cJSON *jobs[N_TEXTS];
 
 static int setup(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_TEXTS; i++) {
         jobs[i] = json_parse(texts[i], strlen(texts[i]), NULL, NULL);
         if (!jobs[i]) {
             return -1;
@@ -46,7 +49,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_TEXTS; i++) {
         cJSON_Delete(jobs[i]);
     }
     return 0;
@@ -101,13 +104,13 @@ static void the_lowest_final_loss_is_marked(void **state)
     struct capture c;
     assert_int_equal(demo_best(jobs, 3), 1);
     capture_begin(&c);
-    demo_table(c.out, &ascii, jobs, 3);
+    demo_table(c.out, &ascii, jobs, N_TEXTS);
     capture_has(&c, "MHA parent");
     capture_has(&c, "dha *");
     capture_has(&c, "+0.2000");
     capture_has(&c, "25.0 %");
     capture_has(&c, "(dha: after 100 tokens of search and fusion)");
-    capture_has(&c, "also 30 tokens that the calibration only reads");
+    capture_has(&c, "what the calibration only reads: spectral 30, spectral-gqa 20.");
     capture_has(&c, "failed");
     capture_has_not(&c, "gqa *");
     capture_end(&c);
