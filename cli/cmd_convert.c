@@ -1,4 +1,5 @@
 /* cmd_convert.c: dha convert = submit + watch + export */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/copydir.h"
@@ -97,16 +98,26 @@ static int need(const struct args *a, const char *name, const char *what, struct
 
 static void come_back(const char *id, const char *out)
 {
+    char *take = NULL;
+    size_t len = 0;
+    FILE *mem = open_memstream(&take, &len);
+
     cli_say("job %s goes on without this terminal:", id);
-    fprintf(stderr,
-            "     dha watch %s                 comes back to it\n"
-            "     dha export %s --out ",
-            id, id);
-    fmt_shell(stderr, out);
-    fprintf(stderr,
-            "   takes the result when it is done\n"
-            "     dha cancel %s                stops it\n",
-            id);
+    if (!mem) {
+        return;
+    }
+    fprintf(mem, "export %s --out ", id);
+    fmt_shell(mem, out);
+    if (!fclose(mem)) { /* the longest of the three: the others are as wide */
+        int width = (int)fmt_width(take) - (int)strlen(id);
+        fprintf(stderr,
+                "     dha watch %s%*s  comes back to it\n"
+                "     dha %s  takes the result when it is done\n"
+                "     dha cancel %s%*s  stops it\n",
+                id, width - (int)strlen("watch "), "", take, id, width - (int)strlen("cancel "),
+                "");
+    }
+    free(take);
 }
 
 static void print_result(const cJSON *job, const char *out)

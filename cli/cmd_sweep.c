@@ -350,7 +350,6 @@ static int create(struct client *c, const struct args *a, struct dha_err *e)
     cJSON *body = cJSON_CreateObject();
     cJSON *plan = NULL;
     cJSON *doc = NULL;
-    const cJSON *s;
     const char *id;
     int ret = -1;
 
@@ -364,10 +363,7 @@ static int create(struct client *c, const struct args *a, struct dha_err *e)
     if (post(c, body, NULL, &plan, e) || check_points(c, a, json_get(plan, "points"), e)) {
         goto out;
     }
-    cJSON_ArrayForEach(s, json_get(plan, "skipped"))
-    {
-        cli_say("left out: %s", json_str(s, "message", "?"));
-    }
+    sweep_left_out(stderr, "dha: ", plan);
     if (arg_flag(a, "dry-run")) {
         ret = print_plan(plan, arg_flag(a, "json"), e);
         goto out;

@@ -26,13 +26,13 @@ static void row(struct table *t, const struct sweep_cell *c)
     table_cell(t, "%s", c->ids);
 }
 
-static void left_out(FILE *out, const cJSON *sweep)
+void sweep_left_out(FILE *out, const char *who, const cJSON *sweep)
 {
     const cJSON *s;
 
     cJSON_ArrayForEach(s, json_get(sweep, "skipped"))
     {
-        fprintf(out, "left out: %s at %.4g %%: %s\n", json_str(s, "method", "?"),
+        fprintf(out, "%sleft out: %s at %.4g %%: %s\n", who, json_str(s, "method", "?"),
                 json_num(s, "budget", NAN) * 100, json_str(s, "message", ""));
     }
 }
@@ -149,7 +149,7 @@ int sweep_view(FILE *out, const struct fmt *f, const cJSON *sweep, struct dha_er
     table_destroy(t);
     fprintf(out, "* lowest final loss at its budget%s\n",
             seeds ? "; means over the seeds, +- their standard deviation" : "");
-    left_out(out, sweep);
+    sweep_left_out(out, "", sweep);
     reused(out, sweep);
     if (charts_make(&h, &c, e)) {
         sweep_cells_finish(&c);

@@ -6,6 +6,8 @@
 
 /* The table, what was left out, what was reused, and the charts as characters. */
 int sweep_view(FILE *out, const struct fmt *f, const cJSON *sweep, struct dha_err *e);
+/* A line a point that no job was made for, with `who` before it: of a sweep, or of the answer to a dry run. */
+void sweep_left_out(FILE *out, const char *who, const cJSON *sweep);
 /* One line a job; losses with all their digits. */
 void sweep_csv(FILE *out, const cJSON *sweep);
 int sweep_svg(const char *file, const cJSON *sweep, struct dha_err *e);

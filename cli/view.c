@@ -464,6 +464,17 @@ static void heads_row(FILE *out, const char *what, const cJSON *list)
     fputs("  (per layer)\n", out);
 }
 
+/* The result counts a stage when it has ended: what runs now counts what it has trained on so far. */
+static int64_t tokens_spent(const cJSON *job)
+{
+    const cJSON *running = view_running_stage(job);
+    int64_t ended = json_int(json_get(job, "result"), "tokens_spent", -1);
+
+    return ended < 0 || json_int(running, "tokens", 0) > 0
+               ? ended
+               : ended + json_int(json_get(running, "progress"), "tokens", 0);
+}
+
 void view_result(FILE *out, const struct fmt *f, const cJSON *job)
 {
     const cJSON *r = json_get(job, "result");
@@ -475,7 +486,7 @@ void view_result(FILE *out, const struct fmt *f, const cJSON *job)
     double budget = json_num(r, "head_budget", NAN);
     int64_t kv_parent = json_int(kv, "parent", -1);
     int64_t kv_now = json_int(kv, "converted", -1);
-    int64_t tokens = json_int(r, "tokens_spent", -1);
+    int64_t tokens = tokens_spent(job);
     double wall = json_num(r, "wall_s", -1);
     char a[FMT_BUF];
 

@@ -31,6 +31,8 @@ struct option_spec {
 };
 /* Options by the table (ends with a NULL name); returns the index of the first other argument, -1 + DHA_E_USAGE. */
 int cmd_options(int argc, char **argv, const struct option_spec *table, struct dha_err *e);
+/* A number of them outside lo to hi is DHA_E_USAGE. */
+int cmd_range(const char *name, long long v, long long lo, long long hi, struct dha_err *e);
 
 /* A job spec from a file, relative paths against its directory; every error of it goes to stderr (rank 0). */
 int cmd_read_spec(const char *path, struct job_spec *s, struct comm *comm, struct dha_err *e);

@@ -88,13 +88,11 @@ int cmd_eval(int argc, char **argv, struct comm *comm, struct dha_err *e)
     int rc = -1, first = cmd_options(argc, argv, options, e);
     if (first < 0)
         return -1;
-    if (first != argc || seq < 1 || seq > INT_MAX / 4096 || windows < 0 || threads < 0 ||
-        threads > 1024)
-        return dha_fail(
-            e, DHA_E_USAGE, "%s",
-            first != argc
-                ? "too many arguments"
-                : "--seq-len must be 1 or more, --windows 0 or more, --threads 0 to 1024");
+    if (first != argc)
+        return dha_fail(e, DHA_E_USAGE, "too many arguments");
+    if (cmd_range("seq-len", seq, 1, INT_MAX / 4096, e) ||
+        cmd_range("windows", windows, 0, INT64_MAX, e) || cmd_range("threads", threads, 0, 1024, e))
+        return -1;
     if (!(k = kern_open(backend, (int)threads, &ke))) {
         dha_fail(e, DHA_E_INTERNAL, "backend %s: %s", backend, ke.msg);
         goto agree;
@@ -260,9 +258,10 @@ int cmd_score(int argc, char **argv, struct comm *comm, struct dha_err *e)
     if (comm->size > 1)
         return dha_fail(e, DHA_E_USAGE, "score runs as one process, not under mpirun -n %d",
                         comm->size);
-    if (first != argc || seq < 0 || seq > INT_MAX / 4096)
-        return dha_fail(e, DHA_E_USAGE, "%s",
-                        first != argc ? "too many arguments" : "--seq-len is out of range");
+    if (first != argc)
+        return dha_fail(e, DHA_E_USAGE, "too many arguments");
+    if (cmd_range("seq-len", seq, 0, INT_MAX / 4096, e))
+        return -1;
     if (!(k = kern_open(backend, 0, &ke)))
         return dha_fail(e, DHA_E_INTERNAL, "backend %s: %s", backend, ke.msg);
     if (model_load(&m, k, s.model, e))

@@ -405,10 +405,9 @@ static int read_arguments(int argc, char **argv, struct arguments *a, struct set
         dha_fail(e, DHA_E_USAGE, "there is no prompt");
         return dha_err_hint(e, "give one as an argument, - to read it from stdin, or --ids 1,2,3");
     }
-    if (max_tokens < 1 || max_tokens > 1 << 24 || top_k < 0 || top_k > INT_MAX || a->threads < 0 ||
-        a->threads > 1024)
-        return dha_fail(e, DHA_E_USAGE,
-                        "--max-tokens must be 1 or more, --top-k 0 or more, --threads 0 to 1024");
+    if (cmd_range("max-tokens", max_tokens, 1, 1 << 24, e) ||
+        cmd_range("top-k", top_k, 0, INT_MAX, e) || cmd_range("threads", a->threads, 0, 1024, e))
+        return -1;
     set->max_tokens = (int)max_tokens;
     set->bos = !no_bos;
     set->sampler = (struct sampler){.top_k = (int)top_k, .top_p = 1, .seed = seed};

@@ -27,6 +27,8 @@ static int take(const struct option_spec *o, const char *arg, struct dha_err *e)
     }
     errno = 0;
     *o->num = strtoll(arg, &end, 10);
+    if (errno == ERANGE && !*end)
+        return dha_fail(e, DHA_E_USAGE, "--%s: %.60s has too many digits", o->name, arg);
     if (errno || *end || end == arg)
         return dha_fail(e, DHA_E_USAGE, "--%s takes a whole number, not \"%s\"", o->name, arg);
     return 0;
@@ -55,4 +57,11 @@ int cmd_options(int argc, char **argv, const struct option_spec *table, struct d
         if (table[i].required && !seen[i])
             return dha_fail(e, DHA_E_USAGE, "option --%s is missing", table[i].name);
     return optind;
+}
+
+int cmd_range(const char *name, long long v, long long lo, long long hi, struct dha_err *e)
+{
+    if (v >= lo && v <= hi)
+        return 0;
+    return dha_fail(e, DHA_E_USAGE, "--%s: %lld is outside %lld to %lld", name, v, lo, hi);
 }

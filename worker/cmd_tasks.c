@@ -131,11 +131,11 @@ int cmd_tasks(int argc, char **argv, struct comm *comm, struct dha_err *e)
     int first = cmd_options(argc, argv, options, e);
     if (first < 0)
         return -1;
-    if (first != argc - 1 || shots < 0 || shots > 64 || limit < 0 || threads < 0 || threads > 1024)
-        return dha_fail(e, DHA_E_USAGE, "%s",
-                        first != argc - 1
-                            ? "exactly one model directory is needed"
-                            : "--shots must be 0 to 64, --limit 0 or more, --threads 0 to 1024");
+    if (first != argc - 1)
+        return dha_fail(e, DHA_E_USAGE, "exactly one model directory is needed");
+    if (cmd_range("shots", shots, 0, 64, e) || cmd_range("limit", limit, 0, INT64_MAX, e) ||
+        cmd_range("threads", threads, 0, 1024, e))
+        return -1;
     for (int i = 0; i < n; i++)
         if (read_wanted(task[i], &w[i], e))
             return -1;

@@ -132,6 +132,9 @@ class Convert(cli_harness.Case):
         self.assertEqual(p.returncode, 130)
         self.assertIn(f"dha watch {job}", err)
         self.assertIn(f"dha export {job} --out out", err)
+        said = [line for line in err.splitlines() if line.startswith("     dha ")]
+        columns = {re.search(r"  (comes|takes|stops) ", line).start() for line in said}
+        self.assertEqual((len(said), len(columns)), (3, 1), said)
         self.dhad.until_state(job, "done")
         self.ok("export", job, "--out", "out")
 

@@ -91,6 +91,8 @@ class Generate(cli_harness.Case):
                 (2, (PROMPT, "--temperature", "warm"), "not \"warm\""),
                 (2, (PROMPT, "--temperature", "nan"), "0 to 100"),
                 (2, (PROMPT, "--max-tokens", "0"), "--max-tokens"),
+                (2, (PROMPT, "-n", "99999999999"), "99999999999 is outside 1 to 16777216"),
+                (2, (PROMPT, "-n", "9" * 30), "too many digits"),
                 (2, (PROMPT, "--ids", "1"), "not both"),
                 (2, ("--ids", "1,,2"), "--ids 1,15,3"),
                 (65, ("--ids", "1,99999"), "99999"),

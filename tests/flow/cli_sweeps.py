@@ -66,8 +66,11 @@ class Grid(Case):
     def test_what_cannot_be_may_be_left_out_and_is_said(self):
         self.model_of(8)
         r = self.create("--budget", "0.5,0.375", "--method", "gqa,spectral", "--skip-impossible", "--seed", "1,2")
-        self.assertIn("left out: a budget of 0.375 cannot be met by method gqa", r.err)
+        self.assertIn("left out: gqa at 37.5 %: a budget of 0.375 cannot be met by method gqa", r.err)
         self.assertEqual(len(r.err.splitlines()), 1, "once for all seeds")
+        r = self.ok("sweep", "create", self.spec_file(), "--budget", "0.5,0.05", "--method", "spectral",
+                    "--skip-impossible", "--dry-run")
+        self.assertIn("dha: left out: spectral at 5 %: a budget of 0.05 cannot be met", r.err)
         self.assertEqual({(j["method"], j["budget"]) for j in self.jobs()},
                          {("gqa", 0.5), ("spectral", 0.5), ("spectral", 0.375)})
         self.assertIn("left out: gqa at 37.5 %", self.ok("sweep", "show", "sw").out)

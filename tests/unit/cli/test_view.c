@@ -157,6 +157,21 @@ static void the_result_shows_only_what_is_known(void **state)
     cJSON_Delete(job);
 }
 
+static void what_runs_has_spent_tokens_too(void **state)
+{
+    (void)state;
+    cJSON *job = doc("{\"state\":\"running\",\"stages\":["
+                     "{\"kind\":\"fuse\",\"state\":\"done\",\"tokens\":100},"
+                     "{\"kind\":\"train\",\"state\":\"running\",\"tokens\":0,"
+                     "\"progress\":{\"tokens\":4096}}],"
+                     "\"result\":{\"tokens_spent\":100}}");
+    struct capture c;
+    capture_begin(&c);
+    view_result(c.out, &ascii, job);
+    capture_is(&c, "  tokens spent       4196\n");
+    cJSON_Delete(job);
+}
+
 static void documents_with_nothing_in_them_are_shown_too(void **state)
 {
     (void)state;
@@ -191,6 +206,7 @@ int main(void)
         cmocka_unit_test(a_failed_job_ends_with_its_error_and_where_to_look),
         cmocka_unit_test(a_cancelled_job_is_no_success),
         cmocka_unit_test(the_result_shows_only_what_is_known),
+        cmocka_unit_test(what_runs_has_spent_tokens_too),
         cmocka_unit_test(documents_with_nothing_in_them_are_shown_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
