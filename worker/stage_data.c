@@ -114,25 +114,42 @@ static int check_tasks(const struct stage *st, const struct model_config *cfg, s
     return rc ? dha_err_context(e, "eval.tasks") : 0;
 }
 
+/* Whether the stage reads tokens.search tokens to calibrate (a search that trains does not). */
+static bool calibrates(const struct stage *st)
+{
+    const struct method *m = &st->s->spec.method;
+    if (st->s->kind == STAGE_SEARCH)
+        return m->grouping != GROUP_LEARNED;
+    return st->s->kind == STAGE_FUSE &&
+           (method_merge_calibrates(m) || method_groups_by_alignment(m));
+}
+
 /* What is no error, but nobody would want: said once, by rank 0. */
 static void warn(const struct stage *st, const struct model_config *cfg)
 {
     const struct job_spec *s = &st->s->spec;
     int64_t cut = corpus_overlong(st->train, st->seq), calib = s->tokens_search;
+    int64_t distinct = corpus_tokens(st->train);
     if (cut > 0)
         fprintf(stderr,
                 "warning: %" PRId64 " examples have more than %d tokens: the beginning of their "
                 "prompts is cut off (raise data.seq_len)\n",
                 cut, st->seq + 1);
-    if (calib > corpus_tokens(st->train))
-        calib = corpus_tokens(st->train);
-    bool calibrates = st->s->kind == STAGE_SEARCH || st->s->kind == STAGE_FUSE;
-    if (calibrates && calib > 0 && calib < cfg->hidden)
+    if (calib > distinct)
+        calib = distinct;
+    if (!calibrates(st))
+        return;
+    if (calib > 0 && calib < cfg->hidden)
         fprintf(stderr,
                 "warning: %" PRId64 " tokens to calibrate with are fewer than the model's width of "
                 "%d: second moments are singular and their smallest eigenvalues are clamped (raise "
                 "tokens.search%s)\n",
                 calib, cfg->hidden, calib < s->tokens_search ? " and give more data" : "");
+    if (calib < s->tokens_search)
+        fprintf(stderr,
+                "warning: %" PRId64 " distinct tokens for %" PRId64 " of calibration: they are "
+                "read %.1f times over; more text gives a better plan\n",
+                distinct, s->tokens_search, (double)s->tokens_search / (double)distinct);
 }
 
 int stage_open_data(struct stage *st, const struct model_config *cfg, struct dha_err *e)

@@ -112,6 +112,15 @@ check("fuse   is made anew" in err and weights in err, "a damaged output is made
 check(open(weights, "rb").read() == before, "and is what it was")
 p = subprocess.run([worker, "verify", f"{d}/fuse/out"], capture_output=True, text=True)
 check(p.returncode == 0, "verify is content")
+# nor is text that is read over and over a reason to stop
+with open(f"{demo}/train.txt") as f, open(f"{base}/few.txt", "w") as few:
+    few.write(f.read(1200))
+s = spec(demo, method="spectral", tokens={"search": 1024, "train": 0}, data={"train": [f"{base}/few.txt"], "seq_len": 16})
+out, err = run(worker, 0, s, f"{base}/repeated-calibration", 0)
+check(" distinct tokens for 1024 of calibration: they are read " in err and "more text gives a better plan" in err,
+      "repeated calibration: warned")
+check("distinct tokens" not in run(worker, 0, spec(demo, method="spectral", tokens={"search": 1024, "train": 0}, data={"seq_len": 16}),
+                                   f"{base}/calibration", 0)[1], "enough to calibrate with: not warned")
 
 # a full disk while a checkpoint is written: tmpfs of 6 MiB for the stage's directory
 d = f"{base}/full"
