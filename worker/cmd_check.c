@@ -1,5 +1,5 @@
 /* cmd_check.c: what can be known of a job before any work: is the model one that we compute, can the budget be met, are the data
- * there and usable? Headers only, no weights: well under a second.
+ * there and usable? Headers and the beginnings of texts only, no weights: well under a second.
  */
 #include <errno.h>
 #include <limits.h>
@@ -19,6 +19,7 @@
 
 #define SCAN_BYTES                                                                                 \
     ((off_t)256 << 20) /* token files up to this are scanned for tokens outside the vocabulary */
+#define LOOK_FILES 16  /* of a corpus of texts: the others need only be there */
 
 int cmd_read_spec(const char *path, struct job_spec *s, struct comm *comm, struct dha_err *e)
 {
@@ -43,77 +44,121 @@ int cmd_read_spec(const char *path, struct job_spec *s, struct comm *comm, struc
     return dha_fail(e, DHA_E_SPEC, "%s has %d error%s", path, errs.n, errs.n == 1 ? "" : "s");
 }
 
-static int check_file(const char *path, const struct job_spec *s, const struct model_config *c,
-                      const char *tokenizer, int seq, struct dha_err *e)
+/* What the files are held against. */
+struct against {
+    struct corpus_options o;
+    struct spm *spm; /* NULL: token files */
+    int seq;
+};
+
+static int count_tokens(const char *path, const struct corpus_options *o, int64_t *n,
+                        struct dha_err *e)
 {
-    struct corpus_options o = {.format = s->data.format,
-                               .tokenizer = tokenizer,
-                               .model_dir = s->model,
-                               .vocab = c->vocab,
-                               .bos = c->bos,
-                               .eos = c->eos};
+    struct corpus *corpus = NULL;
+    char *one = strdup(path);
+    int rc = one ? corpus_open(&corpus, &one, 1, o, e) : dha_fail(e, DHA_E_NO_MEMORY, "no memory");
+    if (rc == 0)
+        *n += corpus_tokens(corpus);
+    corpus_close(corpus);
+    free(one);
+    return rc;
+}
+
+/* open: look inside, too */
+static int check_file(const char *path, const struct against *a, bool open, struct token_look *look,
+                      struct dha_err *e)
+{
     struct stat st;
+    look->whole = false;
     if (stat(path, &st))
         return dha_fail_errno(e, errno, "cannot read %s", path);
     if (!S_ISREG(st.st_mode))
         return dha_fail(e, DHA_E_INPUT, "%s is no regular file", path);
     if (st.st_size == 0)
         return dha_fail(e, DHA_E_INPUT, "%s is empty", path);
-    bool text = token_cache_format(o.format);
-    if (text || st.st_size > SCAN_BYTES)
-        return text ? token_cache_check(&o, e) : 0;
-    struct corpus *corpus = NULL;
-    char *one = strdup(path);
-    int rc = one ? corpus_open(&corpus, &one, 1, &o, e) : dha_fail(e, DHA_E_NO_MEMORY, "no memory");
-    if (rc == 0)
-        rc = corpus_check(corpus, seq, e);
-    corpus_close(corpus);
-    free(one);
-    return rc;
+    if (!open || (!a->spm && st.st_size > SCAN_BYTES))
+        return 0;
+    if (a->spm)
+        return token_cache_look(path, &a->o, a->spm, look, e);
+    look->whole = true;
+    return count_tokens(path, &a->o, &look->tokens, e);
+}
+
+/* The files of one corpus: each alone, then whether all of them together hold a sequence. */
+static int check_files(const char *name, char *const *paths, int n, const struct against *a,
+                       struct dha_err *e)
+{
+    struct token_look look = {.want = a->seq + 1};
+    bool whole = true;
+    for (int i = 0; i < n; i++) {
+        if (check_file(paths[i], a, !a->spm || i < LOOK_FILES, &look, e))
+            return n > 1 ? dha_err_context(e, "%s[%d]", name, i) : dha_err_context(e, "%s", name);
+        whole &= look.whole;
+    }
+    /* of examples, one is enough (corpus_check()) */
+    if (n == 0 || !whole || look.tokens > a->seq || !strcmp(a->o.format, "instruct"))
+        return 0;
+    corpus_too_short(paths[0], n, look.tokens, a->seq, e);
+    return dha_err_context(e, "%s", name);
 }
 
 /* The tokenizer, if text or questions need one, and the first question of each task. */
-static int check_tokenizer(const struct job_spec *s, const struct model_config *c,
-                           const char *tokenizer, struct dha_err *e)
+static int check_tokenizer(const struct job_spec *s, struct against *a, struct dha_err *e)
 {
+    bool text = token_cache_format(a->o.format);
     struct spm *spm = NULL;
-    if (!token_cache_format(s->data.format) && s->n_eval_tasks == 0)
+    if (!text && s->n_eval_tasks == 0)
         return 0;
-    int rc = task_tokenizer(s->model, tokenizer, c->vocab, &spm, e);
+    if (text && token_cache_check(&a->o, e))
+        return -1;
+    int rc = task_tokenizer(s->model, a->o.tokenizer, a->o.vocab, &spm, e);
     for (int i = 0; rc == 0 && i < s->n_eval_tasks; i++)
         rc = task_check(s->eval_tasks[i].name, s->eval_tasks[i].path, e)
                  ? dha_err_context(e, "eval.tasks[%d]", i)
                  : 0;
-    spm_close(spm);
+    if (rc == 0 && text)
+        a->spm = spm;
+    else
+        spm_close(spm);
     return rc;
+}
+
+static int check_corpora(const struct data_spec *d, const struct against *a, struct dha_err *e)
+{
+    if (check_files("data.train", d->train, d->n_train, a, e) ||
+        check_files("data.valid", &d->valid, d->valid != NULL, a, e))
+        return -1;
+    for (int m = 0; m < d->n_mixture; m++) {
+        const struct domain_spec *in = &d->mixture[m];
+        if (check_files("train", in->train, in->n_train, a, e) ||
+            check_files("valid", &in->valid, in->valid != NULL, a, e))
+            return dha_err_context(e, "domain %s", in->name);
+    }
+    return 0;
 }
 
 static int check_data(const struct job_spec *s, const struct model_config *c, struct dha_err *e)
 {
     char tokenizer[PATH_MAX];
-    int seq = s->data.seq_len ? s->data.seq_len : (c->max_positions < 256 ? c->max_positions : 256);
+    struct against a = {.o = {.format = s->data.format,
+                              .model_dir = s->model,
+                              .vocab = c->vocab,
+                              .bos = c->bos,
+                              .eos = c->eos},
+                        .seq = s->data.seq_len};
     if (fs_path(tokenizer, sizeof tokenizer, e, "%s/tokenizer.model", s->model))
         return -1;
-    const char *t = s->data.tokenizer ? s->data.tokenizer : tokenizer;
-    if (seq > c->max_positions) {
-        dha_fail(e, DHA_E_SPEC, "data.seq_len is %d, but the model has %d positions", seq,
+    a.o.tokenizer = s->data.tokenizer ? s->data.tokenizer : tokenizer;
+    if (a.seq == 0)
+        a.seq = c->max_positions < 256 ? c->max_positions : 256;
+    if (a.seq > c->max_positions) {
+        dha_fail(e, DHA_E_SPEC, "data.seq_len is %d, but the model has %d positions", a.seq,
                  c->max_positions);
         return dha_err_hint(e, "use --set data.seq_len=%d or less", c->max_positions);
     }
-    for (int i = 0; i < s->data.n_train; i++)
-        if (check_file(s->data.train[i], s, c, t, seq, e))
-            return dha_err_context(e, "data.train[%d]", i);
-    if (s->data.valid && check_file(s->data.valid, s, c, t, seq, e))
-        return dha_err_context(e, "data.valid");
-    for (int m = 0; m < s->data.n_mixture; m++) {
-        const struct domain_spec *d = &s->data.mixture[m];
-        for (int i = 0; i < d->n_train; i++)
-            if (check_file(d->train[i], s, c, t, seq, e))
-                return dha_err_context(e, "domain %s, train[%d]", d->name, i);
-        if (d->valid && check_file(d->valid, s, c, t, seq, e))
-            return dha_err_context(e, "domain %s, valid", d->name);
-    }
-    return check_tokenizer(s, c, t, e);
+    int rc = check_tokenizer(s, &a, e) || check_corpora(&s->data, &a, e) ? -1 : 0;
+    spm_close(a.spm);
+    return rc;
 }
 
 /* {parameters, disk_bytes {checkpoints, models}}: what a job may need at once below its directory, at most: the kept

@@ -1,5 +1,5 @@
 """Bad input to the worker: one clear error (what, where, what to do), the right exit code, nothing lost."""
-import json, os, shutil, struct, subprocess, sys
+import gzip, json, os, shutil, struct, subprocess, sys, time
 from lib import *
 
 worker, demo = sys.argv[1:3]
@@ -153,5 +153,22 @@ check_says("a truncated file", spec(demo, model=f"{base}/truncated-model"), 65, 
 check_says("a question without its answer", spec(demo, eval={"tasks": [{"task": "arc-e", "path": q}]}), 65, "q.jsonl, line 1")
 check_says("no such data", spec(demo, data={"train": ["/nope.txt"]}), 66, "/nope.txt")
 check_says("text without a tokenizer", spec(demo, data={"tokenizer": "/nope.model"}), 65, "/nope.model")
+check_says("an example without an answer", spec(demo, data={"train": [q], "valid": q, "format": "instruct"}), 65, "q.jsonl, line 1", "answer")
+def text(name, content):
+    with open(f"{base}/{name}", "w") as f:
+        f.write(content)
+    return f"{base}/{name}"
+lines = text("lines.jsonl", '{"text": "Once upon a time"}\n\n{"txet": "there was"}\n')
+check_says("a line without text", spec(demo, data={"train": [lines], "valid": lines}), 65, "lines.jsonl, line 3", '"text"')
+short = text("short.txt", "the end")
+check_says("too little text", spec(demo, data={"train": [short], "seq_len": 128}), 65, "short.txt: ", " tokens, but a sequence of 128 needs 129")
+check_says("too little text to validate", spec(demo, data={"valid": short}), 65, "data.valid: ", "short.txt: ")
+check_says("little text in many files", spec(demo, data={"train": [short, f"{demo}/train.txt"]}), 0, "ok")
+check_says("no text at all", spec(demo, data={"train": [text("blank.jsonl", "\n\n")], "valid": lines}), 65, "blank.jsonl: holds no text")
+with gzip.open(f"{base}/big.jsonl.gz", "wt", compresslevel=1) as f:
+    f.write((json.dumps({"text": "Once upon a time there was a king. " * 30}) + "\n") * 100000 + "{}\n")
+before = time.time()
+check_says("the beginning of a big file", spec(demo, data={"train": [f"{base}/big.jsonl.gz"], "valid": f"{base}/big.jsonl.gz"}), 0, "ok")
+print("ok: in", round(time.time() - before, 2), "s")
 open(f"{base}/bin.txt", "wb").write(b"\0\1\2" * 1000)
 fails("binary as text", spec(demo, data={"train": [f"{base}/bin.txt"]}), 65, "binary")

@@ -178,6 +178,16 @@ static void copy_out(const struct corpus *c, int64_t at, int seq, int32_t *ids, 
     }
 }
 
+int corpus_too_short(const char *path, int n_files, int64_t tokens, int seq, struct dha_err *e)
+{
+    dha_fail(e, DHA_E_INPUT, "%s%s: %lld tokens, but a sequence of %d needs %d", path,
+             n_files > 1 ? " and the files after it" : "", (long long)tokens, seq, seq + 1);
+    dha_err_hint(e, "give more data or a smaller data.seq_len");
+    if (e)
+        snprintf(e->path, sizeof e->path, "%.255s", path);
+    return -1;
+}
+
 int corpus_check(const struct corpus *c, int seq, struct dha_err *e)
 {
     for (int i = 0; i < c->n_domains; i++)
@@ -186,13 +196,7 @@ int corpus_check(const struct corpus *c, int seq, struct dha_err *e)
     /* of examples, one is enough: a row takes them in turns */
     if (!c->f || c->n > seq || c->n_ex > 0)
         return 0;
-    const char *path = c->f->seg[0].path;
-    dha_fail(e, DHA_E_INPUT, "%s%s: %lld tokens, but a sequence of %d needs %d", path,
-             c->f->n > 1 ? " and the files after it" : "", (long long)c->n, seq, seq + 1);
-    dha_err_hint(e, "give more data or a smaller data.seq_len");
-    if (e)
-        snprintf(e->path, sizeof e->path, "%.255s", path);
-    return -1;
+    return corpus_too_short(c->f->seg[0].path, c->f->n, c->n, seq, e);
 }
 
 int64_t corpus_below(uint64_t random, int64_t n)

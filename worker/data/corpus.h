@@ -81,6 +81,8 @@ struct corpus_domain corpus_domain_at(const struct corpus *c, int i);
 
 /* Too short for seq? Clear error naming the file, its tokens and what is needed. */
 int corpus_check(const struct corpus *c, int seq, struct dha_err *e);
+/* That error, of n_files from `path` on. */
+int corpus_too_short(const char *path, int n_files, int64_t tokens, int seq, struct dha_err *e);
 /* Counter-based generator: 64 uniform bits of (seed, stream, step, index, n). */
 uint64_t corpus_random(int64_t seed, uint64_t stream, int64_t step, int64_t index, uint64_t n);
 

@@ -22,6 +22,11 @@
 #define HEADER      64
 #define MAX_THREADS 8 /* each may hold 300 MB: DOCUMENT_PIECE x 140 */
 
+/* What token_cache_look() reads of a file: this much is parsed, and so much of that tokenised (0.1 s). */
+#define LOOK_DOCUMENTS 1000
+#define LOOK_BYTES     ((size_t)1 << 20)
+#define LOOK_ENCODE    ((size_t)256 << 10)
+
 struct header {
     char magic[8];
     uint32_t width, class_width;
@@ -362,6 +367,12 @@ done:
     return rc;
 }
 
+static int no_text(const char *path, struct dha_err *e)
+{
+    dha_fail(e, DHA_E_INPUT, "%s: holds no text", path);
+    return fail_at(path, e);
+}
+
 /* ---- all together ------------------------------------------------------------------------------- */
 
 static bool readable(const char *path)
@@ -395,6 +406,40 @@ int token_cache_check(const struct corpus_options *o, struct dha_err *e)
         "  numpy.array(t.encode(open(\"train.txt\").read()).ids, \"<u%d\").tofile(\"train.%s\")",
         wide ? "u32" : "u16", wide ? 4 : 2, wide ? "u32" : "u16");
     return fail_at(json, e);
+}
+
+int token_cache_look(const char *path, const struct corpus_options *o, const struct spm *spm,
+                     struct token_look *look, struct dha_err *e)
+{
+    struct documents *d = NULL;
+    struct piece p;
+    size_t read = 0, room = LOOK_ENCODE;
+    int n = 0, rc = documents_open(&d, path, o->format, e) < 0 ? -1 : 1;
+    look->whole = true;
+    for (; rc > 0; n++) {
+        if (n == LOOK_DOCUMENTS || read >= LOOK_BYTES) {
+            look->whole = false;
+            break;
+        }
+        rc = documents_next(d, &p, e);
+        if (rc <= 0)
+            break;
+        size_t len = p.len < room ? p.len : room, k = 0;
+        int32_t *ids = NULL;
+        read += p.len;
+        if (look->tokens < look->want) {
+            rc = spm_encode(spm, p.text, len, &ids, &k, e) < 0 ? -1 : 1;
+            free(ids);
+            look->tokens += (int64_t)k + (p.first && o->bos >= 0) + (has_classes(o) && o->eos >= 0);
+            look->whole &= len == p.len;
+            room -= len;
+        }
+        free(p.text);
+    }
+    documents_close(d);
+    if (rc == 0 && n == 0)
+        rc = no_text(path, e);
+    return rc < 0 ? dha_err_context(e, "tokenising %s", path) : 0;
 }
 
 int token_cache_open(const char *path, const struct corpus_options *o, struct mapped_file *m,
@@ -438,8 +483,7 @@ int token_cache_open(const char *path, const struct corpus_options *o, struct ma
         return dha_fail(e, DHA_E_IO, "%s does not read back as it was written", file);
     if (rc > 0 && s->n == 0) {
         mapped_file_close(m);
-        dha_fail(e, DHA_E_INPUT, "%s: holds no text", path);
-        return fail_at(path, e);
+        return no_text(path, e);
     }
     return rc > 0 ? 0 : -1;
 }

@@ -30,6 +30,14 @@ void mapped_file_close(struct mapped_file *m);
 bool token_cache_format(const char *format);
 /* Is there a tokenizer that can be used? The error says what to do when there is only a tokenizer.json. */
 int token_cache_check(const struct corpus_options *o, struct dha_err *e);
+/* Before any work: the first documents of a file as token_cache_open() would read it, of big files in a moment. They must
+ * parse; they are tokenised until there are `want` tokens, or less of them where that would take long. */
+struct token_look {
+    int64_t want, tokens; /* tokens: added to */
+    bool whole;           /* `tokens` counts all of the file, if it is below `want` */
+};
+int token_cache_look(const char *path, const struct corpus_options *o, const struct spm *spm,
+                     struct token_look *look, struct dha_err *e);
 /* Tokens of the file `path`, mapped; *s and *classes (instruct, else NULL) point into *m, which the caller closes. */
 int token_cache_open(const char *path, const struct corpus_options *o, struct mapped_file *m,
                      struct token_span *s, const uint8_t **classes, struct dha_err *e);
