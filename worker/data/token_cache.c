@@ -22,10 +22,12 @@
 #define HEADER      64
 #define MAX_THREADS 8 /* each may hold 300 MB: DOCUMENT_PIECE x 140 */
 
-/* What token_cache_look() reads of a file: this much is parsed, and so much of that tokenised (0.1 s). */
-#define LOOK_DOCUMENTS 1000
-#define LOOK_BYTES     ((size_t)1 << 20)
-#define LOOK_ENCODE    ((size_t)256 << 10)
+/* What token_cache_look() reads of a file: this much is parsed, and so much of that tokenised (4 bytes make a token of
+ * English; 256 KiB take 0.1 s). */
+#define LOOK_DOCUMENTS   1000
+#define LOOK_BYTES       ((size_t)1 << 20)
+#define LOOK_TOKEN_BYTES 32
+#define LOOK_ENCODE      ((size_t)256 << 10)
 
 struct header {
     char magic[8];
@@ -413,7 +415,9 @@ int token_cache_look(const char *path, const struct corpus_options *o, const str
 {
     struct documents *d = NULL;
     struct piece p;
-    size_t read = 0, room = LOOK_ENCODE;
+    size_t read = 0, room = (size_t)look->want * LOOK_TOKEN_BYTES;
+    if (room > LOOK_ENCODE)
+        room = LOOK_ENCODE;
     int n = 0, rc = documents_open(&d, path, o->format, e) < 0 ? -1 : 1;
     look->whole = true;
     for (; rc > 0; n++) {
