@@ -34,16 +34,16 @@ static const struct route routes[] = {
     {"GET", "/v1/jobs/ID/explain", "", NULL, api_job_explain},
     {"GET", "/v1/jobs/ID/metrics", "stage name after_step limit", NULL, api_job_metrics},
     {"GET", "/v1/jobs/ID/metrics/names", "stage", NULL, api_job_metric_names},
-    {"GET", "/v1/jobs/ID/checkpoints", "", NULL, api_job_checkpoints},
+    {"GET", "/v1/jobs/ID/checkpoints", "limit after", NULL, api_job_checkpoints},
     {"GET", "/v1/jobs/ID/logs", "stage attempt stream offset", NULL, api_job_logs},
-    {"GET", "/v1/events", "after limit wait", NULL, api_events},
+    {"GET", "/v1/events", "after limit wait job type", NULL, api_events},
     {"GET", "/v1/nodes", "", NULL, api_nodes},
     {"POST", "/v1/nodes/NAME/drain", "", "reason", api_node_drain},
     {"POST", "/v1/nodes/NAME/resume", "", "", api_node_resume},
     {"POST", "/v1/sweeps", "",
      "spec budgets methods seeds name dry_run skip_impossible stop_dominated margin",
      api_sweep_new},
-    {"GET", "/v1/sweeps", "limit name", NULL, api_sweep_list},
+    {"GET", "/v1/sweeps", "limit before name", NULL, api_sweep_list},
     {"GET", "/v1/sweeps/ID", "", NULL, api_sweep_get},
     {"POST", "/v1/admin/fsck", "", "deep", api_admin_fsck},
     {"POST", "/v1/admin/backup", "", "file", api_admin_backup},
@@ -141,8 +141,8 @@ static int parse_body(struct api_call *c, const struct route *r)
 {
     const struct server_request *rq = c->rq;
     if (rq->too_large) {
-        return dha_fail(&c->e, DHA_E_TOO_LARGE, "the request's body is over %d bytes",
-                        SERVER_BODY_MAX);
+        dha_fail(&c->e, DHA_E_TOO_LARGE, "the request's body is over %d bytes", SERVER_BODY_MAX);
+        return dha_err_hint(&c->e, "name files instead of sending what is in them; ask in parts");
     }
     if (rq->body_len == 0) {
         c->body = cJSON_CreateObject();
@@ -200,11 +200,21 @@ enum api_outcome api_answer(struct api_call *c, const char *key, cJSON *value)
     return API_OK;
 }
 
+enum api_outcome api_answer_next(struct api_call *c, int64_t next)
+{
+    if ((next ? json_put_id(c->doc, "next", next) : json_put(c->doc, "next", cJSON_CreateNull())) !=
+        0) {
+        dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+        return API_FAIL;
+    }
+    return API_OK;
+}
+
 static void reply_doc(struct api_call *c)
 {
     struct server_reply *rp = &c->rq->reply;
-    if (rp->body) {
-        return; /* raw bytes: the handler has made the reply */
+    if (rp->body || rp->stream.read) {
+        return; /* the handler has made the reply */
     }
     rp->status = c->status;
     rp->content_type = "application/json";
@@ -260,7 +270,7 @@ static const struct route *find_route(struct api_call *c, char *name)
         dha_fail(&c->e, DHA_E_USAGE, "%.100s does not answer to this method", c->rq->path);
     } else {
         dha_fail(&c->e, DHA_E_NOT_FOUND, "there is no %.100s", c->rq->path);
-        dha_err_hint(&c->e, "see proto/API.md");
+        dha_err_hint(&c->e, "see proto/openapi.yaml");
     }
     return NULL;
 }
@@ -275,6 +285,12 @@ static bool may(struct api_call *c)
     return false;
 }
 
+/* What is done to a job may say how the job must be (If-Match). */
+static bool acts_on_job(const struct route *r)
+{
+    return strcmp(r->method, "POST") == 0 && strncmp(r->path, "/v1/jobs/ID/", 12) == 0;
+}
+
 enum server_outcome api_handle(void *ctx, struct server_request *rq)
 {
     char name[256];
@@ -283,7 +299,8 @@ enum server_outcome api_handle(void *ctx, struct server_request *rq)
     c.d->stat.requests++;
     c.name = name;
     const struct route *r = find_route(&c, name);
-    if (r && may(&c) && check_query(&c, r) == 0 && parse_body(&c, r) == 0) {
+    if (r && may(&c) && check_query(&c, r) == 0 && parse_body(&c, r) == 0 &&
+        (!acts_on_job(r) || api_if_match(&c) == 0)) {
         out = r->handler(&c);
     }
     if (out == API_OK) {

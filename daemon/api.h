@@ -32,6 +32,8 @@ int api_query_int(struct api_call *c, const char *name, int64_t lo, int64_t hi, 
                   int64_t *out);
 /* The decimal number of a whole string: 0 / -1. */
 int api_to_int(const char *text, int64_t *out);
+/* call->doc += "next": where the next page begins, null (0) where this one is the last. */
+enum api_outcome api_answer_next(struct api_call *c, int64_t next);
 /* call->doc = {key: value}. Takes value; NULL value or no memory = API_FAIL (e set if it was not). */
 enum api_outcome api_answer(struct api_call *c, const char *key, cJSON *value);
 
@@ -52,7 +54,14 @@ api_handler api_sweep_new, api_sweep_list, api_sweep_get;
 api_handler api_admin_fsck, api_admin_backup, api_admin_export, api_admin_import, api_admin_prune,
     api_admin_apply, api_admin_chore;
 /* api_daemon.c */
-api_handler api_version, api_alive, api_ready, api_shutdown, api_prometheus;
+api_handler api_version, api_alive, api_ready, api_shutdown;
+/* api_metrics.c */
+api_handler api_prometheus;
+
+/* api_jobs.c: call->doc = {job: JOB} with the job's ETag. */
+enum api_outcome api_answer_job(struct api_call *c, int64_t id);
+/* Does the request's If-Match (if there is one) name the job as it is now? Else DHA_E_PRECONDITION. */
+int api_if_match(struct api_call *c);
 
 /* api_jobs.c, for sweeps: validates a spec document whole. On failure call->e and call->errors are set; `where`
  * goes in front of each path ("$" becomes where). */

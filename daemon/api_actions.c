@@ -7,7 +7,7 @@ enum { PRIORITY_MAX = 1000 };
 
 static enum api_outcome answer_job(struct api_call *c, int rc)
 {
-    return rc == 0 ? api_answer(c, "job", doc_job(c->d, c->id, &c->e)) : API_FAIL;
+    return rc == 0 ? api_answer_job(c, c->id) : API_FAIL;
 }
 
 enum api_outcome api_job_cancel(struct api_call *c)

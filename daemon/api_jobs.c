@@ -305,7 +305,7 @@ enum api_outcome api_job_submit(struct api_call *c)
     } else if (plan_fits(c->d, &spec, &c->e) == 0 &&
                api_submit_spec(c, &spec, &s, &id, &existed) == 0) {
         c->status = existed ? 200 : 201;
-        out = api_answer(c, "job", doc_job(c->d, id, &c->e));
+        out = api_answer_job(c, id);
     }
     spec_finish(&spec);
     return out;
@@ -360,18 +360,59 @@ enum api_outcome api_job_list(struct api_call *c)
     int64_t next = jobs.n > (size_t)limit ? jobs.at[limit - 1].id : 0;
     store_jobs_finish(&jobs);
     enum api_outcome out = api_answer(c, "jobs", list);
-    if (out == API_OK &&
-        ((next ? json_put_id(c->doc, "next", next) : doc_put_null(c->doc, "next")) |
-         doc_put_trouble(c->doc, c->d) | doc_put_notice(c->doc, c->d)) != 0) {
+    if (out == API_OK && (doc_put_trouble(c->doc, c->d) | doc_put_notice(c->doc, c->d)) != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         out = API_FAIL;
     }
-    return out;
+    return out == API_OK ? api_answer_next(c, next) : out;
+}
+
+enum api_outcome api_answer_job(struct api_call *c, int64_t id)
+{
+    char tag[DOC_TAG_SIZE];
+    cJSON *job = doc_job(c->d, id, &c->e);
+    if (job && doc_job_tag(job, tag, &c->e) != 0) {
+        cJSON_Delete(job);
+        return API_FAIL;
+    }
+    if (api_answer(c, "job", job) != API_OK) {
+        return API_FAIL;
+    }
+    server_reply_header(c->rq, "ETag", "%s", tag);
+    return API_OK;
+}
+
+/* Is the tag in the header's list? "*" is any. */
+static bool names_tag(const char *list, const char *tag)
+{
+    const char *p = strstr(list, tag);
+    return strcmp(list, "*") == 0 || (p && (p == list || p[-1] == ' ' || p[-1] == ','));
+}
+
+int api_if_match(struct api_call *c)
+{
+    const char *wanted = server_header(c->rq, "If-Match");
+    char tag[DOC_TAG_SIZE];
+    if (!wanted) {
+        return 0;
+    }
+    cJSON *job = doc_job(c->d, c->id, &c->e);
+    int rc = job ? doc_job_tag(job, tag, &c->e) : -1;
+    cJSON_Delete(job);
+    if (rc != 0 || names_tag(wanted, tag)) {
+        return rc;
+    }
+    dha_fail(&c->e, DHA_E_PRECONDITION, "job %lld has changed: it is %s now, not %.60s",
+             (long long)c->id, tag, wanted);
+    return dha_err_hint(&c->e,
+                        "look at it again (GET /v1/jobs/%lld), then decide; or leave If-Match "
+                        "out",
+                        (long long)c->id);
 }
 
 enum api_outcome api_job_get(struct api_call *c)
 {
-    return api_answer(c, "job", doc_job(c->d, c->id, &c->e));
+    return api_answer_job(c, c->id);
 }
 
 enum api_outcome api_job_explain(struct api_call *c)

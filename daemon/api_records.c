@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +11,7 @@
 
 #include "daemon/doc.h"
 
-enum { LOG_CHUNK = 1024 * 1024, POINTS_MAX = 100000 };
+enum { LOG_CHUNK = 1024 * 1024, POINTS_MAX = 100000, CHECKPOINTS_MAX = 10000 };
 
 /* The stages of a job that a request is about: all, or those of `stage=`. */
 static int stages_asked(struct api_call *c, struct store_stages *l, bool wanted[STAGE_KINDS])
@@ -132,43 +131,55 @@ enum api_outcome api_job_metric_names(struct api_call *c)
     return api_answer(c, "names", list);
 }
 
+/* The n checkpoints at ck; NULL = no memory. */
+static cJSON *checkpoint_list(const struct store_stages *l, const struct store_checkpoint *ck,
+                              size_t n)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; list && i < n; i++) {
+        const char *kind = NULL;
+        for (size_t k = 0; k < l->n; k++) {
+            kind = l->at[k].id == ck[i].stage ? stage_kind_name(l->at[k].kind) : kind;
+        }
+        cJSON *one = cJSON_CreateObject();
+        int rc = json_put_id(one, "id", ck[i].id) | doc_put_text(one, "stage", kind) |
+                 json_put_int(one, "attempt", ck[i].attempt) |
+                 json_put_int(one, "step", ck[i].step) | json_put_str(one, "path", ck[i].path) |
+                 json_put_str(one, "digest", ck[i].digest) |
+                 json_put_id(one, "bytes", ck[i].bytes) | json_put_str(one, "state", ck[i].state) |
+                 json_put_id(one, "created_us", ck[i].created_us);
+        if (rc != 0 || !cJSON_AddItemToArray(list, one)) {
+            cJSON_Delete(one);
+            cJSON_Delete(list);
+            list = NULL;
+        }
+    }
+    return list;
+}
+
 enum api_outcome api_job_checkpoints(struct api_call *c)
 {
     struct store_stages l = {0};
     struct store_checkpoint *ck = NULL;
-    size_t n = 0;
+    size_t n = 0, first = 0;
     bool wanted[STAGE_KINDS];
-    if (stages_asked(c, &l, wanted) != 0 ||
+    int64_t limit, after;
+    if (api_query_int(c, "limit", 1, CHECKPOINTS_MAX, 1000, &limit) != 0 ||
+        api_query_int(c, "after", 0, INT64_MAX, 0, &after) != 0 ||
+        stages_asked(c, &l, wanted) != 0 ||
         store_checkpoints(c->d->store, c->id, 0, &ck, &n, &c->e) != 0) {
         store_stages_finish(&l);
         return API_FAIL;
     }
-    cJSON *list = cJSON_CreateArray();
-    int rc = list ? 0 : -1;
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        const char *kind = NULL;
-        for (size_t k = 0; k < l.n; k++) {
-            kind = l.at[k].id == ck[i].stage ? stage_kind_name(l.at[k].kind) : kind;
-        }
-        cJSON *one = cJSON_CreateObject();
-        if (!one || !cJSON_AddItemToArray(list, one)) {
-            cJSON_Delete(one);
-            rc = -1;
-            break;
-        }
-        rc = json_put_id(one, "id", ck[i].id) | doc_put_text(one, "stage", kind) |
-             json_put_int(one, "attempt", ck[i].attempt) | json_put_int(one, "step", ck[i].step) |
-             json_put_str(one, "path", ck[i].path) | json_put_str(one, "digest", ck[i].digest) |
-             json_put_id(one, "bytes", ck[i].bytes) | json_put_str(one, "state", ck[i].state) |
-             json_put_id(one, "created_us", ck[i].created_us);
+    while (first < n && ck[first].id <= after) { /* they come by id */
+        first++;
     }
+    size_t shown = n - first < (size_t)limit ? n - first : (size_t)limit;
+    cJSON *list = checkpoint_list(&l, shown ? ck + first : NULL, shown);
+    int64_t next = first + shown < n ? ck[first + shown - 1].id : 0;
     free(ck);
     store_stages_finish(&l);
-    if (rc != 0) {
-        cJSON_Delete(list);
-        list = NULL;
-    }
-    return api_answer(c, "checkpoints", list);
+    return api_answer(c, "checkpoints", list) == API_OK ? api_answer_next(c, next) : API_FAIL;
 }
 
 /* ---- logs ---- */
@@ -256,18 +267,6 @@ static int read_log(struct api_call *c, const char *path, int64_t offset, int64_
     return 0;
 }
 
-static void header(struct server_reply *rp, const char *name, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-static void header(struct server_reply *rp, const char *name, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    rp->header[rp->n_headers].name = name;
-    vsnprintf(rp->header[rp->n_headers].value, sizeof rp->header[0].value, fmt, ap);
-    va_end(ap);
-    rp->n_headers++;
-}
-
 enum api_outcome api_job_logs(struct api_call *c)
 {
     struct store_attempt a = {0};
@@ -288,10 +287,10 @@ enum api_outcome api_job_logs(struct api_call *c)
     int64_t next = offset + (int64_t)rp->len;
     rp->status = 200;
     rp->content_type = "text/plain; charset=utf-8";
-    header(rp, "X-Dha-Offset", "%lld", (long long)next);
-    header(rp, "X-Dha-Path", "%s", path);
+    server_reply_header(c->rq, "X-Dha-Offset", "%lld", (long long)next);
+    server_reply_header(c->rq, "X-Dha-Path", "%s", path);
     if (over && next >= size) {
-        header(rp, "X-Dha-End", "1");
+        server_reply_header(c->rq, "X-Dha-End", "1");
     }
     return API_OK;
 }

@@ -15,7 +15,7 @@
 #include "daemon/dominate.h"
 #include "proto/budget.h"
 
-enum { POINTS_MAX = 256 };
+enum { POINTS_MAX = 256, LIST_MAX = 1000 };
 
 struct point {
     const cJSON *method, *budget, *seed; /* NULL = the spec's own */
@@ -423,15 +423,16 @@ enum api_outcome api_sweep_list(struct api_call *c)
     if (f.name && !*f.name) {
         f.name = NULL;
     }
-    if (api_query_int(c, "limit", 1, 1000, 100, &limit) != 0) {
+    if (api_query_int(c, "limit", 1, LIST_MAX, 100, &limit) != 0 ||
+        api_query_int(c, "before", 0, INT64_MAX, 0, &f.before) != 0) {
         return API_FAIL;
     }
-    f.limit = (int)limit;
+    f.limit = (int)limit + 1; /* one more tells whether there is a next page */
     if (store_sweeps_list(c->d->store, &f, &l, &c->e) != 0) {
         return API_FAIL;
     }
     cJSON *list = cJSON_CreateArray();
-    for (size_t i = 0; list && i < l.n; i++) {
+    for (size_t i = 0; list && i < l.n && i < (size_t)limit; i++) {
         cJSON *one = doc_sweep(c->d, &l.at[i], false, &c->e);
         if (!one || !cJSON_AddItemToArray(list, one)) {
             cJSON_Delete(one);
@@ -439,6 +440,7 @@ enum api_outcome api_sweep_list(struct api_call *c)
             list = NULL;
         }
     }
+    int64_t next = l.n > (size_t)limit ? l.at[limit - 1].id : 0;
     store_sweeps_finish(&l);
-    return api_answer(c, "sweeps", list);
+    return api_answer(c, "sweeps", list) == API_OK ? api_answer_next(c, next) : API_FAIL;
 }

@@ -11,6 +11,7 @@
 
 #include "daemon/api.h"
 #include "daemon/chore.h"
+#include "daemon/feed.h"
 #include "daemon/log.h"
 #include "daemon/statedir.h"
 
@@ -233,6 +234,10 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     if (attempts_adopt(d, e) != 0) {
         goto fail;
     }
+    d->feed = feed_open(d->store, e);
+    if (!d->feed) {
+        goto fail;
+    }
     struct server_ops ops = {.ctx = d, .handle = api_handle, .uncommitted = uncommitted};
     d->server = server_open(&d->loop, fd, &ops, e);
     if (!d->server) {
@@ -285,6 +290,7 @@ void daemon_close(struct daemon *d)
     }
     server_close(d->server);
     d->server = NULL;
+    feed_close(d->feed);
     attempts_close(d);
     chore_close(d);
     store_close(d->store);

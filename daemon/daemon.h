@@ -9,7 +9,8 @@
  *
  * Files in the order a job lives:
  *   main.c daemon.c turn.c     start, the turn
- *   server.c api*.c doc.c result.c   requests and documents
+ *   server.c server_stream.c   requests, replies, streams
+ *   api*.c doc.c result.c feed.c   what they say
  *   stagekey.c                 what makes two stages equal
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
  *   output.c                   is what a stage left still whole?
@@ -27,6 +28,7 @@
 
 #include <uv.h>
 
+#include "daemon/histogram.h"
 #include "daemon/launch.h"
 #include "daemon/server.h"
 #include "store/store.h"
@@ -57,6 +59,7 @@ struct daemon {
     uv_loop_t loop;
     struct store *store;
     struct server *server;
+    struct feed *feed; /* the event log for readers */
     char *state_dir, *socket_path, *shim, *worker, *cache_dir;
     char node[64];
     struct launch_config launch;
@@ -87,7 +90,11 @@ struct daemon {
     int64_t lost_us;
     int in_turn; /* guards against re-entry of turn_end() */
     struct {
-        int64_t commits, commit_us, commit_max_us, requests, passes, pass_us, pass_max_us, launches;
+        struct histogram turn, turn_cpu, commit, pass;
+        int64_t commit_max_us, pass_max_us, requests, launches;
+        /* when the last turn ended, and how long the loop had slept and computed by then */
+        uint64_t mark_ns, idle_ns;
+        int64_t cpu_us;
     } stat;
 };
 
@@ -104,6 +111,8 @@ void turn_end(struct daemon *d);
 
 /* What keeps turns from being saved, and what to do about it: a sentence into text and true, or false. */
 bool turn_trouble(const struct daemon *d, char *text, size_t size);
+/* Can changes be saved, as far as can be seen without one? DHA_E_TRANSIENT that says why not. */
+int turn_writable(const struct daemon *d, struct dha_err *e);
 
 /* plan.c */
 int plan_pass(struct daemon *d, struct dha_err *e); /* one scheduling pass inside the open turn */

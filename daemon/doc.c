@@ -1,5 +1,6 @@
 /* doc.c: see doc.h. */
 #include "daemon/doc.h"
+#include "daemon/stagekey.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -315,6 +316,28 @@ out:
     store_stages_finish(&l);
     store_job_finish(&job);
     return j;
+}
+
+int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], struct dha_err *e)
+{
+    char digest[STAGEKEY_SIZE];
+    cJSON *copy = cJSON_Duplicate(job, true), *st;
+    cJSON_DeleteItemFromObjectCaseSensitive(copy, "trouble");
+    cJSON_DeleteItemFromObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(copy, "result"),
+                                            "wall_s");
+    cJSON_ArrayForEach(st, cJSON_GetObjectItemCaseSensitive(copy, "stages"))
+    {
+        cJSON_DeleteItemFromObjectCaseSensitive(st, "progress");
+    }
+    char *text = copy ? json_text(copy) : NULL;
+    cJSON_Delete(copy);
+    int rc = text ? stagekey_digest(text, digest, e)
+                  : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    free(text);
+    if (rc == 0) {
+        snprintf(tag, DOC_TAG_SIZE, "\"%.32s\"", digest);
+    }
+    return rc;
 }
 
 cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store_slot *slots,

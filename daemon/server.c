@@ -1,11 +1,13 @@
 /* server.c: see server.h. */
-#include "daemon/server.h"
+#include "daemon/server_impl.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
-#include <microhttpd.h>
 
 #include "daemon/log.h"
 #include "proto/json.h"
@@ -13,20 +15,16 @@
 /* A client that keeps sending beyond this is cut off instead of being read out. */
 #define DISCARD_MAX ((size_t)64 * SERVER_BODY_MAX)
 
-enum phase { READING, HELD, WAITING, READY, SENT };
+/* Connections: enough for a thousand readers of events. Of the files that the process may open so many are for
+ * everything else (the store, journals, pidfds, shims' sockets). */
+enum { CONNECTIONS_MAX = 1400, OTHER_FILES = 256 };
+/* The answers that are left, and the last words of streams, get so many runs of the library to go out. */
+enum { CLOSING_RUNS = 10 };
+/* A connection over a user's share gets this long to hear why. */
+enum { OVER_TIMEOUT_S = 2 };
 
-struct server {
-    uv_loop_t *loop;
-    struct MHD_Daemon *mhd;
-    uv_poll_t poll;
-    uv_timer_t timer;    /* the HTTP library's own */
-    uv_timer_t deadline; /* the earliest of the waiting requests */
-    struct server_ops ops;
-    struct server_request *held, *waiting;
-    size_t n_held;
-    bool closing;
-    int open_handles;
-};
+enum phase { READING, HELD, WAITING, READY, SENT };
+enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, TOO_MANY_CONNECTIONS };
 
 const char *server_query(const struct server_request *rq, const char *name)
 {
@@ -58,9 +56,17 @@ void server_query_each(const struct server_request *rq,
     MHD_get_connection_values(rq->conn, MHD_GET_ARGUMENT_KIND, each_argument, &it);
 }
 
+static void drop_reply(struct server_request *rq)
+{
+    if (rq->reply.stream.read) {
+        rq->reply.stream.close(rq->reply.stream.ctx);
+    }
+    free(rq->reply.body);
+}
+
 void server_reply_error(struct server_request *rq, const struct dha_err *e)
 {
-    free(rq->reply.body);
+    drop_reply(rq);
     rq->reply = (struct server_reply){.status = dha_code_http(e->code),
                                       .content_type = "application/json"};
     cJSON *doc = cJSON_CreateObject(), *err = cJSON_CreateObject();
@@ -75,6 +81,131 @@ void server_reply_error(struct server_request *rq, const struct dha_err *e)
     rq->reply.len = rq->reply.body ? strlen(rq->reply.body) : 0;
     cJSON_Delete(err);
     cJSON_Delete(doc);
+}
+
+void server_reply_header(struct server_request *rq, const char *name, const char *fmt, ...)
+{
+    struct server_reply *rp = &rq->reply;
+    if ((size_t)rp->n_headers == sizeof rp->header / sizeof *rp->header) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    rp->header[rp->n_headers].name = name;
+    vsnprintf(rp->header[rp->n_headers].value, sizeof rp->header[0].value, fmt, ap);
+    va_end(ap);
+    rp->n_headers++;
+}
+
+/* ---- connections and their users ---- */
+
+static struct server_user *user_of(struct server *s, uid_t uid)
+{
+    struct server_user *u = s->users;
+    while (u && u->uid != uid) {
+        u = u->next;
+    }
+    if (!u && (u = calloc(1, sizeof *u))) {
+        u->uid = uid;
+        u->next = s->users;
+        s->users = u;
+    }
+    return u;
+}
+
+static struct server_peer *peer_new(struct server *s, struct MHD_Connection *conn)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct ucred cred;
+    socklen_t len = sizeof cred;
+    if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) != 0) {
+        return NULL;
+    }
+    struct server_peer *p = calloc(1, sizeof *p);
+    if (!p || !(p->user = user_of(s, cred.uid))) {
+        free(p);
+        return NULL;
+    }
+    p->over = ++p->user->connections > s->limits.connections_per_user;
+    return p;
+}
+
+static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct server *s = cls;
+    struct server_peer *p = *context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        s->n_connections++;
+        *context = p = peer_new(s, conn);
+        if (p && p->over) {
+            MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT,
+                                      (unsigned)OVER_TIMEOUT_S);
+        }
+        return;
+    }
+    s->n_connections--;
+    if (p) {
+        p->user->connections--;
+        free(p);
+    }
+    *context = NULL;
+}
+
+struct server_peer *server_peer(struct MHD_Connection *conn)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+struct header_size {
+    size_t bytes;
+};
+
+static enum MHD_Result add_header_size(void *cls, enum MHD_ValueKind kind, const char *key,
+                                       size_t key_len, const char *value, size_t value_len)
+{
+    (void)kind;
+    (void)key;
+    (void)value;
+    struct header_size *h = cls;
+    h->bytes += key_len + value_len;
+    return MHD_YES;
+}
+
+static enum refusal check_limits(struct MHD_Connection *conn, const struct server_peer *peer)
+{
+    struct header_size h = {0};
+    int n = MHD_get_connection_values_n(conn, MHD_HEADER_KIND, add_header_size, &h);
+    return peer && peer->over              ? TOO_MANY_CONNECTIONS
+           : n > SERVER_HEADERS_MAX        ? TOO_MANY_HEADERS
+           : h.bytes > SERVER_HEADER_BYTES ? TOO_LONG_HEADERS
+                                           : WELCOME;
+}
+
+static void refuse(const struct server *s, struct server_request *rq)
+{
+    struct dha_err e = {0};
+    switch ((enum refusal)rq->refusal) {
+    case TOO_MANY_CONNECTIONS:
+        dha_fail(&e, DHA_E_TRANSIENT, "uid %ld has over %u connections open", (long)rq->peer_uid,
+                 s->limits.connections_per_user);
+        dha_err_hint(&e, "close some, or use one for many requests (keep-alive)");
+        break;
+    case TOO_MANY_HEADERS:
+        dha_fail(&e, DHA_E_TOO_LARGE, "the request has more than %d headers", SERVER_HEADERS_MAX);
+        dha_err_hint(&e, "leave out those that are not in proto/openapi.yaml");
+        break;
+    case TOO_LONG_HEADERS:
+        dha_fail(&e, DHA_E_TOO_LARGE, "the request's headers are over %d bytes",
+                 SERVER_HEADER_BYTES);
+        dha_err_hint(&e, "leave out those that are not in proto/openapi.yaml");
+        break;
+    case WELCOME: break;
+    }
+    server_reply_error(rq, &e);
 }
 
 /* ---- one request ---- */
@@ -92,21 +223,16 @@ static struct server_request *request_new(struct MHD_Connection *conn, const cha
     rq->path = rq->url;
     /* Only two methods are told apart; both names are static text. */
     rq->method = strcmp(method, "GET") == 0 ? "GET" : strcmp(method, "POST") == 0 ? "POST" : "?";
-    rq->peer_uid = (uid_t)-1;
+    const struct server_peer *peer = server_peer(conn);
+    rq->peer_uid = peer ? peer->user->uid : (uid_t)-1;
     rq->phase = READING;
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
-        conn, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct ucred cred;
-    socklen_t len = sizeof cred;
-    if (info && getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0) {
-        rq->peer_uid = cred.uid;
-    }
+    rq->refusal = check_limits(conn, peer);
     return rq;
 }
 
 static void request_free(struct server_request *rq)
 {
-    free(rq->reply.body);
+    drop_reply(rq);
     free(rq->body);
     free(rq->url);
     free(rq);
@@ -139,17 +265,30 @@ static bool append_body(struct server_request *rq, const char *data, size_t n)
     return true;
 }
 
-static enum MHD_Result send_reply(struct server_request *rq)
+static struct MHD_Response *make_response(struct server *s, struct server_request *rq)
 {
     struct server_reply *rp = &rq->reply;
     static char empty[1];
+    if (rp->stream.read) {
+        return server_stream_start(s, rq);
+    }
     struct MHD_Response *resp = MHD_create_response_from_buffer(
         rp->body ? rp->len : 0, rp->body ? rp->body : empty,
         rp->body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+    if (resp) {
+        rp->body = NULL;
+    }
+    return resp;
+}
+
+static enum MHD_Result send_reply(struct server *s, struct server_request *rq)
+{
+    struct server_reply *rp = &rq->reply;
+    struct MHD_Response *resp = make_response(s, rq);
     if (!resp) {
         return MHD_NO;
     }
-    rp->body = NULL;
+    MHD_add_response_header(resp, "X-Dha-Api", "1");
     MHD_add_response_header(resp, "Content-Type",
                             rp->content_type ? rp->content_type : "application/json");
     for (int i = 0; i < rp->n_headers; i++) {
@@ -190,9 +329,13 @@ static void dispatch(struct server *s, struct server_request *rq)
         dha_fail(&bye, DHA_E_UNREACHABLE, "the daemon is shutting down");
         server_reply_error(rq, &bye);
         rq->phase = READY;
+    } else if (rq->refusal != WELCOME) {
+        refuse(s, rq);
+        rq->phase = READY;
     } else if (s->ops.handle(s->ops.ctx, rq) == SERVER_WAIT) {
         rq->phase = WAITING;
     } else {
+        server_stream_check(s, rq);
         rq->phase = s->ops.uncommitted(s->ops.ctx) ? HELD : READY;
     }
 }
@@ -210,7 +353,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         return rq ? MHD_YES : MHD_NO;
     }
     if (rq->phase == READY) {
-        return send_reply(rq);
+        return send_reply(s, rq);
     }
     if (rq->phase != READING) {
         return MHD_YES;
@@ -222,7 +365,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     }
     dispatch(s, rq);
     if (rq->phase == READY) {
-        return send_reply(rq);
+        return send_reply(s, rq);
     }
     MHD_suspend_connection(conn);
     if (rq->phase == HELD) {
@@ -242,6 +385,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     (void)conn;
     (void)why;
     if (*con_cls) {
+        server_stream_end(*con_cls);
         request_free(*con_cls);
         *con_cls = NULL;
     }
@@ -277,6 +421,21 @@ void server_run(struct server *s)
 size_t server_held(const struct server *s)
 {
     return s->n_held;
+}
+
+struct server_limits server_limits(const struct server *s)
+{
+    return s->limits;
+}
+
+unsigned server_connections(const struct server *s)
+{
+    return s->n_connections;
+}
+
+unsigned server_streams(const struct server *s)
+{
+    return s->n_streams;
 }
 
 void server_release(struct server *s, const struct dha_err *commit_error)
@@ -324,6 +483,7 @@ void server_wake(struct server *s)
     if (s->waiting) {
         redispatch(s, false);
     }
+    server_stream_wake(s);
 }
 
 static void on_deadline(uv_timer_t *t)
@@ -339,6 +499,35 @@ static void on_log(void *cls, const char *fmt, va_list ap)
     log_v(LOG_LEVEL_WARN, "http: ", fmt, ap);
 }
 
+/* The process may open more files than it was started with, up to the hard limit: that is raised as far as it is of use
+ * here, and what it then is bounds the connections. */
+static struct server_limits find_limits(void)
+{
+    struct rlimit files = {0};
+    unsigned n = CONNECTIONS_MAX;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        rlim_t want = CONNECTIONS_MAX + OTHER_FILES;
+        if (files.rlim_cur < want) {
+            rlim_t old = files.rlim_cur;
+            files.rlim_cur = files.rlim_max < want ? files.rlim_max : want;
+            if (setrlimit(RLIMIT_NOFILE, &files) != 0) {
+                files.rlim_cur = old;
+            }
+        }
+        if (files.rlim_cur < want) {
+            n = files.rlim_cur > 2 * OTHER_FILES ? (unsigned)files.rlim_cur - OTHER_FILES
+                                                 : (unsigned)files.rlim_cur / 2;
+            log_warn("only %ld files may be open (ulimit -n): at most %u connections",
+                     (long)files.rlim_cur, n);
+        }
+    }
+    /* 1400: 1260 for one user, 1120 streams, 1024 of one user */
+    return (struct server_limits){.connections = n,
+                                  .connections_per_user = n * 9 / 10,
+                                  .streams = n * 8 / 10,
+                                  .streams_per_user = n * 1024 / CONNECTIONS_MAX};
+}
+
 struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_ops *ops,
                            struct dha_err *e)
 {
@@ -349,10 +538,12 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     }
     s->loop = loop;
     s->ops = *ops;
+    s->limits = find_limits();
     s->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
                               NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
                               MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_NOTIFY_COMPLETED,
-                              on_completed, s, MHD_OPTION_CONNECTION_LIMIT, 900u,
+                              on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+                              MHD_OPTION_CONNECTION_LIMIT, s->limits.connections,
                               MHD_OPTION_CONNECTION_TIMEOUT, 300u, MHD_OPTION_END);
     const union MHD_DaemonInfo *info = s->mhd
                                            ? MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD)
@@ -369,12 +560,12 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     uv_timer_init(loop, &s->deadline);
     uv_poll_init(loop, &s->poll, info->epoll_fd);
     s->poll.data = s->timer.data = s->deadline.data = s;
-    s->open_handles = 3;
+    s->open_handles = 3 + server_stream_init(s);
     uv_poll_start(&s->poll, UV_READABLE, on_readable);
     return s;
 }
 
-static void on_handle_closed(uv_handle_t *h)
+void server_handle_closed(uv_handle_t *h)
 {
     struct server *s = h->data;
     if (--s->open_handles == 0) {
@@ -401,12 +592,19 @@ void server_close(struct server *s)
         rq = next;
     }
     s->closing = true;
+    server_stream_stop(s);
     uv_poll_stop(&s->poll);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < CLOSING_RUNS; i++) {
         MHD_run(s->mhd);
     }
     MHD_stop_daemon(s->mhd);
-    uv_close((uv_handle_t *)&s->poll, on_handle_closed);
-    uv_close((uv_handle_t *)&s->timer, on_handle_closed);
-    uv_close((uv_handle_t *)&s->deadline, on_handle_closed);
+    while (s->users) {
+        struct server_user *u = s->users;
+        s->users = u->next;
+        free(u);
+    }
+    server_stream_close(s);
+    uv_close((uv_handle_t *)&s->poll, server_handle_closed);
+    uv_close((uv_handle_t *)&s->timer, server_handle_closed);
+    uv_close((uv_handle_t *)&s->deadline, server_handle_closed);
 }

@@ -10,6 +10,17 @@
  * to a change leaves only after the commit. The owner of the turn calls server_release() after each
  * commit and server_run() until nothing more is pending.
  *
+ * Streams. A handler may give reply.stream instead of a body: the answer then never ends until the client
+ * closes, stream->read() says so or the server closes. The server asks read() for bytes only when the
+ * client's socket took all that came before, so a slow reader costs one buffer of the HTTP library
+ * (16 KiB at most) and holds up nobody; what it has not read yet stays where read() gets it from. server_wake() tells
+ * all streams that there may be something new; with many of them they are served in turns of a few
+ * dozen, so that no turn of the loop gets long (server_stream.c).
+ *
+ * Limits. Of the body, the headers, connections and streams, in all and for each user: what is over them
+ * is refused with an error that names the limit. Those of connections follow the number of files that the process may
+ * open.
+ *
  * libmicrohttpd in a foreign loop has two rules: ask for its timeout after every run (server_run() does),
  * and let commit and release follow every run, the timer's too (the owner does so in a uv_prepare
  * callback, which no path back to a blocking poll can miss).
@@ -25,15 +36,35 @@
 
 #include "proto/err.h"
 
-#define SERVER_BODY_MAX (1024 * 1024)
+#define SERVER_BODY_MAX     (1024 * 1024)
+#define SERVER_HEADERS_MAX  64   /* header fields of a request */
+#define SERVER_HEADER_BYTES 8192 /* of their names and values together */
 
 struct server;
+struct live;
+
+/* How many may be open at once. A user's share is less than the whole: there is room left for another one (root). */
+struct server_limits {
+    unsigned connections, connections_per_user, streams, streams_per_user;
+};
+
+/* An answer that goes on. */
+struct server_stream {
+    void *ctx;
+    /* Puts at most max bytes of what is there now into buf and returns how many; 0: nothing new; -1: no more, end
+     * the connection. idle: nothing has been sent for SERVER_IDLE_MS, so a sign of life is due.
+     * Sets *more if there is something left. Must not take long: what is long goes into the next call. */
+    ssize_t (*read)(void *ctx, char *buf, size_t max, bool idle, bool *more);
+    void (*close)(void *ctx); /* the last call */
+};
+#define SERVER_IDLE_MS 15000
 
 struct server_reply {
     int status;
     char *body; /* malloc'ed; the server frees it */
     size_t len;
-    const char *content_type; /* static text */
+    const char *content_type;    /* static text */
+    struct server_stream stream; /* read != NULL: instead of the body */
     struct {
         const char *name; /* static text */
         char value[1200];
@@ -50,13 +81,15 @@ struct server_request {
     bool expired;         /* called again because the deadline passed */
     bool changed_state;   /* set by the handler: the reply depends on the open turn */
     uint64_t deadline_ms; /* for SERVER_WAIT */
+    int64_t cursor;       /* for SERVER_WAIT: the handler's own, 0 at first */
     struct server_reply reply;
     /* the server's own */
     struct MHD_Connection *conn;
     struct server_request *next;
     char *url;
     size_t body_cap, body_seen;
-    int phase;
+    int phase, refusal;
+    struct live *live; /* its stream, once that has begun */
 };
 
 enum server_outcome { SERVER_REPLY, SERVER_WAIT };
@@ -80,13 +113,21 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
 /* Lets the replies that were held back go. If commit_error is not NULL the transaction was lost: every
  * held reply becomes that error. */
 void server_release(struct server *s, const struct dha_err *commit_error);
-/* Calls every waiting request's handler again. */
+/* Calls every waiting request's handler again, and has every stream look for news. */
 void server_wake(struct server *s);
 /* One run of the HTTP library. */
 void server_run(struct server *s);
 /* Requests whose reply is held back. */
 size_t server_held(const struct server *s);
+struct server_limits server_limits(const struct server *s);
+/* How many are open now. */
+unsigned server_connections(const struct server *s);
+unsigned server_streams(const struct server *s);
 void server_close(struct server *s);
+
+/* Adds a header; name is static text. There is room for three. */
+void server_reply_header(struct server_request *rq, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Fills rq->reply with the JSON error document. Never fails: without memory it is an empty 500. */
 void server_reply_error(struct server_request *rq, const struct dha_err *e);

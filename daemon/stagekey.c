@@ -140,7 +140,7 @@ static void sort_members(cJSON *v)
     free(at);
 }
 
-static int sha256_hex(const char *text, char out[STAGEKEY_SIZE], struct dha_err *e)
+int stagekey_digest(const char *text, char out[STAGEKEY_SIZE], struct dha_err *e)
 {
     unsigned char md[EVP_MAX_MD_SIZE];
     unsigned int len = 0;
@@ -184,7 +184,7 @@ static int stage_key(const struct job_spec *s, enum stage_kind k, const char *fr
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
-    rc = sha256_hex(text, out, e);
+    rc = stagekey_digest(text, out, e);
 out:
     free(text);
     cJSON_Delete(files);

@@ -21,6 +21,9 @@ struct stagekey {
     char key[STAGEKEY_SIZE];
 };
 
+/* SHA-256 of the text, in hex. Fails only where the machine's OpenSSL does not have it. */
+int stagekey_digest(const char *text, char out[STAGEKEY_SIZE], struct dha_err *e);
+
 /* Keys of all the stages of a job, in order: fills out[0..*n). Fails with DHA_E_INPUT naming the file
  * and the spec's path when a file is missing or of the wrong type. */
 int stagekey_job(const struct job_spec *s, struct stagekey out[STAGE_KINDS], int *n,

@@ -4,31 +4,36 @@
  * transaction, and the hand-over costs one sync. */
 #include "daemon/daemon.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
 #include "daemon/sweep_watch.h"
 
-/* Replies may bring new requests (keep-alive), which bring new changes: after so many rounds the loop
- * gets its turn for everything else. */
-enum { ROUNDS = 16, TROUBLE_US = 10000000 };
+/* Replies may bring new requests (keep-alive), which bring new changes: after so many rounds, or so much time, the
+ * loop gets its turn for everything else. */
+enum { ROUNDS = 16, ROUNDS_US = 4000, TROUBLE_US = 10000000 };
+
+static int64_t read_us(clockid_t clock)
+{
+    struct timespec ts;
+    clock_gettime(clock, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
 
 int64_t now_us(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+    return read_us(CLOCK_REALTIME);
 }
 
 static int64_t clock_us(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+    return read_us(CLOCK_MONOTONIC);
 }
 
 void daemon_trouble(const struct dha_err *e, const char *doing)
@@ -69,8 +74,7 @@ static void run_pass(struct daemon *d)
     int64_t took = clock_us() - begin;
     d->last_pass_ms = uv_now(&d->loop);
     d->last_pass_cost_ms = (uint64_t)took / 1000;
-    d->stat.passes++;
-    d->stat.pass_us += took;
+    histogram_add(&d->stat.pass, took);
     if (took > d->stat.pass_max_us) {
         d->stat.pass_max_us = took;
     }
@@ -91,8 +95,7 @@ static int commit(struct daemon *d, struct dha_err *e)
     }
     d->lost = (struct dha_err){0};
     FAILPOINT(turn_after_commit);
-    d->stat.commits++;
-    d->stat.commit_us += took;
+    histogram_add(&d->stat.commit, took);
     if (took > d->stat.commit_max_us) {
         d->stat.commit_max_us = took;
     }
@@ -118,6 +121,27 @@ bool turn_trouble(const struct daemon *d, char *text, size_t size)
         snprintf(text, size, "%.200s; it is tried again by itself", d->lost.msg);
     }
     return true;
+}
+
+int turn_writable(const struct daemon *d, struct dha_err *e)
+{
+    char text[400];
+    struct statvfs fs;
+    if (turn_trouble(d, text, sizeof text)) {
+        return dha_fail(e, DHA_E_TRANSIENT, "%s", text);
+    }
+    if (access(d->state_dir, W_OK) != 0) {
+        int err = errno;
+        dha_fail(e, DHA_E_TRANSIENT, "the state directory %.300s cannot be written: %s",
+                 d->state_dir, strerror(err));
+        return dha_err_hint(e, "look at its mode and at how its file system is mounted");
+    }
+    if (statvfs(d->state_dir, &fs) == 0 && fs.f_bavail == 0) {
+        dha_fail(e, DHA_E_TRANSIENT, "the state disk is full: no byte free in %.300s",
+                 d->state_dir);
+        return dha_err_hint(e, "free space; the daemon goes on by itself");
+    }
+    return 0;
 }
 
 static void watch_sweeps(struct daemon *d)
@@ -177,7 +201,8 @@ void turn_end(struct daemon *d)
     }
     d->in_turn = 1;
     bool more = true;
-    for (int i = 0; i < ROUNDS && more; i++) {
+    int64_t begin = clock_us();
+    for (int i = 0; i < ROUNDS && more && clock_us() - begin < ROUNDS_US; i++) {
         more = round_once(d);
     }
     if (more) {
@@ -188,13 +213,30 @@ void turn_end(struct daemon *d)
     d->in_turn = 0;
 }
 
+/* A turn is what the loop does between two sleeps: the time since the last one ended, less the time asleep. */
+static void measure(struct daemon *d)
+{
+    int64_t cpu = read_us(CLOCK_THREAD_CPUTIME_ID);
+    uint64_t now = uv_hrtime(), idle = uv_metrics_idle_time(&d->loop);
+    if (d->stat.mark_ns) {
+        int64_t busy = (int64_t)(now - d->stat.mark_ns) - (int64_t)(idle - d->stat.idle_ns);
+        histogram_add(&d->stat.turn, busy > 0 ? busy / 1000 : 0);
+        histogram_add(&d->stat.turn_cpu, cpu - d->stat.cpu_us);
+    }
+    d->stat.mark_ns = now;
+    d->stat.cpu_us = cpu;
+    d->stat.idle_ns = idle;
+}
+
 static void on_prepare(uv_prepare_t *h)
 {
     turn_end(h->data);
+    measure(h->data);
 }
 
 void turn_init(struct daemon *d)
 {
+    uv_loop_configure(&d->loop, UV_METRICS_IDLE_TIME);
     uv_prepare_init(&d->loop, &d->prepare);
     uv_idle_init(&d->loop, &d->idle);
     uv_timer_init(&d->loop, &d->later);

@@ -43,7 +43,8 @@
     X(LOST, "lost", 500, 82, INFRA, "the processes of an attempt vanished")                        \
     X(NO_SLOT, "no_slot", 422, 83, USER, "no node could ever hold this gang")                      \
     X(TIMEOUT, "timeout", 504, 84, INFRA, "walltime or watchdog limit reached")                    \
-    X(CANCELLED, "cancelled", 409, 85, USER, "cancelled by a user")
+    X(CANCELLED, "cancelled", 409, 85, USER, "cancelled by a user")                                \
+    X(PRECONDITION, "precondition", 412, 86, USER, "changed since the caller last looked")
 
 enum dha_code {
 #define X(sym, name, http, rc, retry, text) DHA_E_##sym,

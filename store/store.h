@@ -548,6 +548,7 @@ int store_sweep_get(struct store *s, int64_t id, struct store_sweep *out, struct
 struct store_sweep_filter {
     const char *name; /* NULL = all */
     bool to_watch;    /* only those with stop_dominated and a job that is not final */
+    int64_t before;   /* only ids below; 0 = from the newest */
     int limit;        /* 0 = 100 */
 };
 int store_sweeps_list(struct store *s, const struct store_sweep_filter *f, struct store_sweeps *out,

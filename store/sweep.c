@@ -140,8 +140,8 @@ int store_sweeps_list(struct store *s, const struct store_sweep_filter *f, struc
                                " ORDER BY id DESC LIMIT ?1",
                                DB_I(limit))
                     : db_query(s, e,
-                               "SELECT " SWEEP_COLUMNS " FROM sweep WHERE ?2 IS NULL OR name = ?2"
-                               " ORDER BY id DESC LIMIT ?1",
-                               DB_I(limit), DB_S(f->name)),
+                               "SELECT " SWEEP_COLUMNS " FROM sweep WHERE (?2 IS NULL OR name = ?2)"
+                               " AND (?3 = 0 OR id < ?3) ORDER BY id DESC LIMIT ?1",
+                               DB_I(limit), DB_S(f->name), DB_I(f->before)),
         out, e);
 }

@@ -1,6 +1,7 @@
 """The API as a client sees it: jobs in, documents out, every error said."""
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -236,6 +237,70 @@ class Lists(harness.Case):
         self.assertEqual(short["method"], "spectral")
 
 
+    def test_sweeps_and_checkpoints_come_in_pages_too(self):
+        d = self.dhad
+        ids = [d.post("/v1/sweeps", {"spec": d.spec(seed=i + 1), "budgets": [0.5], "name": f"s{i}"}).json["sweep"]["id"]
+               for i in range(5)]
+        seen, query = [], "?limit=2"
+        while query:
+            r = d.get("/v1/sweeps" + query).json
+            seen.append([w["id"] for w in r["sweeps"]])
+            query = r["next"] and "?limit=2&before=" + r["next"]
+        self.assertEqual(seen, [ids[:2:-1], ids[2:0:-1], ids[:1]])
+        self.assertIsNone(d.get("/v1/sweeps?limit=5").json["next"])
+        job = d.submit("c", seed=99)
+        d.until_state(job, "done")
+        whole = d.get(f"/v1/jobs/{job}/checkpoints").json
+        self.assertEqual((len(whole["checkpoints"]), whole["next"]), (2, None))
+        one = d.get(f"/v1/jobs/{job}/checkpoints?limit=1").json
+        two = d.get(f"/v1/jobs/{job}/checkpoints?limit=1&after={one['next']}").json
+        self.assertEqual(one["checkpoints"] + two["checkpoints"], whole["checkpoints"])
+        self.assertIsNone(two["next"])
+
+
+class Tags(harness.Case):
+    def test_a_tag_changes_with_every_change_and_only_then(self):
+        d = self.dhad
+        job = d.submit("sleep=30")
+        d.until_running(job, "search")
+        tag = lambda: d.get(f"/v1/jobs/{job}").headers["ETag"]
+        a, step = tag(), d.stage(job, "search")["progress"]["step"]
+        d.until(lambda: d.stage(job, "search")["progress"]["step"] > step + 2)
+        self.assertEqual(tag(), a, "progress is no change")
+        seen = [a]
+        for action, body in (("priority", {"priority": 3}), ("hold", {}), ("release", {}),
+                             ("cancel", {"now": True})):
+            r = d.post(f"/v1/jobs/{job}/{action}", body)
+            self.assertEqual(r.status, 200)
+            seen.append(r.headers["ETag"])
+        d.until_state(job, "cancelled")
+        seen.append(tag())
+        self.assertEqual(seen[1:3] + seen[4:], list(dict.fromkeys(seen[1:3] + seen[4:])))
+        self.assertNotEqual(seen[2], seen[3])
+        self.assertRegex(a, r'^"[0-9a-f]{32}"$')
+
+    def test_an_action_on_a_job_that_has_changed_is_refused(self):
+        d = self.dhad
+        r = d.post("/v1/jobs", {"spec": d.spec("sleep=30")})
+        job, old = r.json["job"]["id"], r.headers["ETag"]
+        d.until_running(job, "search")
+        for action, body in (("cancel", {}), ("hold", {}), ("release", {}), ("retry", {}),
+                             ("priority", {"priority": 3})):
+            r = d.post(f"/v1/jobs/{job}/{action}", body, {"If-Match": old})
+            self.assert_error(r, 412, "precondition")
+            self.assertIn(old, r.json["error"]["message"])
+            self.assertIn(f"/v1/jobs/{job}", r.json["error"]["hint"])
+        now = d.get(f"/v1/jobs/{job}").headers["ETag"]
+        self.assertIn(now, r.json["error"]["message"])
+        for wanted in (f"W/{now}", now.strip('"'), ""):
+            r = d.post(f"/v1/jobs/{job}/priority", {"priority": 4}, {"If-Match": wanted})
+            self.assert_error(r, 412, "precondition")
+        r = d.post(f"/v1/jobs/{job}/priority", {"priority": 5}, {"If-Match": f"{old}, {now}"})
+        self.assertEqual((r.status, r.json["job"]["priority"]), (200, 5))
+        self.assertEqual(d.post(f"/v1/jobs/{job}/hold", {}, {"If-Match": "*"}).status, 200)
+        self.assert_error(d.post("/v1/jobs/77/hold", {}, {"If-Match": "*"}), 404, "not_found")
+
+
 class Records(harness.Case):
     def test_logs_are_bytes_of_the_file_from_an_offset(self):
         d = self.dhad
@@ -399,7 +464,38 @@ class Daemon(harness.Case):
         self.assertIn('dha_jobs{state="done"} 1\n', text)
         self.assertIn('dha_slots{use="free"} 4\n', text)
         for line in text.splitlines():
-            self.assertRegex(line, r'^(# (HELP|TYPE) dha_\w+ .+|dha_\w+(\{\w+="\w+"\})? [-+.e\d]+)$')
+            self.assertRegex(line, r'^(# (HELP|TYPE) dha_\w+ .+|dha_\w+(\{\w+="[\w.+-]+"\})? [-+.e\d]+)$')
+        for name in ("dha_turn_seconds", "dha_commit_seconds", "dha_schedule_seconds"):
+            counts = [int(x.split()[1]) for x in text.splitlines() if x.startswith(name + "_bucket")]
+            self.assertEqual(counts, sorted(counts))
+            self.assertGreater(counts[-1], 0)
+            self.assertIn(f"{name}_count {counts[-1]}\n", text)
+
+    @unittest.skipIf(not shutil.which("promtool"), "promtool is not here (Debian: prometheus)")
+    def test_promtool_finds_nothing_wrong_with_the_metrics(self):
+        d = self.dhad
+        d.until_state(d.submit(), "done")
+        r = subprocess.run(["promtool", "check", "metrics"], input=d.get("/metrics").raw,
+                           capture_output=True)
+        self.assertEqual((r.returncode, r.stdout, r.stderr), (0, b"", b""))
+
+    def test_every_answer_says_which_api_it_is(self):
+        d = self.dhad
+        for r in (d.get("/livez"), d.get("/metrics"), d.get("/v1/jobs"), d.get("/nowhere"),
+                  d.get("/v1/jobs?x=1"), d.post("/v1/jobs", b"{"), d.request("DELETE", "/v1/jobs")):
+            self.assertEqual(r.headers["X-Dha-Api"], "1", r)
+
+    def test_it_is_alive_but_not_ready_where_it_cannot_write(self):
+        d = self.dhad
+        self.assertEqual(d.get("/readyz").json["ok"], True)
+        away = d.state + "-away"
+        os.rename(d.state, away)
+        r = d.get("/readyz")
+        os.rename(away, d.state)
+        self.assert_error(r, 503, "transient")
+        self.assertIn(d.state, r.json["error"]["message"])
+        self.assertEqual(d.get("/livez").json["ok"], True)
+        self.assertEqual(d.get("/readyz").status, 200)
 
     def test_nodes_show_who_holds_which_slot(self):
         d = self.dhad

@@ -1,0 +1,66 @@
+/* server_impl.h: what server.c and server_stream.c share; nobody else includes it. */
+#ifndef DHA_DAEMON_SERVER_IMPL_H
+#define DHA_DAEMON_SERVER_IMPL_H
+
+#include "daemon/server.h"
+
+#include <microhttpd.h>
+
+/* One for each uid that has connected; kept until the server closes. */
+struct server_user {
+    uid_t uid;
+    unsigned connections, streams;
+    struct server_user *next;
+};
+
+/* One for each connection, as long as it is open. */
+struct server_peer {
+    struct server_user *user;
+    bool over; /* it was one too many: its requests are refused */
+};
+
+struct live;
+
+struct server {
+    uv_loop_t *loop;
+    struct MHD_Daemon *mhd;
+    uv_poll_t poll;
+    uv_timer_t timer;    /* the HTTP library's own */
+    uv_timer_t deadline; /* the earliest of the waiting requests */
+    struct server_ops ops;
+    struct server_request *held, *waiting;
+    size_t n_held;
+    struct server_limits limits;
+    struct server_user *users;
+    unsigned n_connections;
+    bool closing;
+    int open_handles;
+    /* server_stream.c */
+    struct live *streams;              /* all of them */
+    struct live *due_first, *due_last; /* those that are to be served, in order */
+    unsigned n_streams;
+    uint64_t round_ms; /* not before then the next round begins */
+    uv_timer_t pump, round, beat;
+};
+
+/* NULL where there was no memory for it. */
+struct server_peer *server_peer(struct MHD_Connection *conn);
+/* Close callback of the server's own handles (data = the server), which the last one frees. */
+void server_handle_closed(uv_handle_t *h);
+
+/* ---- server_stream.c ---- */
+
+/* Makes its handles, closes them; returns how many. */
+int server_stream_init(struct server *s);
+void server_stream_close(struct server *s);
+/* A handler made a reply: if that is a stream and there are too many, it becomes an error. */
+void server_stream_check(struct server *s, struct server_request *rq);
+/* The response for rq->reply.stream, which it takes over; NULL = no memory. */
+struct MHD_Response *server_stream_start(struct server *s, struct server_request *rq);
+/* The request is over; nothing if it has no stream. */
+void server_stream_end(struct server_request *rq);
+void server_stream_wake(struct server *s);
+/* Every stream gets its end (the server is closing). */
+void server_stream_stop(struct server *s);
+
+#endif
