@@ -11,6 +11,7 @@
 
 #include "daemon/log.h"
 #include "proto/json.h"
+#include "proto/text.h"
 
 /* A client that keeps sending beyond this is cut off instead of being read out. */
 #define DISCARD_MAX ((size_t)64 * SERVER_BODY_MAX)
@@ -64,9 +65,14 @@ static void drop_reply(struct server_request *rq)
     free(rq->reply.body);
 }
 
-void server_reply_error(struct server_request *rq, const struct dha_err *e)
+void server_reply_error(struct server_request *rq, const struct dha_err *error)
 {
+    struct dha_err copy = *error, *e = &copy;
     drop_reply(rq);
+    /* What a client sent may be quoted, with bytes that are no characters or cut in the middle of one. */
+    text_clean_utf8(e->msg);
+    text_clean_utf8(e->hint);
+    text_clean_utf8(e->path);
     rq->reply = (struct server_reply){.status = dha_code_http(e->code),
                                       .content_type = "application/json"};
     cJSON *doc = cJSON_CreateObject(), *err = cJSON_CreateObject();

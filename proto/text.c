@@ -49,6 +49,17 @@ void text_trim_utf8(char *s)
         s[i - 1] = '\0';
 }
 
+void text_clean_utf8(char *s)
+{
+    size_t n = strlen(s);
+    for (size_t i = 0; i < n;) {
+        size_t len = text_utf8_len((const unsigned char *)s + i, n - i);
+        if (len == 0)
+            s[i] = '?';
+        i += len ? len : 1;
+    }
+}
+
 void text_copy(char *dst, size_t cap, const char *src)
 {
     size_t n = 0;

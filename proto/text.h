@@ -6,6 +6,8 @@
 
 /* Cuts an incomplete UTF-8 sequence off the end of s: what snprintf leaves when it truncates. */
 void text_trim_utf8(char *s);
+/* Replaces every byte that is no part of a valid UTF-8 sequence by '?', in place. */
+void text_clean_utf8(char *s);
 /* Copies with truncation at a character; control characters become '?'. cap > 0. */
 void text_copy(char *dst, size_t cap, const char *src);
 /* Length of the valid UTF-8 sequence that starts at s (n bytes left), or 0. Overlong forms, surrogates

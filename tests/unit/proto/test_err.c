@@ -82,6 +82,17 @@ static void long_texts_are_cut_at_a_character(void **state)
     assert_memory_equal(e.msg, "layer 99: layer 98", 18);
 }
 
+static void bytes_that_are_no_characters_become_question_marks(void **state)
+{
+    (void)state;
+    char text[] = "a\xe2\x82\xac \xff\xe2\x82 \xc3";
+    text_clean_utf8(text);
+    assert_string_equal(text, "a\xe2\x82\xac ??? ?");
+    char empty[] = "";
+    text_clean_utf8(empty);
+    assert_string_equal(empty, "");
+}
+
 static void utf8_is_judged_by_the_standard(void **state)
 {
     (void)state;
@@ -159,6 +170,7 @@ int main(void)
         cmocka_unit_test(context_stands_in_front_and_hints_stay),
         cmocka_unit_test(errno_becomes_a_code),
         cmocka_unit_test(long_texts_are_cut_at_a_character),
+        cmocka_unit_test(bytes_that_are_no_characters_become_question_marks),
         cmocka_unit_test(utf8_is_judged_by_the_standard),
         cmocka_unit_test(slips_are_recognised),
         cmocka_unit_test(copies_hold_no_control_characters),
