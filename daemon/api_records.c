@@ -252,7 +252,7 @@ static int read_log(struct api_call *c, const char *path, int64_t offset, int64_
     ssize_t n = -1;
     if (fd >= 0 && fstat(fd, &st) == 0) {
         *size = (int64_t)st.st_size;
-        n = pread(fd, rp->body, LOG_CHUNK, offset);
+        n = offset < *size ? pread(fd, rp->body, LOG_CHUNK, offset) : 0;
     }
     int err = errno;
     if (fd >= 0) {
