@@ -226,14 +226,14 @@ enum api_outcome api_events(struct api_call *c)
     struct feed_filter filter = {0};
     int64_t after, limit, wait;
     enum form form = form_of(c);
-    const char *last_id = form == SSE ? server_header(c->rq, "Last-Event-ID") : NULL;
+    const char *last_id = server_header(c->rq, "Last-Event-ID");
     if (api_query_int(c, "after", 0, INT64_MAX, 0, &after) != 0 ||
         api_query_int(c, "limit", 1, EVENTS_MAX, 1000, &limit) != 0 ||
         api_query_int(c, "wait", 0, WAIT_MAX_S, 0, &wait) != 0 || read_filter(c, &filter) != 0) {
         return API_FAIL;
     }
     /* A browser that connects again sends both: the URL's after, and where it really was. */
-    if (last_id && *last_id && (api_to_int(last_id, &after) != 0 || after < 0)) {
+    if (last_id && (api_to_int(last_id, &after) != 0 || after < 0)) {
         dha_fail(&c->e, DHA_E_USAGE, "Last-Event-ID \"%.40s\" is not the number of an event",
                  last_id);
         dha_err_hint(&c->e, "send the id of the last event that came, or leave it out");

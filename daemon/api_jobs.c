@@ -382,7 +382,31 @@ enum api_outcome api_answer_job(struct api_call *c, int64_t id)
     return API_OK;
 }
 
-/* Is the tag in the header's list? "*" is any. */
+/* Is it "*", or a list of tags in quotes? */
+static bool is_tag_list(const char *p)
+{
+    bool tag = false;
+    if (strcmp(p, "*") == 0) {
+        return true;
+    }
+    while (*p) {
+        p += strspn(p, " \t,");
+        p += strncmp(p, "W/", 2) == 0 ? 2 : 0;
+        const char *end = *p == '"' ? strchr(p + 1, '"') : NULL;
+        if (!end) {
+            return false;
+        }
+        tag = true;
+        p = end + 1;
+        p += strspn(p, " \t");
+        if (*p && *p != ',') {
+            return false;
+        }
+    }
+    return tag;
+}
+
+/* Is the tag in the header's list? "*" is any; weak ones (W/) never fit. */
 static bool names_tag(const char *list, const char *tag)
 {
     const char *p = strstr(list, tag);
@@ -395,6 +419,10 @@ int api_if_match(struct api_call *c)
     char tag[DOC_TAG_SIZE];
     if (!wanted) {
         return 0;
+    }
+    if (!is_tag_list(wanted)) {
+        dha_fail(&c->e, DHA_E_USAGE, "If-Match: %.80s is no list of tags", wanted);
+        return dha_err_hint(&c->e, "send the ETag of GET /v1/jobs/ID as it came, with its quotes");
     }
     cJSON *job = doc_job(c->d, c->id, &c->e);
     int rc = job ? doc_job_tag(job, tag, &c->e) : -1;

@@ -6,7 +6,7 @@
 set -eu
 
 packages="
-build-essential cmake ninja-build pkg-config ca-certificates curl procps openssh-client python3 python3-venv gnuplot-nox
+build-essential cmake ninja-build pkg-config ca-certificates curl procps openssh-client python3 python3-venv python3-yaml gnuplot-nox
 libuv1-dev libcjson-dev libsqlite3-dev libmicrohttpd-dev libcurl4-openssl-dev libssl-dev
 libopenmpi-dev openmpi-bin
 libdnnl-dev libopenblas-openmp-dev liblapacke-dev

@@ -25,5 +25,7 @@ fi
 
 echo "== submissions and lists through the API (goals: 1,000 a second durable; 50 ms)"
 "${DHA_PYTHON:-python3}" "$here/bench_submit.py" "$bin"
+echo "== event streams (goals: 1,000 readers, 1,000 events a second, none lost, loop turn p99 under 10 ms)"
+"${DHA_PYTHON:-python3}" "$here/bench_events.py" "$bin"
 echo "== one scheduling pass (goal: 20 ms)"
 "$bin/bench_sched"

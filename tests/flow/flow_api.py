@@ -191,6 +191,14 @@ class BadRequests(harness.Case):
             with self.subTest(reply=reply):
                 self.assert_error(reply, status, code)
 
+    def test_an_error_that_quotes_strange_bytes_is_still_json(self):
+        for path in ("/v1/jobs?%FF%FE=1", "/v1/jobs?state=%F0%9F%98", "/v1/jobs?x" + "%E2%82%AC" * 40 + "=1",
+                     "/v1/%80%80", "/v1/jobs?limit=%C3"):
+            with self.subTest(path=path):
+                r = self.dhad.get(path)
+                self.assertIn(r.status, (400, 404))
+                self.assertTrue(json.loads(r.raw.decode("utf-8"))["error"]["message"])
+
     def test_actions_refuse_what_they_do_not_know(self):
         d = self.dhad
         job = d.submit("sleep=20")
@@ -292,9 +300,11 @@ class Tags(harness.Case):
             self.assertIn(f"/v1/jobs/{job}", r.json["error"]["hint"])
         now = d.get(f"/v1/jobs/{job}").headers["ETag"]
         self.assertIn(now, r.json["error"]["message"])
-        for wanted in (f"W/{now}", now.strip('"'), ""):
+        r = d.post(f"/v1/jobs/{job}/priority", {"priority": 4}, {"If-Match": f"W/{now}"})
+        self.assert_error(r, 412, "precondition")
+        for wanted in (now.strip('"'), "", f"{now} {now}", f"{now[:-1]}", f"*, {now}"):
             r = d.post(f"/v1/jobs/{job}/priority", {"priority": 4}, {"If-Match": wanted})
-            self.assert_error(r, 412, "precondition")
+            self.assert_error(r, 400, "usage")
         r = d.post(f"/v1/jobs/{job}/priority", {"priority": 5}, {"If-Match": f"{old}, {now}"})
         self.assertEqual((r.status, r.json["job"]["priority"]), (200, 5))
         self.assertEqual(d.post(f"/v1/jobs/{job}/hold", {}, {"If-Match": "*"}).status, 200)
@@ -316,6 +326,8 @@ class Records(harness.Case):
         self.assertEqual(r.raw, b"train attempt 1\n")
         r = d.get(f"/v1/jobs/{job}/logs?stage=search&stream=journal")
         self.assertEqual(json.loads(r.raw.split(b"\n")[0])["t"], "hello")
+        r = d.get(f"/v1/jobs/{job}/logs?offset={2**63 - 1}")
+        self.assertEqual((r.status, r.raw), (200, b""), "behind the end there is nothing")
         self.assert_error(d.get(f"/v1/jobs/{job}/logs?stage=train&attempt=2"), 404, "not_found")
         self.assert_error(d.get(f"/v1/jobs/{job}/logs?stream=stdout"), 400, "usage")
 
