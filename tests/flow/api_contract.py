@@ -7,6 +7,9 @@
                             and holds each answer to the document: status, content type, headers, schema, no 5xx. In a venv outside
                             the tree: $DHA_CONTRACT_VENV (default ~/.cache/dha/contract), made when it is not there (95 MB).
 
+  api_contract.py metrics   promtool finds nothing wrong with /metrics, in syntax or style. Needs promtool (Debian: prometheus,
+                            94 MB with a server that nobody needs here: so deploy/install-deps.sh does not bring it).
+
 Without what it needs it says so and ends with 77 (skipped). Seed and number of questions are fixed.
 """
 import json
@@ -240,5 +243,21 @@ def check_daemon():
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_metrics():
+    if not shutil.which("promtool"):
+        skip("promtool is not here (Debian: prometheus)")
+    d = harness.Dhad()
+    try:
+        d.start()
+        d.until_state(d.submit(), "done")
+        r = subprocess.run(["promtool", "check", "metrics"], input=d.get("/metrics").raw, capture_output=True)
+        if r.returncode != 0 or r.stdout or r.stderr:
+            fail(f"promtool: {(r.stdout + r.stderr).decode()}")
+        d.end()
+        print("api_contract: promtool finds nothing wrong with /metrics")
+    finally:
+        d.clean()
+
+
 if __name__ == "__main__":
-    {"routes": check_routes, "run": check_daemon}[sys.argv[1]]()
+    {"metrics": check_metrics, "routes": check_routes, "run": check_daemon}[sys.argv[1]]()
