@@ -499,7 +499,7 @@ static void on_deadline(uv_timer_t *t)
     server_run(s);
 }
 
-static void on_log(void *cls, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *fmt, va_list ap)
 {
     (void)cls;
     log_v(LOG_LEVEL_WARN, "http: ", fmt, ap);

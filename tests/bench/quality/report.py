@@ -254,10 +254,9 @@ def plots(r, out):
         every = sorted({p for _, pts in series for p in pts})
         front = [p for p in every if not any(q[0] <= p[0] and q[1] < p[1] for q in every)]
         parent = cells[0]["loss"]["parent"]
-        top = parent + 4 * max(min(y for x, y in pts) - parent for _, pts in series if pts)
         write(os.path.join(out, f"{model}-bytes.svg"),
               svg.chart(f"{model}: loss against KV cache, {cells[0]['steps']} steps each (rings: Pareto front)",
-                        "KV cache bytes a token", "validation loss, nats a token", series, [("parent", parent)], top, front), made)
+                        "KV cache bytes a token", "validation loss, nats a token", series, [("parent", parent)], None, front), made)
     series, parent = [], None
     for label in PRESETS:
         cells = r.find("rp4m", label, 0.25, 240)

@@ -58,7 +58,7 @@ def chart(title, xlabel, ylabel, series, ylines=(), ymax=None, front=()):
              f'text-anchor="middle">{escape(ylabel)}</text>')
     for label, y in ylines:
         o.append(f'<path d="M{LEFT} {py(y):.1f}H{W - RIGHT}" stroke="#888" stroke-dasharray="5 4"/>'
-                 f'<text x="{W - RIGHT - 4}" y="{py(y) - 4:.1f}" text-anchor="end" fill="#666">{escape(label)}</text>')
+                 f'<text x="{W - RIGHT - 4}" y="{py(y) + 14:.1f}" text-anchor="end" fill="#666">{escape(label)}</text>')
     o.append('<g clip-path="url(#c)">')
     for x, y in front:
         o.append(f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="8" fill="none" stroke="#999"/>')
