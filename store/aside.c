@@ -128,6 +128,7 @@ struct salvage {
     sqlite3 *from, *to;
     int64_t copied, refused;
     bool incomplete;
+    int rc; /* what stopped it: not damage, so nothing to make the best of */
 };
 
 /* Rows of one table, forward until an error, then backward until what is there already: what a damaged page hides lies
@@ -157,22 +158,31 @@ static void copy_table(struct salvage *v, const char *table)
         if (rc == SQLITE_OK)
             rc = sqlite3_prepare_v2(v->to, sql, -1, &ins, NULL);
         while (rc == SQLITE_OK && (rc = sqlite3_step(q)) == SQLITE_ROW) {
-            for (int i = 0; i < cols; i++)
-                sqlite3_bind_value(ins, i + 1, sqlite3_column_value(q, i));
-            int done = sqlite3_step(ins) == SQLITE_DONE;
+            for (int i = 0; i < cols && rc == SQLITE_ROW; i++)
+                if (sqlite3_bind_value(ins, i + 1, sqlite3_column_value(q, i)) != SQLITE_OK)
+                    rc = v->rc = sqlite3_errcode(v->to);
+            int done = rc == SQLITE_ROW && sqlite3_step(ins) == SQLITE_DONE;
             if (done && sqlite3_changes(v->to) == 1) {
                 v->copied++;
                 copied_before++;
             } else {
-                v->refused += !done; /* a value of the wrong type, say */
+                int why = done ? SQLITE_OK : sqlite3_errcode(v->to);
+                v->refused += !done;
+                if (!done && why != SQLITE_CONSTRAINT && why != SQLITE_MISMATCH)
+                    v->rc = why; /* not for a value of the wrong type, say */
             }
             sqlite3_reset(ins);
-            rc = SQLITE_OK;
+            rc = v->rc;
         }
         sqlite3_finalize(q);
         sqlite3_finalize(ins);
         if (rc == SQLITE_DONE)
             return; /* all of it */
+        /* a missing table or column is damage, too: of the schema */
+        if (!db_is_damage(rc) && rc != SQLITE_ERROR)
+            v->rc = rc;
+        if (v->rc != SQLITE_OK)
+            return;
         v->incomplete = true;
     }
 }
@@ -193,22 +203,26 @@ static int salvage_into(struct salvage *v, const char *old, const char *fresh, i
     tmp.db = v->to;
     if (schema_migrate(&tmp, v->to, DB_STATE, fresh, e) != 0)
         return -1;
-    sqlite3_exec(v->to, "PRAGMA foreign_keys=OFF; BEGIN", NULL, NULL, NULL);
-    if (sqlite3_open_v2(old, &v->from, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK)
-        for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)
-            copy_table(v, tables[i]);
-    else
-        v->incomplete = true;
+    int rc = sqlite3_exec(v->to, "PRAGMA foreign_keys=OFF; BEGIN", NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_open_v2(old, &v->from, SQLITE_OPEN_READWRITE, NULL);
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0] && rc == SQLITE_OK; i++) {
+        copy_table(v, tables[i]);
+        rc = v->rc;
+    }
+    /* A disk that does not answer, no memory, no room: what is not copied now may be read another time. */
+    if (rc != SQLITE_OK)
+        return dha_fail(e, DHA_E_IO, "cannot repair %s now: %s", old, sqlite3_errstr(rc));
     if (v->incomplete) {
         /* Rows are missing: numbers must not be given a second time, so go on from the clock. */
         static const char *const counted[] = {"job",   "stage", "attempt",
                                               "event", "sweep", "lost_found"};
-        for (size_t i = 0; i < sizeof counted / sizeof counted[0]; i++) {
+        for (size_t i = 0; i < sizeof counted / sizeof counted[0] && rc == SQLITE_OK; i++) {
             snprintf(sql, sizeof sql,
                      "DELETE FROM sqlite_sequence WHERE name='%s';"
                      "INSERT INTO sqlite_sequence VALUES('%s', %lld)",
                      counted[i], counted[i], (long long)(now_us / 1000000));
-            sqlite3_exec(v->to, sql, NULL, NULL, NULL);
+            rc = sqlite3_exec(v->to, sql, NULL, NULL, NULL);
         }
     }
     snprintf(note, sizeof note,
@@ -217,28 +231,33 @@ static int salvage_into(struct salvage *v, const char *old, const char *fresh, i
              (long long)v->copied, (long long)v->refused,
              v->incomplete ? "some not readable" : "all readable");
     sqlite3_stmt *st = NULL;
-    if (sqlite3_prepare_v2(v->to,
-                           "INSERT INTO lost_found(time_us, origin, reason)"
-                           " VALUES(?1, 'state.db', ?2)",
-                           -1, &st, NULL) == SQLITE_OK) {
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(v->to,
+                                "INSERT INTO lost_found(time_us, origin, reason)"
+                                " VALUES(?1, 'state.db', ?2)",
+                                -1, &st, NULL);
+    if (rc == SQLITE_OK) {
         sqlite3_bind_int64(st, 1, now_us);
         sqlite3_bind_text(st, 2, note, -1, SQLITE_STATIC);
-        sqlite3_step(st);
+        rc = sqlite3_step(st) == SQLITE_DONE ? SQLITE_OK : sqlite3_errcode(v->to);
     }
     sqlite3_finalize(st);
     st = NULL;
     /* and an event, for who reads those */
-    if (sqlite3_prepare_v2(v->to,
-                           "INSERT INTO event(time_us, type, data) VALUES(?1, 'store.salvaged',"
-                           " json_object('reason', ?2, 'incomplete', json(?3)))",
-                           -1, &st, NULL) == SQLITE_OK) {
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(v->to,
+                                "INSERT INTO event(time_us, type, data) VALUES(?1,"
+                                " 'store.salvaged',"
+                                " json_object('reason', ?2, 'incomplete', json(?3)))",
+                                -1, &st, NULL);
+    if (rc == SQLITE_OK) {
         sqlite3_bind_int64(st, 1, now_us);
         sqlite3_bind_text(st, 2, note, -1, SQLITE_STATIC);
         sqlite3_bind_text(st, 3, v->incomplete ? "true" : "false", -1, SQLITE_STATIC);
-        sqlite3_step(st);
+        rc = sqlite3_step(st) == SQLITE_DONE ? SQLITE_OK : sqlite3_errcode(v->to);
     }
     sqlite3_finalize(st);
-    if (sqlite3_exec(v->to, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+    if (rc != SQLITE_OK || sqlite3_exec(v->to, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
         return dha_fail(e, DHA_E_IO, "cannot write %s: %s", fresh, sqlite3_errmsg(v->to));
     return 0;
 }

@@ -121,7 +121,7 @@ static int decode(sqlite3_stmt *q, struct store_attempt *a, const char **why, st
     a->id = sqlite3_column_int64(q, c++);
     if (attempt_state_from_name((const char *)sqlite3_column_text(q, c++), &a->state) != 0) {
         *why = "unknown attempt state";
-        return 0;
+        return db_starved(q) ? db_no_memory(e) : 0;
     }
     a->stage = sqlite3_column_int64(q, c++);
     a->number = sqlite3_column_int(q, c++);
@@ -142,7 +142,7 @@ static int decode(sqlite3_stmt *q, struct store_attempt *a, const char **why, st
     a->exit_code = sqlite3_column_int(q, c++);
     db_error(q, c, &a->error);
     a->job = sqlite3_column_int64(q, c + 3);
-    if (!ok) {
+    if (!ok || db_starved(q)) {
         store_attempt_finish(a);
         return db_no_memory(e);
     }

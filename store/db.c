@@ -45,6 +45,53 @@ int db_fail(struct store *s, sqlite3 *db, struct dha_err *e, const char *what)
     return -1;
 }
 
+bool db_is_damage(int rc)
+{
+    return (rc & 0xff) == SQLITE_CORRUPT || (rc & 0xff) == SQLITE_NOTADB;
+}
+
+static int quick_check(sqlite3 *db, bool *sound)
+{
+    sqlite3_stmt *st = NULL;
+    *sound = false;
+    int rc = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &st, NULL);
+    if (rc == SQLITE_OK && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+        const char *text = (const char *)sqlite3_column_text(st, 0);
+        *sound = text && strcmp(text, "ok") == 0;
+        rc = text ? SQLITE_OK : SQLITE_NOMEM;
+    }
+    sqlite3_finalize(st);
+    return rc;
+}
+
+/* Every byte through SQLite's own file layer. */
+static int read_through(sqlite3 *db)
+{
+    static char page[1 << 16];
+    sqlite3_file *f = NULL;
+    sqlite3_int64 size = 0;
+    int rc = sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
+    if (rc != SQLITE_OK || !f || !f->pMethods)
+        return rc;
+    rc = f->pMethods->xFileSize(f, &size);
+    for (sqlite3_int64 at = 0; rc == SQLITE_OK && at < size; at += (int)sizeof page) {
+        sqlite3_int64 n = size - at < (int)sizeof page ? size - at : (int)sizeof page;
+        rc = f->pMethods->xRead(f, page, (int)n, at);
+    }
+    return rc == SQLITE_IOERR_SHORT_READ ? SQLITE_OK : rc;
+}
+
+/* The check reports a page that the disk did not give as a page that is damaged: so a second opinion. */
+int db_check(sqlite3 *db, bool *sound, struct dha_err *e)
+{
+    int rc = quick_check(db, sound);
+    if (rc == SQLITE_OK && !*sound && (rc = read_through(db)) == SQLITE_OK)
+        rc = quick_check(db, sound);
+    if (rc == SQLITE_OK || db_is_damage(rc))
+        return 0;
+    return dha_fail(e, code_of(rc), "state database, checking it: %s", sqlite3_errstr(rc));
+}
+
 /* The literal's address is the key: SQL is never built at run time. */
 static sqlite3_stmt *cached(struct store *s, sqlite3 *db, const char *sql, struct dha_err *e)
 {
@@ -174,6 +221,11 @@ void db_copy(sqlite3_stmt *st, int col, char *buf, size_t cap)
     text_trim_utf8(buf);
 }
 
+bool db_starved(sqlite3_stmt *st)
+{
+    return sqlite3_errcode(sqlite3_db_handle(st)) == SQLITE_NOMEM;
+}
+
 double db_real(sqlite3_stmt *st, int col)
 {
     return sqlite3_column_type(st, col) == SQLITE_NULL ? NAN : sqlite3_column_double(st, col);
@@ -205,6 +257,25 @@ void *db_grow(void *p_to_array, size_t *n, size_t size)
 
 /* ---- transactions ---- */
 
+/* Prepared while there is memory: undoing must work when there is none. */
+static const char sql_rollback[] = "ROLLBACK", sql_undo[] = "ROLLBACK TO f",
+                  sql_release[] = "RELEASE f";
+
+int db_prepare_undo(struct store *s, struct dha_err *e)
+{
+    return cached(s, s->db, sql_rollback, e) && cached(s, s->db, sql_undo, e) &&
+                   cached(s, s->db, sql_release, e)
+               ? 0
+               : -1;
+}
+
+/* All of the turn is gone, and commit has to say so. */
+static void lose_turn(struct store *s)
+{
+    store_rollback(s);
+    s->lost = true;
+}
+
 int store_begin(struct store *s, struct dha_err *e)
 {
     if (s->lost) {
@@ -214,6 +285,8 @@ int store_begin(struct store *s, struct dha_err *e)
     }
     if (s->open)
         return 0;
+    if (!sqlite3_get_autocommit(s->db)) /* a rollback that failed is owed */
+        store_rollback(s);
     if (db_run0(s, e, "BEGIN IMMEDIATE") != 0)
         return -1;
     s->open = true;
@@ -241,8 +314,8 @@ int store_commit(struct store *s, struct dha_err *e)
 
 void store_rollback(struct store *s)
 {
-    if (s->open && !sqlite3_get_autocommit(s->db))
-        sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+    if (!sqlite3_get_autocommit(s->db))
+        db_run0(s, NULL, sql_rollback);
     metric_rollback(s);
     s->open = false;
     s->lost = false;
@@ -264,7 +337,7 @@ int db_mark(struct store *s, struct db_mark *m, struct dha_err *e)
 
 int db_keep(struct store *s, const struct db_mark *m, struct dha_err *e)
 {
-    if (db_run0(s, e, "RELEASE f") != 0)
+    if (db_run0(s, e, sql_release) != 0)
         return db_undo(s, m);
     return 0;
 }
@@ -272,8 +345,28 @@ int db_keep(struct store *s, const struct db_mark *m, struct dha_err *e)
 int db_undo(struct store *s, const struct db_mark *m)
 {
     if (s->open) { /* else SQLite has undone more than this already */
-        sqlite3_exec(s->db, "ROLLBACK TO f; RELEASE f", NULL, NULL, NULL);
-        s->event_seq = m->event_seq;
+        if (db_run0(s, NULL, sql_undo) != 0 || db_run0(s, NULL, sql_release) != 0)
+            lose_turn(s);
+        else
+            s->event_seq = m->event_seq;
     }
     return -1;
+}
+
+int store_mark(struct store *s, struct store_mark *m, struct dha_err *e)
+{
+    struct db_mark mark = {0};
+    int rc = db_mark(s, &mark, e);
+    m->event_seq = mark.event_seq;
+    return rc;
+}
+
+int store_keep(struct store *s, const struct store_mark *m, struct dha_err *e)
+{
+    return db_keep(s, &(struct db_mark){.event_seq = m->event_seq}, e);
+}
+
+void store_undo(struct store *s, const struct store_mark *m)
+{
+    db_undo(s, &(struct db_mark){.event_seq = m->event_seq});
 }

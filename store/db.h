@@ -71,6 +71,8 @@ int db_scalar(struct store *s, struct dha_err *e, sqlite3_stmt *st, int64_t none
 char *db_dup(sqlite3_stmt *st, int col, bool *ok);
 void db_copy(sqlite3_stmt *st, int col, char *buf, size_t cap);
 double db_real(sqlite3_stmt *st, int col);
+/* Was there no memory for a text of this row? Then its columns say nothing, least of all that it is damaged. */
+bool db_starved(sqlite3_stmt *st);
 /* Three columns from col on: code, message, hint. */
 void db_error(sqlite3_stmt *st, int col, struct store_error *err);
 
@@ -81,9 +83,15 @@ int db_no_memory(struct dha_err *e);
 struct db_mark {
     int64_t event_seq;
 };
+int db_prepare_undo(struct store *s, struct dha_err *e); /* once, when the file is open */
 int db_mark(struct store *s, struct db_mark *m, struct dha_err *e);
 int db_keep(struct store *s, const struct db_mark *m, struct dha_err *e);
 int db_undo(struct store *s, const struct db_mark *m);
+
+/* Is the file what SQLite calls sound? -1: it cannot be read now (I/O, memory, locks), which says nothing about it:
+ * only SQLITE_CORRUPT, SQLITE_NOTADB and a check that fails twice on a file that can be read are damage. */
+int db_check(sqlite3 *db, bool *sound, struct dha_err *e);
+bool db_is_damage(int rc);
 
 /* Grows *p for one more element of `size` bytes: returns the zeroed element or NULL. cap 2^k growth. */
 void *db_grow(void *p_to_array, size_t *n, size_t size);

@@ -373,10 +373,11 @@ int store_checkpoint_mark(struct store *s, int64_t id, const char *state, int64_
     return db_keep(s, &m, e);
 }
 
-/* "[0,0,1]" as head_budget() writes it; a map that is damaged reads as empty. */
-static void read_map(const char *text, struct store_head_budget *b)
+/* "[0,0,1]" as head_budget() writes it; a map that is damaged reads as empty. -1: out of memory. */
+static int read_map(const char *text, struct store_head_budget *b)
 {
-    cJSON *j = text ? json_parse(text, strlen(text), NULL, NULL) : NULL;
+    struct dha_err bad = {0};
+    cJSON *j = text ? json_parse(text, strlen(text), NULL, &bad) : NULL;
     const cJSON *c;
     cJSON_ArrayForEach(c, j)
     {
@@ -388,6 +389,7 @@ static void read_map(const char *text, struct store_head_budget *b)
         b->map[b->n_map++] = (int)v;
     }
     cJSON_Delete(j);
+    return bad.code == DHA_E_NO_MEMORY ? -1 : 0;
 }
 
 int store_head_budgets(struct store *s, int64_t stage, struct store_head_budget **out, size_t *n,
@@ -410,7 +412,11 @@ int store_head_budgets(struct store *s, int64_t stage, struct store_head_budget 
         b->layer = sqlite3_column_int(q, 0);
         b->value = sqlite3_column_int(q, 1);
         b->heads = sqlite3_column_int(q, 2);
-        read_map((const char *)sqlite3_column_text(q, 3), b);
+        if (read_map((const char *)sqlite3_column_text(q, 3), b) != 0) {
+            db_reset(q);
+            rc = db_no_memory(e);
+            break;
+        }
     }
     if (rc < 0) {
         free(*out);

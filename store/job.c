@@ -140,7 +140,7 @@ static int decode(sqlite3_stmt *st, bool with_spec, struct store_job *j, const c
     j->id = sqlite3_column_int64(st, 0);
     if (job_state_from_name((const char *)sqlite3_column_text(st, 6), &j->state) != 0) {
         *why = "unknown job state";
-        return 0;
+        return db_starved(st) ? db_no_memory(e) : 0;
     }
     j->owner_uid = sqlite3_column_int64(st, 1);
     j->sweep = sqlite3_column_int64(st, 2);
@@ -164,17 +164,19 @@ static int decode(sqlite3_stmt *st, bool with_spec, struct store_job *j, const c
     j->loss_final = db_real(st, 23);
     if (with_spec) {
         const char *text = (const char *)sqlite3_column_text(st, SPEC_COLUMN);
-        cJSON *spec = text ? json_parse(text, strlen(text), NULL, NULL) : NULL;
+        struct dha_err bad = {0};
+        cJSON *spec = text ? json_parse(text, strlen(text), NULL, &bad) : NULL;
         bool good = cJSON_IsObject(spec);
         cJSON_Delete(spec);
-        if (!good) {
+        ok = ok && bad.code != DHA_E_NO_MEMORY && !db_starved(st);
+        if (!good && ok) {
             *why = "its spec is not valid JSON";
             store_job_finish(j);
             return 0;
         }
         j->spec = db_dup(st, SPEC_COLUMN, &ok);
     }
-    if (!ok) {
+    if (!ok || db_starved(st)) {
         store_job_finish(j);
         return db_no_memory(e);
     }

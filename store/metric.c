@@ -7,32 +7,40 @@
 
 #include "store/db.h"
 
-static int open_file(struct store *s, const char *path, struct dha_err *e)
+/* *sound = false if the file opened but is damaged. */
+static int open_file(struct store *s, const char *path, bool *sound, struct dha_err *e)
 {
-    if (sqlite3_open_v2(path, &s->metrics, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
-            SQLITE_OK ||
-        sqlite3_exec(s->metrics,
-                     "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=5000;"
-                     "PRAGMA temp_store=MEMORY",
-                     NULL, NULL, NULL) != SQLITE_OK)
+    int rc = sqlite3_open_v2(path, &s->metrics, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    *sound = false;
+    if (rc == SQLITE_OK)
+        rc = sqlite3_exec(s->metrics,
+                          "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+                          "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY",
+                          NULL, NULL, NULL);
+    if (db_is_damage(rc))
+        return 0;
+    if (rc != SQLITE_OK)
         return db_fail(s, s->metrics, e, "opening metrics.db");
-    return schema_migrate(s, s->metrics, DB_METRICS, path, e);
+    if (db_check(s->metrics, sound, e) != 0)
+        return dha_err_context(e, "metrics.db");
+    struct dha_err why = {0};
+    if (!*sound || schema_migrate(s, s->metrics, DB_METRICS, path, &why) == 0)
+        return 0;
+    if (why.code == DHA_E_INPUT) { /* its head says that it is something else */
+        *sound = false;
+        return 0;
+    }
+    if (e)
+        *e = why;
+    return -1;
 }
 
-static bool sound(sqlite3 *db)
-{
-    sqlite3_stmt *st = NULL;
-    bool ok = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &st, NULL) == SQLITE_OK &&
-              sqlite3_step(st) == SQLITE_ROW &&
-              strcmp((const char *)sqlite3_column_text(st, 0), "ok") == 0;
-    sqlite3_finalize(st);
-    return ok;
-}
-
-/* A metrics.db that is damaged is put aside under another name and begun anew: nothing depends on it. */
+/* A metrics.db that is damaged is put aside under another name and begun anew: nothing depends on it. One that cannot be
+ * read now is left alone, and the store is not opened. */
 int metric_open(struct store *s, struct dha_err *e)
 {
     char *path = NULL, *aside = NULL, *wal = NULL, *shm = NULL;
+    bool sound;
     int rc = -1;
     if (asprintf(&path, "%s/metrics.db", s->dir) < 0 || asprintf(&wal, "%s-wal", path) < 0 ||
         asprintf(&shm, "%s-shm", path) < 0 ||
@@ -40,21 +48,17 @@ int metric_open(struct store *s, struct dha_err *e)
         db_no_memory(e);
         goto out;
     }
-    struct dha_err first = {0};
-    rc = open_file(s, path, &first);
-    if (rc == 0 && sound(s->metrics))
+    rc = open_file(s, path, &sound, e);
+    if (rc != 0 || sound)
         goto out;
-    if (rc != 0 && first.code == DHA_E_VERSION) {
-        if (e)
-            *e = first;
-        goto out;
-    }
     sqlite3_close(s->metrics);
     s->metrics = NULL;
     unlink(wal); /* it belongs to the damaged file and would be applied to the new one */
     unlink(shm);
     rename(path, aside);
-    rc = open_file(s, path, e);
+    rc = open_file(s, path, &sound, e);
+    if (rc == 0 && !sound)
+        rc = dha_fail(e, DHA_E_IO, "%s is damaged and could not be begun anew", path);
     if (rc == 0)
         rc = store_lost_found_add(s, aside, NULL, 0, "metrics.db was damaged; begun anew",
                                   s->now_us, e);

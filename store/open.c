@@ -111,7 +111,6 @@ static int take_lock(struct store *s, struct dha_err *e)
 /* Opens and checks; *sound = false if the file opened but is damaged. */
 static int open_state(struct store *s, const char *path, bool *sound, struct dha_err *e)
 {
-    sqlite3_stmt *st = NULL;
     *sound = false;
     if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
         SQLITE_OK)
@@ -121,17 +120,11 @@ static int open_state(struct store *s, const char *path, bool *sound, struct dha
                           "PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
                           "PRAGMA temp_store=MEMORY; PRAGMA cell_size_check=ON",
                           NULL, NULL, NULL);
-    if (rc == SQLITE_OK)
-        rc = sqlite3_prepare_v2(s->db, "PRAGMA quick_check(1)", -1, &st, NULL);
-    if (rc == SQLITE_OK && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-        *sound = strcmp((const char *)sqlite3_column_text(st, 0), "ok") == 0;
-        rc = SQLITE_OK;
-    }
-    sqlite3_finalize(st);
-    int kind = rc & 0xff;
-    if (rc != SQLITE_OK && kind != SQLITE_CORRUPT && kind != SQLITE_NOTADB)
-        return db_fail(s, s->db, e, "checking it");
-    return 0;
+    if (db_is_damage(rc))
+        return 0;
+    if (rc != SQLITE_OK)
+        return db_fail(s, s->db, e, "opening it");
+    return db_check(s->db, sound, e);
 }
 
 static int open_files(struct store *s, struct dha_err *e)
@@ -160,6 +153,8 @@ static int open_files(struct store *s, struct dha_err *e)
     if (db_scalar(s, e, db_query0(s, e, "SELECT max(seq) FROM event"), 0, &s->event_seq) != 0)
         return -1;
     s->event_committed = s->event_seq;
+    if (db_prepare_undo(s, e) != 0)
+        return -1;
     if (metric_open(s, e) != 0 || aside_scan(s, e) != 0)
         return -1;
     return store_commit(s, e);

@@ -37,11 +37,11 @@ static int decode(sqlite3_stmt *q, struct store_stage *st, const char **why, str
     st->ord = sqlite3_column_int(q, c++);
     if (stage_kind_from_name((const char *)sqlite3_column_text(q, c++), &st->kind) != 0) {
         *why = "unknown stage kind";
-        return 0;
+        return db_starved(q) ? db_no_memory(e) : 0;
     }
     if (stage_state_from_name((const char *)sqlite3_column_text(q, c++), &st->state) != 0) {
         *why = "unknown stage state";
-        return 0;
+        return db_starved(q) ? db_no_memory(e) : 0;
     }
     db_copy(q, c++, st->key, sizeof st->key);
     st->attempt = sqlite3_column_int(q, c++);
@@ -72,7 +72,7 @@ static int decode(sqlite3_stmt *q, struct store_stage *st, const char **why, str
     st->seconds = sqlite3_column_double(q, c++);
     st->output = db_dup(q, c++, &ok);
     db_error(q, c, &st->error);
-    if (!ok) {
+    if (!ok || db_starved(q)) {
         store_stage_finish(st);
         return db_no_memory(e);
     }

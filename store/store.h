@@ -71,9 +71,18 @@ void store_interrupt(struct store *s, int (*stop)(void *arg), void *arg);
 
 /* Idempotent within a turn; changing functions call it themselves. */
 int store_begin(struct store *s, struct dha_err *e);
-/* 0 also when nothing was open. -1: nothing of the turn is on disk. */
+/* 0 also when nothing was open. -1: the turn is undone; only if its sync failed and the process then dies before the next
+ * commit may all of it come back. */
 int store_commit(struct store *s, struct dha_err *e);
 void store_rollback(struct store *s);
+/* Several changes that are one to their caller: mark, change, then keep or undo, which leaves what the turn changed before.
+ * They may be nested. */
+struct store_mark {
+    int64_t event_seq;
+};
+int store_mark(struct store *s, struct store_mark *m, struct dha_err *e);
+int store_keep(struct store *s, const struct store_mark *m, struct dha_err *e);
+void store_undo(struct store *s, const struct store_mark *m);
 bool store_dirty(const struct store *s); /* a transaction is open */
 /* A consistent copy of state.db (not metrics.db) as a new file, checked and synced: in place of a state.db it is a whole
  * store. DHA_E_CONFLICT over an existing file. On failure nothing is left. */
