@@ -291,6 +291,31 @@ static bool acts_on_job(const struct route *r)
     return strcmp(r->method, "POST") == 0 && strncmp(r->path, "/v1/jobs/ID/", 12) == 0;
 }
 
+/* Stopping must not need a database that works. */
+static bool changes(const struct route *r)
+{
+    return strcmp(r->method, "GET") != 0 && r->handler != api_shutdown;
+}
+
+/* What is refused or fails half-way leaves nothing. */
+static enum api_outcome run(struct api_call *c, const struct route *r)
+{
+    struct store_mark mark;
+    if (!changes(r)) {
+        return r->handler(c);
+    }
+    if (store_mark(c->d->store, &mark, &c->e) != 0) {
+        return API_FAIL;
+    }
+    enum api_outcome out = r->handler(c);
+    if (out == API_FAIL) {
+        store_undo(c->d->store, &mark);
+    } else if (store_keep(c->d->store, &mark, &c->e) != 0) {
+        out = API_FAIL;
+    }
+    return out;
+}
+
 enum server_outcome api_handle(void *ctx, struct server_request *rq)
 {
     char name[256];
@@ -301,7 +326,7 @@ enum server_outcome api_handle(void *ctx, struct server_request *rq)
     const struct route *r = find_route(&c, name);
     if (r && may(&c) && check_query(&c, r) == 0 && parse_body(&c, r) == 0 &&
         (!acts_on_job(r) || api_if_match(&c) == 0)) {
-        out = r->handler(&c);
+        out = run(&c, r);
     }
     if (out == API_OK) {
         reply_doc(&c);

@@ -198,9 +198,13 @@ static void drain_for(struct attempt *a, size_t left)
     pid_t pids[8];
     char reason[256];
     size_t n = procs_find(a->pid, a->uuid, getpid(), pids, 8);
-    int len = snprintf(reason, sizeof reason, "%zu process(es) of attempt %s will not die:", left,
-                       a->uuid);
-    for (size_t i = 0; i < n && i < 8 && len > 0 && (size_t)len < sizeof reason - 12; i++) {
+    int len = left == PROCS_UNKNOWN
+                  ? snprintf(reason, sizeof reason, "what attempt %s left cannot be looked at",
+                             a->uuid)
+                  : snprintf(reason, sizeof reason,
+                             "%zu process(es) of attempt %s will not die:", left, a->uuid);
+    for (size_t i = 0;
+         n != PROCS_UNKNOWN && i < n && i < 8 && len > 0 && (size_t)len < sizeof reason - 12; i++) {
         len += snprintf(reason + len, sizeof reason - (size_t)len, " %d", (int)pids[i]);
     }
     struct dha_err e = {0};
@@ -229,7 +233,7 @@ static void sweep(struct attempt *a)
     }
 }
 
-/* Did the shim say that nothing is left? */
+/* Did the shim say that nothing is left? What cannot be read said nothing: then we look ourselves. */
 static bool shim_swept_all(const struct attempt *a)
 {
     char path[4200];

@@ -64,6 +64,7 @@ struct attempt {
     uint64_t kill_shim_ms;  /* while killing: when the shim's turn comes */
     uint64_t sweep_end_ms;  /* while sweeping: when the node is drained instead */
     uint64_t not_before_ms; /* after trouble: when to try again */
+    int unread;             /* how often its last words could not be read */
     bool launch_failed;
     struct dha_err launch_error;
 };

@@ -11,22 +11,31 @@
 #include "daemon/log.h"
 #include "daemon/verdict.h"
 
+/* So often a file that is there but cannot be read is tried again (TROUBLE_MS apart). */
+enum { UNREAD_MAX = 15 };
+
 /* A small JSON file of the attempt; NULL if it is not there. A damaged one is set aside and counts as
- * not there. */
-static cJSON *read_doc(struct attempt *a, const char *name)
+ * not there. -1: it cannot be read now (no descriptor, no memory), which says nothing about it. */
+static int read_doc(struct attempt *a, const char *name, cJSON **out, struct dha_err *why)
 {
     char path[4200];
     struct stat st;
     struct dha_err e = {0};
+    *out = NULL;
     snprintf(path, sizeof path, "%.4000s/%s", a->dir, name);
     if (stat(path, &st) != 0) {
-        return NULL;
+        return 0;
     }
     cJSON *doc = json_parse_file(path, 65536, &e);
     if (doc && cJSON_IsObject(doc)) {
-        return doc;
+        *out = doc;
+        return 0;
     }
     cJSON_Delete(doc);
+    if ((e.code == DHA_E_IO || e.code == DHA_E_NO_MEMORY) && a->unread++ < UNREAD_MAX) {
+        *why = e;
+        return -1;
+    }
     char content[1024];
     FILE *f = fopen(path, "re");
     size_t n = f ? fread(content, 1, sizeof content, f) : 0;
@@ -39,14 +48,17 @@ static cJSON *read_doc(struct attempt *a, const char *name)
                              now_us(), &ignored) != 0) {
         log_fail("lost_found", &ignored);
     }
-    return NULL;
+    return 0;
 }
 
-static void read_status(struct attempt *a, struct verdict_facts *f)
+static int read_status(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
 {
     const char *code;
     struct dha_err bad = {0};
-    cJSON *doc = read_doc(a, "status.json");
+    cJSON *doc;
+    if (read_doc(a, "status.json", &doc, e) != 0) {
+        return -1;
+    }
     if (doc && json_need_str(doc, "code", &code, &bad) == 0 &&
         dha_code_from_name(code) != DHA_E_COUNT) {
         f->has_status = true;
@@ -58,11 +70,15 @@ static void read_status(struct attempt *a, struct verdict_facts *f)
         }
     }
     cJSON_Delete(doc);
+    return 0;
 }
 
-static void read_exit(struct attempt *a, struct verdict_facts *f)
+static int read_exit(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
 {
-    cJSON *doc = read_doc(a, "exit.json");
+    cJSON *doc;
+    if (read_doc(a, "exit.json", &doc, e) != 0) {
+        return -1;
+    }
     int64_t exited = json_int(doc, "exited", -1), sig = json_int(doc, "signal", 0);
     if (doc && ((exited >= 0 && exited < 256) || (sig > 0 && sig < 128))) {
         f->has_exit = true;
@@ -70,6 +86,7 @@ static void read_exit(struct attempt *a, struct verdict_facts *f)
         f->signal = (int)sig;
     }
     cJSON_Delete(doc);
+    return 0;
 }
 
 static void read_record(const struct store_attempt *row, struct verdict_facts *f)
@@ -104,10 +121,8 @@ static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
                                 .stalled = a->stalled,
                                 .stall_s = a->d->stall_s,
                                 .retries = st.retries};
-    read_status(a, f);
-    read_exit(a, f);
     read_record(&row, f);
-    rc = 0;
+    rc = read_status(a, f, e) == 0 && read_exit(a, f, e) == 0 ? 0 : -1;
 out:
     store_job_finish(&job);
     store_stage_finish(&st);
@@ -193,10 +208,28 @@ static int move_on(struct attempt *a, const struct verdict *v, struct dha_err *e
     return rc;
 }
 
+/* All of it or nothing: an ended attempt whose stage still runs would be nobody's any more. */
+static int take_down(struct attempt *a, const struct verdict *v, int exit_code, struct dha_err *e)
+{
+    struct store_mark mark;
+    bool ended, changed;
+    if (store_mark(a->d->store, &mark, e) != 0) {
+        return -1;
+    }
+    if (store_attempt_end(a->d->store, a->id, exit_code,
+                          v->error.code != DHA_E_OK ? &v->error : NULL, now_us(), &ended, e) != 0 ||
+        move_stage(a, v, &changed, e) != 0 ||
+        /* Nothing changed: the end was taken down before (a restart between two commits). */
+        (changed && move_on(a, v, e) != 0)) {
+        store_undo(a->d->store, &mark);
+        return -1;
+    }
+    return store_keep(a->d->store, &mark, e);
+}
+
 int attempt_conclude(struct attempt *a, struct dha_err *e)
 {
     struct verdict_facts f;
-    bool ended, changed;
     static const char *const words[] = {[VERDICT_DONE] = "done",
                                         [VERDICT_AGAIN] = "will go on with another attempt",
                                         [VERDICT_FAILED] = "failed",
@@ -208,13 +241,7 @@ int attempt_conclude(struct attempt *a, struct dha_err *e)
     struct verdict v = verdict_of(&f);
     FAILPOINT(finish_before_commit);
     int exit_code = !f.has_exit ? -1 : f.exited >= 0 ? f.exited : 128 + f.signal;
-    if (store_attempt_end(a->d->store, a->id, exit_code, v.error.code != DHA_E_OK ? &v.error : NULL,
-                          now_us(), &ended, e) != 0 ||
-        move_stage(a, &v, &changed, e) != 0) {
-        return -1;
-    }
-    /* Nothing changed: the end was taken down before (a restart between two commits). */
-    if (changed && move_on(a, &v, e) != 0) {
+    if (take_down(a, &v, exit_code, e) != 0) {
         return -1;
     }
     FAILPOINT(finish_before_turn_end);

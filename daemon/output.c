@@ -43,7 +43,10 @@ static int check_file(const char *dir, const char *name, int64_t bytes, struct d
         return -1;
     }
     if (stat(path, &st) != 0) {
-        return differs(why, path, "cannot be looked at: %s", strerror(errno));
+        int err = errno;
+        return err == ENOENT || err == ENOTDIR
+                   ? differs(why, path, "is not there")
+                   : dha_fail_errno(why, err, "cannot look at %.330s", path);
     }
     if (!S_ISREG(st.st_mode)) {
         return differs(why, path, "is not a regular file");
@@ -64,6 +67,10 @@ static int check_listed(const char *dir, const char *list, struct dha_err *why)
     cJSON *doc = json_parse_file(list, LIST_BYTES_MAX, &bad);
     const cJSON *files = json_get(doc, "files"), *f;
     int rc = 0;
+    if (!doc && output_is_unknown(&bad)) {
+        *why = bad;
+        return -1;
+    }
     if (!doc || strcmp(json_str(doc, "format", ""), "dha-output-1") != 0 || !cJSON_IsArray(files)) {
         /* a worker that found other content in its input than was written leaves a list that says so */
         const char *said = json_str(doc, "why", "it is no dha-output-1 document");
@@ -103,6 +110,11 @@ int output_check(enum stage_kind kind, const char *out_dir, struct dha_err *why)
     return stat(list, &st) != 0 && errno == ENOENT ? 0 : check_listed(out_dir, list, why);
 }
 
+bool output_is_unknown(const struct dha_err *why)
+{
+    return why->code == DHA_E_IO || why->code == DHA_E_NO_MEMORY;
+}
+
 int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_err *e)
 {
     char list[PATH_SIZE];
@@ -111,6 +123,10 @@ int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_e
     if (path_in(list, out_dir, "output.json", &why) != 0 || stat(list, &st) != 0 ||
         output_check(kind, out_dir, &why) == 0) {
         return 0;
+    }
+    if (output_is_unknown(&why)) {
+        *e = why;
+        return dha_err_context(e, "whether the stage's output is whole");
     }
     log_warn("%s is removed before its stage runs again: %s", out_dir, why.msg);
     if (tree_remove(out_dir) != 0) {

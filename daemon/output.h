@@ -13,6 +13,8 @@
 
 /* 0 = whole; -1 = not, *why says which file differs and how (why->path is the file). */
 int output_check(enum stage_kind kind, const char *out_dir, struct dha_err *why);
+/* It was not, because nobody could look (no descriptor, no memory, an I/O error): that is not damage. */
+bool output_is_unknown(const struct dha_err *why);
 /* Before a stage runs into out_dir: takes a finished but damaged output away, or the worker would take it for
  * a finished one. Anything else (nothing yet, checkpoints to go on from, a whole output) is left alone. */
 int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_err *e);

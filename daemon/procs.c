@@ -84,8 +84,14 @@ struct entry {
     bool in;
 };
 
-/* Does /proc/PID/environ hold "DHA_ATTEMPT=<uuid>" as one whole variable? */
-static bool has_tag(pid_t pid, const char *uuid)
+/* A process that ended meanwhile cannot be read; one that we have no descriptor or memory for can be anything. */
+static bool cannot_look(int err)
+{
+    return err == EMFILE || err == ENFILE || err == ENOMEM;
+}
+
+/* Does /proc/PID/environ hold "DHA_ATTEMPT=<uuid>" as one whole variable? *blind = true if that cannot be asked. */
+static bool has_tag(pid_t pid, const char *uuid, bool *blind)
 {
     char path[64], want[96];
     int want_len = snprintf(want, sizeof want, "DHA_ATTEMPT=%s", uuid);
@@ -96,10 +102,12 @@ static bool has_tag(pid_t pid, const char *uuid)
     size_t cap = 256 * 1024; /* twice the kernel's usual limit for one argument string */
     char *buf = malloc(cap);
     if (!buf) {
+        *blind = true;
         return false;
     }
     ssize_t n = read_small(path, buf, cap);
     bool found = false;
+    *blind |= n < 0 && cannot_look(errno);
     for (ssize_t i = 0; i < n && !found; i += (ssize_t)strlen(buf + i) + 1) {
         found = strcmp(buf + i, want) == 0;
     }
@@ -107,14 +115,18 @@ static bool has_tag(pid_t pid, const char *uuid)
     return found;
 }
 
-static struct entry *snapshot(pid_t shim, const char *uuid, size_t *count)
+/* -1: there may be processes that could not be looked at. */
+static int snapshot(pid_t shim, const char *uuid, struct entry **out, size_t *count)
 {
+    *out = NULL;
+    *count = 0;
     DIR *d = opendir("/proc");
     if (!d) {
-        return NULL;
+        return -1;
     }
     struct entry *all = NULL;
     size_t n = 0, cap = 0;
+    bool blind = false;
     for (struct dirent *e; (e = readdir(d));) {
         char *end;
         long v = strtol(e->d_name, &end, 10);
@@ -123,13 +135,16 @@ static struct entry *snapshot(pid_t shim, const char *uuid, size_t *count)
         }
         pid_t pid = (pid_t)v;
         struct proc_stat st;
+        errno = 0;
         if (proc_stat_read(pid, &st) != 0) {
+            blind |= cannot_look(errno);
             continue;
         }
         if (n == cap) {
             cap = cap ? 2 * cap : 256;
             struct entry *more = realloc(all, cap * sizeof *all);
             if (!more) {
+                blind = true;
                 break;
             }
             all = more;
@@ -138,18 +153,20 @@ static struct entry *snapshot(pid_t shim, const char *uuid, size_t *count)
         /* Zombies stay in the table only as links of a chain of descent. */
         all[n] = (struct entry){.pid = dead ? -pid : pid, .ppid = st.ppid};
         all[n].in = !dead && ((shim > 0 && (st.session == shim || st.ppid == shim)) ||
-                              (uuid && uuid[0] && has_tag(pid, uuid)));
+                              (uuid && uuid[0] && has_tag(pid, uuid, &blind)));
         n++;
     }
     closedir(d);
+    *out = all;
     *count = n;
-    return all;
+    return blind ? -1 : 0;
 }
 
 size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t cap)
 {
-    size_t n = 0, found = 0;
-    struct entry *all = snapshot(shim, uuid, &n);
+    size_t n, found = 0;
+    struct entry *all;
+    bool blind = snapshot(shim, uuid, &all, &n) != 0;
     /* Children of members are members; a chain of length k needs k rounds. */
     for (bool again = true; again;) {
         again = false;
@@ -174,14 +191,14 @@ size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t 
         }
     }
     free(all);
-    return found;
+    return found == 0 && blind ? PROCS_UNKNOWN : found;
 }
 
 size_t procs_kill(pid_t shim, const char *uuid, pid_t self)
 {
     pid_t pids[4096];
     size_t n = procs_find(shim, uuid, self, pids, sizeof pids / sizeof *pids);
-    for (size_t i = 0; i < n && i < sizeof pids / sizeof *pids; i++) {
+    for (size_t i = 0; n != PROCS_UNKNOWN && i < n && i < sizeof pids / sizeof *pids; i++) {
         kill(pids[i], SIGKILL);
     }
     return n;

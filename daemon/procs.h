@@ -32,11 +32,14 @@ void proc_boot_id(char out[PROC_BOOT_ID_SIZE]);
 /* Alive (not a zombie) and the same process as the one recorded. */
 bool proc_is(pid_t pid, unsigned long long start, const char *boot_id);
 
+/* None was found, but not all could be looked at (no descriptor, no memory): not the same as none. */
+#define PROCS_UNKNOWN ((size_t)-1)
 /* The attempt's living processes into pids[0..cap): returns how many there are (may exceed cap).
  * `shim` (0 = unknown) gives session and descent; `uuid` (may be NULL) the tag. `self` and the shim are
- * left out. */
+ * left out. Or PROCS_UNKNOWN. */
 size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t cap);
-/* SIGKILL to all that procs_find() finds, once. Returns how many were there. */
+/* SIGKILL to all that procs_find() finds, once. Returns how many were there, or
+ * PROCS_UNKNOWN. */
 size_t procs_kill(pid_t shim, const char *uuid, pid_t self);
 
 #endif

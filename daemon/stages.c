@@ -58,6 +58,11 @@ static int find_done(struct daemon *d, const char *key, struct store_stage *out,
         return -1;
     }
     *found = output_check(out->kind, out->out_dir, why) == 0;
+    if (!*found && output_is_unknown(why)) {
+        *e = *why;
+        store_stage_finish(out);
+        return dha_err_context(e, "whether an equal stage's output is whole");
+    }
     return 0;
 }
 
@@ -149,6 +154,11 @@ int stages_check_input(struct daemon *d, int64_t stage, bool *whole, struct dha_
     }
     if (!in || output_check(in->kind, in->out_dir, &why) == 0) {
         rc = 0;
+        goto out;
+    }
+    if (output_is_unknown(&why)) {
+        *e = why;
+        rc = dha_err_context(e, "whether the stage's input is whole");
         goto out;
     }
     *whole = false;

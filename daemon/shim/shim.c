@@ -139,7 +139,8 @@ static int wait_for(pid_t child, const sigset_t *set)
     }
 }
 
-/* Kills what is left until nothing is, or the time is up. Returns how many there were at first. */
+/* Kills what is left until nothing is, or the time is up. Returns how many there were at first. What cannot be looked at
+ * is left: the daemon then looks itself. */
 static size_t sweep(const char *uuid, size_t *left)
 {
     struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
@@ -148,6 +149,7 @@ static size_t sweep(const char *uuid, size_t *left)
         now = procs_kill(getpid(), uuid, getpid());
         while (waitpid(-1, NULL, WNOHANG) > 0) {
         }
+        now = now == PROCS_UNKNOWN ? 1 : now;
         if (round == 0) {
             first = now;
         }
