@@ -1,0 +1,162 @@
+"""A disk that fails, a state directory that cannot be written and no descriptors left, under a daemon that runs: it
+answers, says what is wrong, keeps what it promised, and goes on by itself when it is over."""
+import errno
+import os
+import resource
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
+import harness
+
+LIBRARY = os.environ.get("DHA_FAULTIO_LIBRARY", "")
+
+
+class DiskFails(unittest.TestCase):
+    def setUp(self):
+        self.dhad = d = harness.Dhad()
+        self.addCleanup(d.clean)
+        self.switch = os.path.join(d.dir, "fault")
+        self.env = {"LD_PRELOAD": LIBRARY, "DHA_FAULTIO": self.switch, "DHA_FAULTIO_DIR": d.state}
+        d.start(**self.env)
+        self.addCleanup(d.end)
+
+    def fail(self, code):
+        with open(self.switch + ".new", "w") as f:
+            f.write(str(code))
+        os.rename(self.switch + ".new", self.switch)
+
+    def heal(self):
+        os.remove(self.switch)
+
+    def submissions(self, code, status):
+        d = self.dhad
+        first = d.submit("sleep=60")
+        d.until_running(first, "search")
+        self.fail(code)
+        taken, refused = {first}, []
+        for i in range(10):
+            r = d.post("/v1/jobs", {"spec": d.spec(f"j{i}", seed=i + 2)}, {"Idempotency-Key": f"k{i}"})
+            if r.status == 201:
+                taken.add(r.json["job"]["id"])
+            else:
+                refused.append(r)
+        self.assertTrue(refused, "nothing can be written")
+        self.assertEqual({r.status for r in refused}, {status}, refused)
+        self.assertEqual(d.get("/livez").status, 200)
+        self.assertTrue(d.get("/v1/version").json["trouble"])
+        self.assertEqual({j["id"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}, taken)
+        self.heal()
+        for i in range(10):
+            r = d.until(lambda: (r := d.post("/v1/jobs", {"spec": d.spec(f"j{i}", seed=i + 2)},
+                                             {"Idempotency-Key": f"k{i}"})).status in (200, 201) and r)
+            taken.add(r.json["job"]["id"])
+        self.assertEqual(len(taken), 11, "each once")
+        d.until(lambda: d.get("/v1/version").json["trouble"] is None)
+        d.kill()
+        d.start()
+        self.assertEqual({j["id"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}, taken)
+        self.assertEqual(len(d.launches(first, "search")), 1, "what ran was left alone")
+
+    def test_submissions_while_the_disk_gives_errors(self):
+        self.submissions(errno.EIO, 500)
+
+    def test_submissions_while_the_disk_is_full(self):
+        self.submissions(errno.ENOSPC, 507)
+
+    def test_submissions_while_the_directory_is_read_only(self):
+        self.submissions(errno.EROFS, 500)
+
+    def stage_ends(self, code):
+        """Its end, and the start of the next one, fall into the time when nothing can be written."""
+        d = self.dhad
+        job = d.submit("search.sleep=1")
+        d.until_running(job, "search")
+        self.fail(code)
+        d.until(lambda: os.path.exists(os.path.join(d.stage_dir(job, "search"), "a1", "exit.json")))
+        d.until(lambda: d.get("/v1/version").json["trouble"])
+        time.sleep(2.5)
+        self.assertEqual(d.job(job)["state"], "running")
+        self.heal()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([len(d.launches(job, s["kind"])) for s in j["stages"]], [1] * 5)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1] * 5)
+
+    def test_a_stage_that_ends_while_the_disk_gives_errors(self):
+        self.stage_ends(errno.EIO)
+
+    def test_a_stage_that_ends_while_the_directory_is_read_only(self):
+        self.stage_ends(errno.EROFS)
+
+    def test_does_not_start_on_a_directory_that_cannot_be_written_and_says_so(self):
+        d = self.dhad
+        job = d.submit("sleep=60")
+        d.stop()
+        self.fail(errno.EROFS)
+        d.start(wait=False, **self.env)
+        self.assertNotIn(d.wait_dead(), (0, -6, -11))
+        self.assertIn("Read-only file system", d.console())
+        self.heal()
+        d.start(**self.env)
+        self.assertEqual(d.job(job)["id"], job)
+        self.assertEqual([n for n in os.listdir(d.state) if "damaged" in n], [])
+
+
+class NoDescriptors(harness.Case):
+    def limit(self, n):
+        hard = resource.prlimit(self.dhad.process.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(self.dhad.process.pid, resource.RLIMIT_NOFILE, (n, hard))
+        return hard
+
+    def over(self, job):
+        d = self.dhad
+        return os.path.exists(os.path.join(d.stage_dir(job, "search"), "a1", "exit.json"))
+
+    def test_a_stage_that_ends_without_a_descriptor_left_ends_well(self):
+        d = self.dhad
+        job = d.submit("search.sleep=1")
+        d.until_running(job, "search")
+        hard = self.limit(3)
+        d.until(lambda: self.over(job))
+        time.sleep(3)
+        self.limit(hard)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([len(d.launches(job, s["kind"])) for s in j["stages"]], [1] * 5)
+        self.assertEqual([e for e in d.events() if e["type"] in ("lost_found", "stage.damaged")], [])
+
+    def test_what_a_dead_shim_left_is_not_taken_for_gone(self):
+        """Nobody can look at /proc then: the slots must not be given away while the worker lives."""
+        d = self.dhad
+        job = d.submit("search.sleep=30 search.litter=1")
+        d.until_running(job, "search")
+        alive = [p for p in d.of_attempt(job, "search") if p != d.shim(job, "search")]
+        hard = self.limit(3)
+        os.kill(d.shim(job, "search"), 9)
+        time.sleep(3)
+        left = [p for p in alive if p in d.of_attempt(job, "search")]
+        self.limit(hard)
+        s = d.stage(job, "search")
+        if left:
+            self.assertEqual((s["state"], s["attempts"]), ("running", 1), "not over while something lives")
+        d.until(lambda: d.stage(job, "search")["attempts"] == 2)
+        self.assertEqual([p for p in alive if p in d.of_attempt(job, "search")], [])
+
+    def test_clients_are_served_again(self):
+        d = self.dhad
+        hard = self.limit(3)
+        for _ in range(3):
+            c = harness.UnixConnection(d.socket)
+            self.addCleanup(c.close)
+            c.timeout = 1
+            with self.assertRaises(OSError):
+                c.request("GET", "/livez")
+                c.getresponse()
+        self.limit(hard)
+        d.until(lambda: d.get("/livez").status == 200)
+
+
+if __name__ == "__main__":
+    harness.main()

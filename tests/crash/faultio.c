@@ -1,0 +1,127 @@
+/* faultio.c: LD_PRELOAD for dhad: while the file named by DHA_FAULTIO exists and holds an errno's number, what
+ * writes below DHA_FAULTIO_DIR fails with it: write, sync, truncate, and open for writing, mkdir, rename, unlink.
+ * The daemon only: what it starts inherits the environment, but is another program. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The errno to fail with, 0 = none. Asked with bare system calls: the wrappers below would ask again. */
+static int wanted(void)
+{
+    const char *file = getenv("DHA_FAULTIO");
+    char text[16] = "";
+    if (!file || strncmp(program_invocation_short_name, "dhad", 4) != 0)
+        return 0;
+    long fd = syscall(SYS_openat, AT_FDCWD, file, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return 0;
+    long n = syscall(SYS_read, fd, text, sizeof text - 1);
+    syscall(SYS_close, fd);
+    return n > 0 ? atoi(text) : 0;
+}
+
+static int fails_path(const char *path)
+{
+    const char *dir = getenv("DHA_FAULTIO_DIR");
+    int keep = errno, err = dir && path && strncmp(path, dir, strlen(dir)) == 0 ? wanted() : 0;
+    errno = err ? err : keep;
+    return err;
+}
+
+static int fails_fd(int fd)
+{
+    char link[40], path[512];
+    int keep = errno;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    errno = keep;
+    if (n <= 0)
+        return 0;
+    path[n] = '\0';
+    return fails_path(path);
+}
+
+#define REAL(name)                                                                                 \
+    static __typeof__(name) *real;                                                                 \
+    if (!real)                                                                                     \
+    *(void **)&real = dlsym(RTLD_NEXT, #name)
+
+ssize_t write(int fd, const void *buf, size_t n)
+{
+    REAL(write);
+    return fails_fd(fd) ? -1 : real(fd, buf, n);
+}
+ssize_t pwrite(int fd, const void *buf, size_t n, off_t at)
+{
+    REAL(pwrite);
+    return fails_fd(fd) ? -1 : real(fd, buf, n, at);
+}
+ssize_t pwrite64(int fd, const void *buf, size_t n, off64_t at)
+{
+    REAL(pwrite64);
+    return fails_fd(fd) ? -1 : real(fd, buf, n, at);
+}
+int fsync(int fd)
+{
+    REAL(fsync);
+    return fails_fd(fd) ? -1 : real(fd);
+}
+int fdatasync(int fd)
+{
+    REAL(fdatasync);
+    return fails_fd(fd) ? -1 : real(fd);
+}
+int ftruncate(int fd, off_t size)
+{
+    REAL(ftruncate);
+    return fails_fd(fd) ? -1 : real(fd, size);
+}
+int ftruncate64(int fd, off64_t size)
+{
+    REAL(ftruncate64);
+    return fails_fd(fd) ? -1 : real(fd, size);
+}
+int mkdir(const char *path, mode_t mode)
+{
+    REAL(mkdir);
+    return fails_path(path) ? -1 : real(path, mode);
+}
+int rename(const char *from, const char *to)
+{
+    REAL(rename);
+    return fails_path(to) ? -1 : real(from, to);
+}
+int unlink(const char *path)
+{
+    REAL(unlink);
+    return fails_path(path) ? -1 : real(path);
+}
+static mode_t mode_of(int flags, va_list ap)
+{
+    return flags & (O_CREAT | O_TMPFILE) ? (mode_t)va_arg(ap, int) : 0;
+}
+int open(const char *path, int flags, ...)
+{
+    REAL(open);
+    va_list ap;
+    va_start(ap, flags);
+    mode_t mode = mode_of(flags, ap);
+    va_end(ap);
+    return (flags & O_ACCMODE) != O_RDONLY && fails_path(path) ? -1 : real(path, flags, mode);
+}
+int open64(const char *path, int flags, ...)
+{
+    REAL(open64);
+    va_list ap;
+    va_start(ap, flags);
+    mode_t mode = mode_of(flags, ap);
+    va_end(ap);
+    return (flags & O_ACCMODE) != O_RDONLY && fails_path(path) ? -1 : real(path, flags, mode);
+}
