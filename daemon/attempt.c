@@ -221,10 +221,12 @@ static void sweep(struct attempt *a)
         a->phase = A_SWEEPING;
         a->sweep_end_ms = now + SWEEP_MS;
     }
+    FAILPOINT(sweep_before_kill);
     /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
     bool used_again = !proc_is(a->pid, a->pid_start, a->boot_id) && kill(a->pid, 0) == 0;
     size_t left = procs_kill(used_again ? 0 : a->pid, a->uuid, getpid());
     if (left == 0) {
+        FAILPOINT(sweep_after_kill);
         tmpdir_remove(a->tmp); /* the shim could not; "" is refused */
         conclude(a);
     } else if (now >= a->sweep_end_ms) {

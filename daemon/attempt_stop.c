@@ -44,6 +44,7 @@ static void ask(struct attempt *a)
     if (syscall(SYS_pidfd_send_signal, a->pidfd, SIGUSR2, NULL, 0) != 0) {
         return; /* it is gone: the pidfd says so */
     }
+    FAILPOINT(cancel_after_signal);
     a->stop = STOP_ASKED;
     log_info("job %lld: attempt %d told to checkpoint and stop", (long long)a->job, a->number);
     if (store_attempt_set_state(a->d->store, a->id, ATTEMPT_STOPPING, "told to stop", now_us(),
@@ -62,6 +63,7 @@ static void kill_all(struct attempt *a)
         log_info("job %lld: attempt %d is killed", (long long)a->job, a->number);
     }
     procs_kill(a->pid, a->uuid, getpid());
+    FAILPOINT(cancel_after_kill);
     if (now >= a->kill_shim_ms && a->phase == A_WATCHED) {
         syscall(SYS_pidfd_send_signal, a->pidfd, SIGKILL, NULL, 0);
     }
@@ -90,6 +92,21 @@ static bool is_stalled(struct attempt *a)
     return now - a->moved_ms > (uint64_t)a->d->stall_s * 1000;
 }
 
+/* The wall clock is asked once, for how long it ran under other daemons: it may jump later. */
+static bool is_over_time(struct attempt *a)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    if (a->walltime_s <= 0 || a->over_time) {
+        return false;
+    }
+    if (a->over_at_ms == 0) {
+        int64_t ran = now_us() - a->started_us,
+                left = a->walltime_s * 1000000 - (ran > 0 ? ran : 0);
+        a->over_at_ms = now + (left > 0 ? (uint64_t)left / 1000 : 0) + 1;
+    }
+    return now >= a->over_at_ms;
+}
+
 void attempt_ladder(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
@@ -99,7 +116,7 @@ void attempt_ladder(struct attempt *a)
                  (long long)a->d->stall_s);
         stop_one(a, STALL_GRACE_MS);
     }
-    if (a->walltime_s > 0 && !a->over_time && now_us() - a->started_us > a->walltime_s * 1000000) {
+    if (is_over_time(a)) {
         a->over_time = true;
         log_info("job %lld: attempt %d is over its walltime", (long long)a->job, a->number);
         stop_one(a, WALLTIME_GRACE_MS);

@@ -11,6 +11,7 @@
 
 #include "daemon/api.h"
 #include "daemon/chore.h"
+#include "daemon/failpoint.h"
 #include "daemon/feed.h"
 #include "daemon/log.h"
 #include "daemon/statedir.h"
@@ -211,9 +212,14 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     /* The store's lock first: until we hold it, the log is another daemon's. */
     if (store_open(d->state_dir, 0, d->started_us, &d->store, e) != 0 ||
         log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
-        register_node(d, o, e) != 0 || store_commit(d->store, e) != 0) {
+        register_node(d, o, e) != 0) {
         goto fail;
     }
+    FAILPOINT(start_before_commit);
+    if (store_commit(d->store, e) != 0) {
+        goto fail;
+    }
+    FAILPOINT(start_after_commit);
     if (store_salvage_note(d->store, d->started_us - NOTICE_US, d->notice, sizeof d->notice, e) !=
         0) {
         goto fail;
@@ -286,6 +292,7 @@ void daemon_close(struct daemon *d)
     bool ran = d->server != NULL;
     if (ran) {
         turn_end(d);
+        FAILPOINT(stop_before_unlink);
         unlink(d->socket_path);
     }
     server_close(d->server);

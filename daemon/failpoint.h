@@ -2,8 +2,11 @@
  * itself) the n-th time it comes by (default 1st). Compiled in only with -DDHA_FAILPOINTS (the
  * binary dhad-failpoints that tests/crash uses); in dhad itself nothing is left of them.
  *
- * Every point is a row of this table; tests/crash enumerates `dhad-failpoints --list-failpoints`, so a
- * new point without a surviving daemon fails the suite.
+ * Every point is a row of this table (or does not compile); tests/crash enumerates `dhad-failpoints
+ * --list-failpoints`, so a new point without a surviving daemon fails the suite, and so does a function that
+ * commits, renames, removes, starts or kills without a point (crash_failpoints.py: Sites).
+ * Those of the shim are in dha-shim-failpoints, which listens to DHA_SHIM_FAILPOINT. DHA_FAILPOINT_ONCE names a file
+ * that the first hit creates: who finds it there goes on.
  */
 #ifndef DHA_DAEMON_FAILPOINT_H
 #define DHA_DAEMON_FAILPOINT_H
@@ -20,14 +23,34 @@
     X(finish_before_commit, "attempt over, its end not committed")                                 \
     X(finish_before_turn_end, "end of the attempt and moves made, not committed")                  \
     X(cancel_before_signal, "cancel committed, nothing signalled")                                 \
-    X(cancel_before_kill, "grace over, nothing killed")
+    X(cancel_after_signal, "told to stop, nothing recorded about it")                              \
+    X(cancel_before_kill, "grace over, nothing killed")                                            \
+    X(cancel_after_kill, "everything of the attempt was sent SIGKILL")                             \
+    X(launch_before_spec, "attempt committed, its directory there, nothing in it")                 \
+    X(start_before_commit, "state open, node registered, not committed")                           \
+    X(start_after_commit, "state open and committed, nobody listens")                              \
+    X(stop_before_unlink, "told to end: everything committed, the socket there")                   \
+    X(sweep_before_kill, "a shim was lost, what it left is alive")                                 \
+    X(sweep_after_kill, "nothing is left of a lost attempt, its temporary directory is")           \
+    X(remove_before_unlink, "a damaged output is about to be removed")                             \
+    X(shim_locked, "dha-shim: lock held, nothing written")                                         \
+    X(shim_before_rename, "dha-shim: shim.json (1st) or exit.json (2nd) written, not named so")    \
+    X(shim_after_rename, "dha-shim: shim.json (1st) or exit.json (2nd) there")                     \
+    X(shim_before_fork, "dha-shim: counts as started, the command does not run")                   \
+    X(shim_swept, "dha-shim: nothing is left of the attempt, exit.json not written")
+
+enum failpoint {
+#define X(name, where) FAILPOINT_##name,
+    DHA_FAILPOINT_TABLE(X)
+#undef X
+};
 
 #ifdef DHA_FAILPOINTS
 void failpoint_hit(const char *name);
 void failpoint_list(void);
-#define FAILPOINT(name) failpoint_hit(#name)
+#define FAILPOINT(name) ((void)FAILPOINT_##name, failpoint_hit(#name))
 #else
-#define FAILPOINT(name) ((void)0)
+#define FAILPOINT(name) ((void)FAILPOINT_##name)
 #endif
 
 #endif

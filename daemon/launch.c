@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/failpoint.h"
 #include "daemon/statedir.h"
 
 extern char **environ;
@@ -225,8 +226,11 @@ int launch_attempt(uv_loop_t *loop, const struct launch_config *c, const struct 
 {
     struct launch_argv args = {0}, env = {0};
     int rc = -1;
-    if (make_dirs(a->spec->dir, e) != 0 || make_dirs(a->spec->out, e) != 0 ||
-        write_hostfile(a, e) != 0 || write_spec(a, e) != 0) {
+    if (make_dirs(a->spec->dir, e) != 0 || make_dirs(a->spec->out, e) != 0) {
+        goto out;
+    }
+    FAILPOINT(launch_before_spec);
+    if (write_hostfile(a, e) != 0 || write_spec(a, e) != 0) {
         goto out;
     }
     launch_word(&args, "%s", c->shim);

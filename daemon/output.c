@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "daemon/failpoint.h"
 #include "daemon/log.h"
 #include "daemon/tmpdir.h"
 
@@ -129,6 +130,7 @@ int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_e
         return dha_err_context(e, "whether the stage's output is whole");
     }
     log_warn("%s is removed before its stage runs again: %s", out_dir, why.msg);
+    FAILPOINT(remove_before_unlink);
     if (tree_remove(out_dir) != 0) {
         int err = errno;
         return dha_fail_errno(e, err, "cannot remove the damaged output %s", out_dir);

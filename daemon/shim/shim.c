@@ -16,6 +16,7 @@
  *
  * Exit status: 0 ran (whatever the command returned), 3 was already started, 1 could not start.
  */
+#include "daemon/failpoint.h"
 #include "daemon/procs.h"
 #include "daemon/tmpdir.h"
 
@@ -75,9 +76,11 @@ static int publish(int dir, const char *name, const char *text)
         done += (size_t)w;
     }
     int rc = fsync(fd);
+    FAILPOINT(shim_before_rename);
     if (close(fd) != 0 || rc != 0 || renameat(dir, tmp, dir, name) != 0) {
         return -1;
     }
+    FAILPOINT(shim_after_rename);
     return fsync(dir);
 }
 
@@ -235,6 +238,7 @@ int main(int argc, char **argv)
         say("cannot become a subreaper: %s", strerror(errno));
         return CANNOT;
     }
+    FAILPOINT(shim_locked);
     char tmp[TMPDIR_SIZE];
     if (tmpdir_make(tmp) != 0) {
         say("cannot make a temporary directory in /tmp: %s", strerror(errno));
@@ -257,6 +261,7 @@ int main(int argc, char **argv)
         say("cannot write shim.json: %s", strerror(errno));
         goto out;
     }
+    FAILPOINT(shim_before_fork);
     pid_t child = fork();
     if (child == 0) {
         run_command(dir, command, &before);
@@ -271,6 +276,7 @@ int main(int argc, char **argv)
     if (swept) {
         say("killed %zu process(es) the command left behind; %zu would not die", swept, left);
     }
+    FAILPOINT(shim_swept);
     rc = RAN;
     tmpdir_remove(tmp);
     if (write_exit_json(dir, status, swept, left) != 0) {

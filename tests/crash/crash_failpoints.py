@@ -1,6 +1,10 @@
 """kill -9 at every failpoint of the daemon (daemon/failpoint.h), taken from the daemon's own list: a new
-point is tested as soon as it exists. At each: the job still gets where it should, and each stage ran once."""
+point is tested as soon as it exists. At each: the job still gets where it should, and each stage ran once.
+And every function that commits, renames, removes, starts or kills has a point (Sites)."""
+import glob
 import os
+import re
+import signal
 import subprocess
 import sys
 import unittest
@@ -18,8 +22,8 @@ def points():
 
 
 class Failpoints(unittest.TestCase):
-    def daemon(self, point):
-        d = harness.Dhad(program=PROGRAM)
+    def daemon(self, point, shim="dha-shim"):
+        d = harness.Dhad(program=PROGRAM, shim=shim)
         self.addCleanup(d.clean)
         d.start(wait=False, DHA_FAILPOINT=point)
         return d
@@ -89,7 +93,7 @@ class Failpoints(unittest.TestCase):
         job = d.submit("search.sleep=60 search.deaf=1 search.litter=1")
         d.until_running(job, "search")
         try:
-            d.post(f"/v1/jobs/{job}/cancel", {"reason": "r", "now": point == "cancel_before_kill"})
+            d.post(f"/v1/jobs/{job}/cancel", {"reason": "r", "now": "kill" in point})
         except (OSError, harness.http.client.HTTPException):
             pass
         self.revive(d)
@@ -100,11 +104,100 @@ class Failpoints(unittest.TestCase):
         self.assertEqual(d.stray(), [])
 
 
+    def run_sweep_of_attempt(self, point):
+        """The daemon dies over what a dead shim left; the next one finds it and kills it."""
+        d = self.daemon(point)
+        d.wait_ready()
+        job = d.submit("search.sleep=2 search.litter=1")
+        d.until_running(job, "search")
+        before = d.of_attempt(job, "search")
+        os.kill(d.shim(job, "search"), signal.SIGKILL)
+        self.revive(d)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], j["stages"][0]["attempts"]), ("done", 2))
+        self.assertEqual([p for p in before if p in d.of_attempt(job, "search")], [])
+        self.assertEqual(d.stray(), [])
+
+    def run_remove(self, point):
+        d = self.daemon(point)
+        d.wait_ready()
+        job = d.submit("eval.fail=diverged:1")
+        d.until_state(job, "failed")
+        weights = os.path.join(d.stage_dir(job, "train"), "out", "model", "model.safetensors")
+        os.truncate(weights, 3000)
+        try:
+            d.post(f"/v1/jobs/{job}/retry")
+        except (OSError, harness.http.client.HTTPException):
+            pass
+        self.revive(d)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual(os.path.getsize(weights), 5000, "made again")
+
+    def run_stop(self, point):
+        d = self.daemon(point)
+        d.wait_ready()
+        job = d.submit("sleep=0.3")
+        d.process.send_signal(signal.SIGTERM)
+        self.revive(d)
+        self.assert_ran_once(d, job)
+
+    def run_shim(self, point):
+        """The shim of the first attempt dies there, no other; the daemon lives."""
+        d = harness.Dhad(shim="dha-shim-failpoints")
+        self.addCleanup(d.clean)
+        once = os.path.join(d.dir, "once")
+        d.start(DHA_SHIM_FAILPOINT=point, DHA_FAILPOINT_ONCE=once)
+        job = d.submit("sleep=0.3")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertTrue(os.path.exists(once), "the point was never reached")
+        self.assertEqual(j["state"], "done", j)
+        # With shim.json there it counts as started: then it is lost, and another attempt runs.
+        lost = point in ("shim_after_rename", "shim_before_fork")
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1 + lost, 1, 1, 1, 1])
+        self.assertEqual([len(d.launches(job, s["kind"])) for s in j["stages"]], [1] * 5)
+        self.assertEqual(d.stray(), [])
+
+
+# What a point needs to be reached, by its first word, and how often; others: a job, the 1st time in a daemon's
+# life and later, between two stages.
+SCENARIOS = {"cancel": (Failpoints.run_cancel, (1,)), "sweep": (Failpoints.run_sweep_of_attempt, (1,)),
+             "remove": (Failpoints.run_remove, (1,)), "stop": (Failpoints.run_stop, (1,)),
+             "start": (Failpoints.run_job, (1,)), "shim": (Failpoints.run_shim, (1,))}
+
+
 def make(point, n):
-    def test(self):
-        (self.run_cancel if point.startswith("cancel") else self.run_job)(
-            point if n == 1 else f"{point}:{n}")
-    return test
+    run = SCENARIOS.get(point.split("_")[0], (Failpoints.run_job,))[0]
+    return lambda self: run(self, point if n == 1 else f"{point}:{n}")
+
+
+class Sites(unittest.TestCase):
+    """A function that does what a crash may cut in two has a failpoint, or a reason here why another one's does."""
+    CALLS = re.compile(r"\b(store_commit|fsync|renameat|rename|unlink|tree_remove|tmpdir_remove|uv_spawn|fork|"
+                       r"procs_kill|SYS_pidfd_send_signal|json_write_file)\b")
+    ELSEWHERE = {
+        "launch.c:write_spec": "launch_before_spec and launch_before_spawn lie around it",
+        "launch.c:spawn_shim": "launch_before_spawn and launch_after_spawn lie around it",
+        "statedir.c:clear_stale": "a dead daemon's socket is removed again or found gone",
+        "main.c:main": "--detach forks before anything is open",
+        "shim.c:sweep": "shim_swept; killed earlier it is a lost shim, as after shim_before_fork",
+        "tmpdir.c:tmpdir_remove": "its callers have them",
+    }
+
+    def test_every_commit_and_side_effect_has_a_failpoint(self):
+        root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "daemon")
+        without = set()
+        for path in glob.glob(os.path.join(root, "*.c")) + glob.glob(os.path.join(root, "shim", "*.c")):
+            if os.path.basename(path) == "failpoint.c":
+                continue
+            with open(path) as f:
+                text = re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
+            for head, body in re.findall(r"^(\w[^;{}]*?)\n\{\n(.*?)^\}", text, flags=re.S | re.M):
+                name = re.search(r"(\w+)\(", head)
+                if name and self.CALLS.search(body) and "FAILPOINT(" not in body:
+                    without.add(f"{os.path.basename(path)}:{name.group(1)}")
+        self.assertEqual(without, set(self.ELSEWHERE), "give it a FAILPOINT, or say here why it needs none")
+
 
 
 def make_sweep(point):
@@ -113,10 +206,12 @@ def make_sweep(point):
 
 if os.path.exists(os.path.join(harness.BIN, PROGRAM)):
     for _p in points():
-        # The first time in a daemon's life and later, between two stages.
-        for _n in (1,) if _p.startswith("cancel") else (1, 4):
+        _known = SCENARIOS.get(_p.split("_")[0])
+        for _n in _known[1] if _known else (1, 4):
             setattr(Failpoints, f"test_killed_at_{_p}_{_n}", make(_p, _n))
-        if not _p.startswith("cancel"):
+        if _p.endswith("_rename"):  # the 1st is shim.json, the 2nd exit.json
+            setattr(Failpoints, f"test_killed_at_{_p}_2", make(_p, 2))
+        if not _known:
             setattr(Failpoints, f"test_a_sweep_survives_{_p}", make_sweep(_p))
 
 if __name__ == "__main__":

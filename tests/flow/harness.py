@@ -72,13 +72,14 @@ def processes_with(entry):
 class Dhad:
     """One state directory and the daemons that run on it, one after the other."""
 
-    def __init__(self, launcher=None, slots=4, program="dhad", args=()):
+    def __init__(self, launcher=None, slots=4, program="dhad", args=(), shim="dha-shim"):
         self.tag = "DHA_TEST_TAG=" + uuid.uuid4().hex
         self.dir = tempfile.mkdtemp(prefix="dha-test-")
         self.state = os.path.join(self.dir, "state")
         self.socket = os.path.join(self.dir, "sock")
         self.launcher = launcher or "fake:" + FAKE
         self.slots, self.program, self.args = slots, program, list(args)
+        self.shim_program = shim
         self.process = None
         self.model = os.path.join(self.dir, "model")
         os.mkdir(self.model)
@@ -91,7 +92,7 @@ class Dhad:
     def command(self):
         return [os.path.join(BIN, self.program), "--state", self.state, "--socket", self.socket,
                 "--slots", str(self.slots), "--launcher", self.launcher, "--shim",
-                os.path.join(BIN, "dha-shim"), *self.args]
+                os.path.join(BIN, self.shim_program), *self.args]
 
     def start(self, wait=True, **env):
         key, value = self.tag.split("=")
