@@ -7,7 +7,7 @@ JOBS    ?= $(shell nproc)
 TIMEOUT ?= 600
 
 .DEFAULT_GOAL := build
-.PHONY: help build debug asan deps demo test test-release test-asan check-quick bench quality install format clean
+.PHONY: soak torture help build debug asan deps demo test test-release test-asan check-quick bench quality install format clean
 
 help:
 	@echo 'make              build the programs into build/bin'
@@ -16,6 +16,8 @@ help:
 	@echo 'make check-quick  build and run the unit tests (under a minute)'
 	@echo 'make bench        benchmarks, as ratios against references measured in the same run'
 	@echo 'make quality      every method at every budget on real checkpoints: docs/RESULTS.md (hours; goes on where it stopped)'
+	@echo 'make soak         random operations and kill -9 against a daemon (SECONDS=60, SEED= replays a run)'
+	@echo 'make torture      every fault point of the store (an hour), then a soak of 10 minutes'
 	@echo 'make install      into $$DESTDIR$$PREFIX (default /usr/local)'
 	@echo 'make debug|asan   a debug or sanitised build in build-debug, build-asan'
 	@echo 'make deps | format | clean'
@@ -63,6 +65,14 @@ quality: build
 	tests/bench/quality/run.py build/bin ../shared $(QUALITY) --only "$(ONLY)"
 	@mkdir -p docs/results && cp $(QUALITY)/results.json docs/results/quality.json
 	tests/bench/quality/report.py docs/results/quality.json docs
+
+SECONDS ?= 60
+soak: build
+	SECONDS=$(SECONDS) SEED=$(SEED) DHA_BIN=build/bin tests/soak/soak.py
+
+torture: build
+	DHA_TORTURE=1 build/bin/test_store_faults
+	$(MAKE) --no-print-directory soak SECONDS=600
 
 install: build
 	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"

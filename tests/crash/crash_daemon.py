@@ -187,6 +187,20 @@ class Damage(harness.Case):
         j = d.until_state(job, "done")
         self.assertEqual(j["stages"][0]["attempts"], 1)
 
+    def test_lines_that_are_there_twice_count_once(self):
+        d = self.dhad
+        job, adir = self.end_while_away()
+        path = os.path.join(adir, "journal.ndjson")
+        with open(path, "rb") as f:
+            lines = f.read().splitlines(keepends=True)
+        with open(path, "ab") as f:
+            f.write(b"".join(lines[-6:-1]) + lines[-1])
+        d.start()
+        j = d.until_state(job, "done")
+        self.assertEqual(j["stages"][0]["attempts"], 1)
+        points = d.get(f"/v1/jobs/{job}/metrics?stage=search&name=loss").json["points"]
+        self.assertEqual([p["step"] for p in points], list(range(1, 21)))
+
     def test_a_damaged_shim_json_of_a_live_attempt_does_not_start_it_again(self):
         d = self.dhad
         job = d.submit("search.sleep=2")

@@ -104,21 +104,53 @@ class DiskFails(unittest.TestCase):
         self.assertEqual([n for n in os.listdir(d.state) if "damaged" in n], [])
 
 
+class ClockJumps(unittest.TestCase):
+    def jump(self, hours):
+        d = harness.Dhad()
+        self.addCleanup(d.clean)
+        clock = os.path.join(d.dir, "clock")
+        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO_CLOCK=clock)
+        self.addCleanup(d.end)
+        job = d.submit("search.sleep=3", resources={"ranks": 2, "walltime": "30m"})
+        d.until_running(job, "search")
+        with open(clock, "w") as f:
+            f.write(str(3600 * hours))
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1] * 5)
+        told = [e["data"] for e in d.events() if e["type"] == "attempt.state"]
+        self.assertEqual(told, [], "nobody was told to stop")
+        d.kill()
+        d.start()
+        self.assertEqual(d.job(job)["state"], "done")
+
+    def test_an_hour_ahead_ends_no_walltime(self):
+        self.jump(1)
+
+    def test_an_hour_back_stops_nothing(self):
+        self.jump(-1)
+
+
 class NoDescriptors(harness.Case):
     def limit(self, n):
         hard = resource.prlimit(self.dhad.process.pid, resource.RLIMIT_NOFILE)[1]
         resource.prlimit(self.dhad.process.pid, resource.RLIMIT_NOFILE, (n, hard))
         return hard
 
+    def leave(self, n):
+        """So many descriptors are free from now on; returns the limit that there was."""
+        used = {int(f) for f in os.listdir(f"/proc/{self.dhad.process.pid}/fd")}
+        return self.limit(sorted(set(range(1000)) - used)[n])
+
     def over(self, job):
         d = self.dhad
         return os.path.exists(os.path.join(d.stage_dir(job, "search"), "a1", "exit.json"))
 
-    def test_a_stage_that_ends_without_a_descriptor_left_ends_well(self):
+    def stage_ends(self, free):
         d = self.dhad
         job = d.submit("search.sleep=1")
         d.until_running(job, "search")
-        hard = self.limit(3)
+        hard = self.leave(free)
         d.until(lambda: self.over(job))
         time.sleep(3)
         self.limit(hard)
@@ -127,13 +159,19 @@ class NoDescriptors(harness.Case):
         self.assertEqual([len(d.launches(job, s["kind"])) for s in j["stages"]], [1] * 5)
         self.assertEqual([e for e in d.events() if e["type"] in ("lost_found", "stage.damaged")], [])
 
-    def test_what_a_dead_shim_left_is_not_taken_for_gone(self):
+    def test_a_stage_that_ends_without_a_descriptor_left_ends_well(self):
+        self.stage_ends(0)
+
+    def test_a_stage_that_ends_with_one_descriptor_left_ends_well(self):
+        self.stage_ends(1)
+
+    def shim_dies(self, free):
         """Nobody can look at /proc then: the slots must not be given away while the worker lives."""
         d = self.dhad
         job = d.submit("search.sleep=30 search.litter=1")
         d.until_running(job, "search")
         alive = [p for p in d.of_attempt(job, "search") if p != d.shim(job, "search")]
-        hard = self.limit(3)
+        hard = self.leave(free)
         os.kill(d.shim(job, "search"), 9)
         time.sleep(3)
         left = [p for p in alive if p in d.of_attempt(job, "search")]
@@ -143,6 +181,12 @@ class NoDescriptors(harness.Case):
             self.assertEqual((s["state"], s["attempts"]), ("running", 1), "not over while something lives")
         d.until(lambda: d.stage(job, "search")["attempts"] == 2)
         self.assertEqual([p for p in alive if p in d.of_attempt(job, "search")], [])
+
+    def test_what_a_dead_shim_left_is_not_taken_for_gone_without_a_descriptor(self):
+        self.shim_dies(0)
+
+    def test_what_a_dead_shim_left_is_not_taken_for_gone_with_one_descriptor(self):
+        self.shim_dies(1)
 
     def test_clients_are_served_again(self):
         d = self.dhad

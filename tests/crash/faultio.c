@@ -1,5 +1,6 @@
 /* faultio.c: LD_PRELOAD for dhad: while the file named by DHA_FAULTIO exists and holds an errno's number, what
  * writes below DHA_FAULTIO_DIR fails with it: write, sync, truncate, and open for writing, mkdir, rename, unlink.
+ * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by.
  * The daemon only: what it starts inherits the environment, but is another program. */
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,12 +11,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-/* The errno to fail with, 0 = none. Asked with bare system calls: the wrappers below would ask again. */
-static int wanted(void)
+/* The number in a file, 0 = none. Asked with bare system calls: the wrappers below would ask again. */
+static int number_in(const char *file)
 {
-    const char *file = getenv("DHA_FAULTIO");
     char text[16] = "";
     if (!file || strncmp(program_invocation_short_name, "dhad", 4) != 0)
         return 0;
@@ -30,7 +31,9 @@ static int wanted(void)
 static int fails_path(const char *path)
 {
     const char *dir = getenv("DHA_FAULTIO_DIR");
-    int keep = errno, err = dir && path && strncmp(path, dir, strlen(dir)) == 0 ? wanted() : 0;
+    int keep = errno, err = 0;
+    if (dir && path && strncmp(path, dir, strlen(dir)) == 0)
+        err = number_in(getenv("DHA_FAULTIO"));
     errno = err ? err : keep;
     return err;
 }
@@ -124,4 +127,11 @@ int open64(const char *path, int flags, ...)
     mode_t mode = mode_of(flags, ap);
     va_end(ap);
     return (flags & O_ACCMODE) != O_RDONLY && fails_path(path) ? -1 : real(path, flags, mode);
+}
+int clock_gettime(clockid_t clock, struct timespec *ts)
+{
+    int rc = (int)syscall(SYS_clock_gettime, clock, ts);
+    if (rc == 0 && clock == CLOCK_REALTIME)
+        ts->tv_sec += number_in(getenv("DHA_FAULTIO_CLOCK"));
+    return rc;
 }
