@@ -229,9 +229,11 @@ const struct command cmd_metrics = {
     .name = "metrics",
     .args = "ID [--name NAME] [--stage KIND] [--plot FILE.png|-]",
     .summary = "Losses and rates of a job, as numbers or as a picture",
-    .help = "Without --name: which metrics there are, by stage. Those of a layer are called like "
-            "fusion_loss.3.key.\n"
-            "Plots are made by gnuplot; the x axis is the tokens that the stage has trained on.",
+    .help =
+        "Without --name: which metrics there are, by stage. Those of a layer are called like "
+        "fusion_loss.3.key; share.5.3.key is how much of layer 3's key heads comes from original "
+        "head 5.\n"
+        "Plots are made by gnuplot; the x axis is the tokens that the stage has trained on.",
     .example =
         "dha metrics 12 --name eval_valid\ndha metrics 12 --plot loss.png\ndha metrics 12 --plot -",
     .group = "Jobs",

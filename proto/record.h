@@ -56,7 +56,7 @@ struct record {
             int n_map;    /* query heads */
             int map[256];
         } head_budget;
-        struct { /* a number of one layer: "fusion_loss", "regression_error" */
+        struct { /* a number of one layer: "fusion_loss", "regression_error", "share.J" of head J */
             char name[24];
             int layer;
             char kind[8]; /* "key" | "value" | "block", the whole attention block */

@@ -1,8 +1,10 @@
 #include "worker/fuse_train.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "proto/json.h"
 #include "worker/fsutil.h"
 #include "worker/method/layer.h"
 #include "worker/train/schedule.h"
@@ -76,6 +78,25 @@ static cJSON *shares(struct model *m, struct dha_err *e)
     return NULL;
 }
 
+/* Metric "share.J" of a layer's keys or values: how much of its heads comes from original head J, on average. */
+static void report_shares(struct stage *st, const cJSON *doc)
+{
+    const cJSON *one, *row;
+    cJSON_ArrayForEach(one, json_get(doc, "entries"))
+    {
+        const cJSON *rows = json_get(one, "shares");
+        int heads = cJSON_GetArraySize(rows);
+        for (int j = 0; j < heads; j++) {
+            char name[24];
+            double sum = 0;
+            cJSON_ArrayForEach(row, rows) sum += cJSON_GetArrayItem(row, j)->valuedouble;
+            snprintf(name, sizeof name, "share.%d", j);
+            journal_layer(st->journal, name, json_str(one, "kind", "?"),
+                          (int)json_int(one, "layer", 0), st->trained_steps, sum / heads);
+        }
+    }
+}
+
 int fuse_write_shares(struct stage *st, struct model *with_oper, struct dha_err *e)
 {
     char path[PATH_MAX];
@@ -85,6 +106,8 @@ int fuse_write_shares(struct stage *st, struct model *with_oper, struct dha_err 
         rc = j ? stage_out(st, path, sizeof path, "shares.json", e) : -1;
         if (rc == 0)
             rc = json_write_file(path, j, e);
+        if (rc == 0)
+            report_shares(st, j);
         cJSON_Delete(j);
     }
     return comm_agree(st->comm, rc, e);
@@ -124,6 +147,7 @@ int fuse_train_operators(struct stage *st, struct model *m, struct model *teache
         return -1;
     st->bye.bye.tokens += r.tokens;
     st->trained_tokens += r.tokens;
+    st->trained_steps = r.steps;
     return 0;
 }
 

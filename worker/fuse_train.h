@@ -15,7 +15,7 @@ int fuse_by_operator(struct stage *st, const struct method_env *env, struct mode
 int fuse_by_masks(struct stage *st, const struct method_env *env, struct model *teacher,
                   const int *group_of, struct model **out, struct dha_err *e);
 /* shares.json: of every layer, kind and query head, how much of it comes from each original head: the mean over dims of the
- * coefficients (the paper's Fig. 3a). Rank 0 writes. */
+ * coefficients (the paper's Fig. 3a). Rank 0 writes, and journals their means as metrics "share.J" of each layer and kind. */
 int fuse_write_shares(struct stage *st, struct model *with_oper, struct dha_err *e);
 
 /* ---- for fuse_levels.c ---- */

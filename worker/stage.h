@@ -26,6 +26,7 @@ struct stage {
     double started;
     int64_t resumed_tokens; /* trained on by earlier attempts */
     int64_t trained_tokens; /* by the stage, in training */
+    int64_t trained_steps;  /* the step that its newest training ended with */
     struct record bye;      /* what the driver wants said at the end */
 };
 

@@ -43,6 +43,7 @@ static int learned(struct stage *st, const struct method_env *env, struct plan *
     if (trainer_run(&o, &r, e))
         goto out;
     st->bye.bye.tokens = r.tokens;
+    st->trained_steps = r.steps;
     rc = fuse_write_shares(st, m, e) || fusion_plan(env, m, plan, e) ? -1 : 0;
 out:
     model_free(m);

@@ -40,6 +40,14 @@ check(losses(d) == want and weights(d) == w, "checkpoint-and-stop, then resume: 
 
 s = spec(demo, method="dha", tokens={"search": 2 * 512, "fuse": 6 * 512, "train": 512})
 run(worker, 2, s, f"{base}/dha")
+for stage in "search", "fuse":
+    told = {(r["layer"], r["kind"], r["name"]): r["value"] for r in journal(f"{base}/dha", stage)
+            if r["t"] == "layer" and r["name"].startswith("share.")}
+    entries = json.load(open(f"{base}/dha/{stage}/out/shares.json"))["entries"]
+    want_shares = {(x["layer"], x["kind"], f"share.{j}"): sum(row[j] for row in x["shares"]) / len(x["shares"])
+                   for x in entries for j in range(len(x["shares"]))}
+    check(told.keys() == want_shares.keys() and all(abs(told[k] - v) < 1e-6 for k, v in want_shares.items()) and len(told) > 8,
+          f"{stage}: each head's share in each layer is a metric")
 d = killed_run("dha-killed", s, "fuse", [2, 4], "kill")
 check(losses(d, "fuse") == losses(f"{base}/dha", "fuse"), "fusion stage: losses equal after kills (omega, lambda restored)")
 check(weights(d) == weights(f"{base}/dha"), "fusion stage: final weights equal, bit for bit")

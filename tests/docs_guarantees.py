@@ -1,0 +1,22 @@
+"""docs/GUARANTEES.md names tests: each is there."""
+import os
+import re
+import sys
+
+root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+with open(os.path.join(root, "docs", "GUARANTEES.md")) as f:
+    page = f.read()
+missing, seen = [], 0
+for path, name in re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", page):
+    seen += 1
+    try:
+        with open(os.path.join(root, path)) as f:
+            text = f.read()
+    except OSError:
+        missing.append(path)
+        continue
+    if name and not re.search(rf"\b{name}\b", text):
+        missing.append(f"{path}::{name}")
+if missing or seen < 40:
+    sys.exit(f"docs/GUARANTEES.md names {seen} tests; not there: " + ", ".join(missing))
+print(f"{seen} tests are named and there")
