@@ -14,6 +14,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/feed.h"
 #include "daemon/log.h"
+#include "daemon/notify.h"
 #include "daemon/statedir.h"
 
 enum { TICK_MS = 100 };
@@ -98,16 +99,15 @@ static int online_cores(void)
     return n > 0 ? (int)n : 1;
 }
 
-static int register_node(struct daemon *d, const struct daemon_options *o, struct dha_err *e)
+static int register_node(struct daemon *d, long slots, struct dha_err *e)
 {
     if (gethostname(d->node, sizeof d->node - 1) != 0 || !d->node[0]) {
         snprintf(d->node, sizeof d->node, "localhost");
     }
-    int slots = o->slots ? (int)o->slots : online_cores();
     struct store_node *nodes = NULL;
     size_t n = 0;
     int64_t id;
-    int rc = store_node_register(d->store, d->node, "cpu", slots, now_us(), &id, e);
+    int rc = store_node_register(d->store, d->node, "cpu", (int)slots, now_us(), &id, e);
     if (rc == 0) {
         rc = store_nodes(d->store, &nodes, &n, e);
     }
@@ -119,6 +119,46 @@ static int register_node(struct daemon *d, const struct daemon_options *o, struc
     }
     free(nodes);
     return rc;
+}
+
+/* Settings as the command line and the file have them. In the open turn. */
+static int apply_settings(struct daemon *d, struct dha_err *e)
+{
+    struct settings s;
+    if (settings_settle(&d->options.said, d->options.config, online_cores(), &s, e) != 0 ||
+        register_node(d, s.slots, e) != 0) {
+        return -1;
+    }
+    d->stall_s = s.stall_s;
+    d->ageing_us = (int64_t)s.ageing_s * 1000000;
+    d->want_pass = true;
+    log_info("settings: slots %ld, stall %ld s, ageing %ld s", s.slots, s.stall_s, s.ageing_s);
+    return 0;
+}
+
+/* What cannot be used changes nothing. */
+static void on_hup(uv_signal_t *h, int sig)
+{
+    struct daemon *d = h->data;
+    struct store_mark mark;
+    struct dha_err e = {0};
+    (void)sig;
+    log_info("SIGHUP: reading %s again", d->options.config);
+    if (store_mark(d->store, &mark, &e) != 0) {
+        log_fail("settings", &e);
+    } else if (apply_settings(d, &e) != 0) {
+        log_fail("the settings stay as they were", &e);
+        store_undo(d->store, &mark);
+    } else if (store_keep(d->store, &mark, &e) != 0) {
+        log_fail("settings", &e);
+    }
+}
+
+/* The loop turns; and if what it changes cannot be saved, systemd need not start us anew for that: it would not help. */
+static void on_pulse(uv_timer_t *t)
+{
+    (void)t;
+    notify_say("WATCHDOG=1");
 }
 
 static void on_tick(uv_timer_t *t)
@@ -137,6 +177,7 @@ static void stop(struct daemon *d, const char *why)
 {
     if (!d->stopping) {
         log_info("stopping: %s; stages that run go on", why);
+        notify_say("STOPPING=1");
     }
     d->stopping = true;
     uv_stop(&d->loop);
@@ -175,8 +216,10 @@ static void init_handles(struct daemon *d)
     uv_timer_init(&d->loop, &d->chore_again);
     uv_signal_init(&d->loop, &d->on_term);
     uv_signal_init(&d->loop, &d->on_int);
+    uv_signal_init(&d->loop, &d->on_hup);
+    uv_timer_init(&d->loop, &d->pulse);
     d->tick.data = d->quit.data = d->readopt.data = d->on_term.data = d->on_int.data = d;
-    d->chore_again.data = d;
+    d->chore_again.data = d->on_hup.data = d;
     uv_signal_start(&d->on_term, on_signal, SIGTERM);
     uv_signal_start(&d->on_int, on_signal, SIGINT);
 }
@@ -197,8 +240,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     }
     init_handles(d);
     d->started_us = now_us();
-    d->stall_s = o->stall;
-    d->ageing_us = (int64_t)o->ageing * 1000000;
+    d->options = *o;
     d->state_dir = statedir_make(o->state, e);
     if (!d->state_dir) {
         goto fail;
@@ -212,7 +254,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     /* The store's lock first: until we hold it, the log is another daemon's. */
     if (store_open(d->state_dir, 0, d->started_us, &d->store, e) != 0 ||
         log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
-        register_node(d, o, e) != 0) {
+        apply_settings(d, e) != 0) {
         goto fail;
     }
     FAILPOINT(start_before_commit);
@@ -250,6 +292,12 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         goto fail;
     }
     d->want_pass = d->want_watch = true;
+    if (o->config) {
+        uv_signal_start(&d->on_hup, on_hup, SIGHUP);
+    }
+    if (notify_watchdog_ms()) {
+        uv_timer_start(&d->pulse, on_pulse, 0, notify_watchdog_ms() / 2);
+    }
     free(log);
     return d;
 fail:

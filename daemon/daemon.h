@@ -9,6 +9,7 @@
  *
  * Files in the order a job lives:
  *   main.c daemon.c turn.c     start, the turn
+ *   settings.c notify.c        what it is told (SIGHUP: again), what it tells systemd
  *   server.c server_stream.c   requests, replies, streams
  *   api*.c doc.c result.c feed.c   what they say
  *   stagekey.c                 what makes two stages equal
@@ -31,16 +32,16 @@
 #include "daemon/histogram.h"
 #include "daemon/launch.h"
 #include "daemon/server.h"
+#include "daemon/settings.h"
 #include "store/store.h"
 
 struct daemon;
 
 struct daemon_options {
     const char *state, *socket, *worker, *shim, *launcher, *log;
-    long slots;    /* 0 = all cores that are online */
-    long stall;    /* seconds without progress that end an attempt; 0 = never */
-    long ageing;   /* seconds of waiting that count as one priority; 0 = no ageing */
-    bool copy_log; /* to stderr as well */
+    const char *config;   /* file of settings, read again at SIGHUP; NULL = none */
+    struct settings said; /* on the command line; -1 = not */
+    bool copy_log;        /* to stderr as well */
 };
 
 /* Everything up to and including a socket that answers. */
@@ -63,7 +64,8 @@ struct daemon {
     char *state_dir, *socket_path, *shim, *worker, *cache_dir;
     char node[64];
     struct launch_config launch;
-    uv_signal_t on_term, on_int;
+    uv_signal_t on_term, on_int, on_hup;
+    uv_timer_t pulse; /* systemd's watchdog */
     uv_prepare_t prepare;
     uv_idle_t idle;   /* runs only while a turn could not be ended: keeps the loop from blocking */
     uv_timer_t tick;  /* runs while attempts live */
@@ -77,6 +79,7 @@ struct daemon {
     struct attempt *attempts; /* live ones */
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
+    struct daemon_options options; /* its strings are the caller's */
     int64_t started_us, stall_s, ageing_us;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */

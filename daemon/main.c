@@ -17,6 +17,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/fsck_main.h"
 #include "daemon/log.h"
+#include "daemon/notify.h"
 
 static const char help_text[] =
     "usage: dhad --state DIR --socket PATH [option...]\n"
@@ -37,6 +38,9 @@ static const char help_text[] =
     "                    0: never)\n"
     "  --ageing SECONDS  waiting that long counts as one priority (default: 0: priorities are "
     "absolute)\n"
+    "  --config FILE     slots, stall and ageing from a file: {\"slots\": 8, \"stall_s\": 3600, "
+    "\"ageing_s\": 0};\n"
+    "                    SIGHUP reads it again; what the command line says goes before it\n"
     "  --foreground      stay in the foreground, log to the terminal as well (default)\n"
     "  --detach          go to the background; returns when the socket answers\n"
     "  --log FILE        log file (default: DIR/dhad.log)\n"
@@ -53,6 +57,7 @@ enum {
     OPT_SLOTS,
     OPT_STALL,
     OPT_AGEING,
+    OPT_CONFIG,
     OPT_WORKER,
     OPT_SHIM,
     OPT_LAUNCHER,
@@ -69,6 +74,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"slots", required_argument, NULL, OPT_SLOTS},
                                         {"stall", required_argument, NULL, OPT_STALL},
                                         {"ageing", required_argument, NULL, OPT_AGEING},
+                                        {"config", required_argument, NULL, OPT_CONFIG},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
                                         {"launcher", required_argument, NULL, OPT_LAUNCHER},
@@ -93,14 +99,6 @@ static int usage_error(const char *what)
     return dha_code_exit(DHA_E_USAGE);
 }
 
-static int to_number(const char *text, long lo, long hi, long *out)
-{
-    char *end;
-    errno = 0;
-    *out = strtol(text, &end, 10);
-    return errno || *end || end == text || *out < lo || *out > hi ? -1 : 0;
-}
-
 /* -1: go on; else the exit status. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
@@ -109,20 +107,21 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_STATE: a->opt.state = optarg; break;
         case OPT_SOCKET: a->opt.socket = optarg; break;
         case OPT_SLOTS:
-            if (to_number(optarg, 1, 65536, &a->opt.slots) != 0) {
+            if (settings_option(&a->opt.said, "slots", optarg) != 0) {
                 return usage_error("--slots wants a number from 1 to 65536");
             }
             break;
         case OPT_STALL:
-            if (to_number(optarg, 0, 1000000000, &a->opt.stall) != 0) {
+            if (settings_option(&a->opt.said, "stall", optarg) != 0) {
                 return usage_error("--stall wants a number of seconds");
             }
             break;
         case OPT_AGEING:
-            if (to_number(optarg, 0, 1000000000, &a->opt.ageing) != 0) {
+            if (settings_option(&a->opt.said, "ageing", optarg) != 0) {
                 return usage_error("--ageing wants a number of seconds");
             }
             break;
+        case OPT_CONFIG: a->opt.config = optarg; break;
         case OPT_WORKER: a->opt.worker = optarg; break;
         case OPT_SHIM: a->opt.shim = optarg; break;
         case OPT_LAUNCHER: a->opt.launcher = optarg; break;
@@ -197,7 +196,7 @@ static int to_null(int fd)
 
 int main(int argc, char **argv)
 {
-    struct arguments a = {.opt.stall = 3600};
+    struct arguments a = {.opt.said = SETTINGS_NONE};
     if (argc > 1 && strcmp(argv[1], "fsck") == 0) {
         return fsck_main(argc - 1, argv + 1);
     }
@@ -207,6 +206,7 @@ int main(int argc, char **argv)
     }
     umask(077);
     signal(SIGPIPE, SIG_IGN);
+    notify_init();
     int ready = -1;
     if (a.detach) {
         int fds[2];
@@ -247,6 +247,7 @@ int main(int argc, char **argv)
         report(ready, &(struct dha_err){.code = DHA_E_OK});
         close(ready);
     }
+    notify_say("READY=1");
     daemon_run(d);
     daemon_close(d);
     log_close();

@@ -1,0 +1,121 @@
+"""What dhad is told: by the command line, by a file, by SIGHUP; and what it tells systemd."""
+import json
+import os
+import signal
+import socket
+import unittest
+
+import harness
+
+
+class Settings(unittest.TestCase):
+    def daemon(self, settings, more=()):
+        """A daemon with a file of settings instead of --slots."""
+        d = harness.Dhad()
+        self.addCleanup(d.clean)
+        self.file = os.path.join(d.dir, "dhad.json")
+        self.write(settings)
+        command = d.command
+        d.command = lambda: self.without_slots(command()) + ["--config", self.file, *more]
+        return d
+
+    @staticmethod
+    def without_slots(words):
+        i = words.index("--slots")
+        return words[:i] + words[i + 2:]
+
+    def write(self, settings):
+        with open(self.file, "w") as f:
+            f.write(settings if isinstance(settings, str) else json.dumps(settings))
+
+    def slots(self, d):
+        return len(d.get("/v1/nodes").json["nodes"][0]["slots"])
+
+    def log(self, d):
+        with open(os.path.join(d.state, "dhad.log")) as f:
+            return f.read()
+
+    def test_a_file_is_read_and_read_again(self):
+        d = self.daemon({"slots": 3, "stall_s": 10})
+        d.start()
+        self.assertEqual(self.slots(d), 3)
+        self.write({"slots": 5, "ageing_s": 60})
+        d.process.send_signal(signal.SIGHUP)
+        d.until(lambda: self.slots(d) == 5)
+        self.assertIn("slots 5, stall 3600 s, ageing 60 s", self.log(d))
+        d.end()
+
+    def test_more_slots_start_what_waited(self):
+        d = self.daemon({"slots": 2})
+        d.start()
+        a = d.submit("search.sleep=20")
+        d.until_running(a, "search")
+        b = d.submit("b", seed=2)
+        self.assertEqual(d.job(b)["state"], "queued")
+        self.write({"slots": 4})
+        d.process.send_signal(signal.SIGHUP)
+        d.until_state(b, "done")
+        self.assertEqual(d.job(a)["state"], "running")
+        d.post(f"/v1/jobs/{a}/cancel", {"now": True})
+        d.until_state(a, "cancelled")
+        d.end()
+
+    def test_a_file_that_cannot_be_used_changes_nothing(self):
+        d = self.daemon({"slots": 3})
+        d.start()
+        for bad in ("{", "[]", {"slots": 0}, {"slots": "4"}, {"slots": 2.5}, {"slotz": 4}, {"slots": 4, "stall_s": -1},
+                    '{"slots": 4, "slots": 5}', "x" * 70000):
+            self.write(bad)
+            n = self.log(d).count("the settings stay as they were")
+            d.process.send_signal(signal.SIGHUP)
+            d.until(lambda: self.log(d).count("the settings stay as they were") == n + 1)
+            self.assertEqual(self.slots(d), 3)
+        self.assertIn('did you mean "slots"?', self.log(d))
+        os.remove(self.file)
+        d.process.send_signal(signal.SIGHUP)
+        d.until(lambda: "cannot open" in self.log(d) or "No such file" in self.log(d))
+        self.assertEqual(self.slots(d), 3)
+        d.end()
+
+    def test_it_does_not_start_with_a_file_that_cannot_be_used(self):
+        d = self.daemon({"slots": 3, "stall": 4})
+        d.start(wait=False)
+        self.assertEqual(d.wait_dead(), 65)
+        self.assertIn('no setting "stall"', d.console())
+        self.assertIn('did you mean "stall_s"?', d.console())
+
+    def test_the_command_line_goes_before_the_file(self):
+        d = self.daemon({"slots": 3, "stall_s": 7}, ("--slots", "2"))
+        d.start()
+        self.assertEqual(self.slots(d), 2)
+        self.assertIn("stall 7 s", self.log(d))
+        d.end()
+
+
+class Systemd(unittest.TestCase):
+    def test_it_says_when_it_is_ready_that_it_lives_and_when_it_ends(self):
+        d = harness.Dhad()
+        self.addCleanup(d.clean)
+        path = os.path.join(d.dir, "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.bind(path)
+            s.settimeout(20)
+            d.start(NOTIFY_SOCKET=path, WATCHDOG_USEC="200000")
+            heard = [s.recv(100) for _ in range(4)]
+            self.assertEqual(heard.count(b"READY=1"), 1, heard)
+            self.assertGreaterEqual(heard.count(b"WATCHDOG=1"), 2, heard)
+            job = d.submit("search.sleep=20")
+            d.until_running(job, "search")
+            for pid in d.of_attempt(job, "search"):
+                names = [e.split(b"=")[0] for e in harness.environ_of(pid)]
+                self.assertNotIn(b"NOTIFY_SOCKET", names)
+            d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+            d.until_state(job, "cancelled")
+            d.process.send_signal(signal.SIGTERM)
+            while (word := s.recv(100)) != b"STOPPING=1":
+                self.assertEqual(word, b"WATCHDOG=1")
+        self.assertEqual(d.wait_dead(), 0)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,25 @@
+/* A file of settings is refused with a word, or taken within its bounds; refused, it changes nothing. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/settings.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct settings s = SETTINGS_NONE, before = s;
+    struct dha_err e = {0};
+    cJSON *doc = json_parse((const char *)data, size, NULL, NULL);
+    if (!doc)
+        return 0;
+    if (settings_parse(doc, &s, &e) != 0) {
+        if (e.code == DHA_E_OK || e.msg[0] == '\0' || memcmp(&s, &before, sizeof s) != 0)
+            abort();
+    } else if (s.slots == 0 || s.slots > 65536 || s.stall_s > 1000000000 || s.ageing_s < -1) {
+        abort();
+    }
+    cJSON_Delete(doc);
+    return 0;
+}
