@@ -10,8 +10,9 @@
 #include <unistd.h>
 
 #include "daemon/doc.h"
+#include "daemon/logcap.h"
 
-enum { LOG_CHUNK = 1024 * 1024, POINTS_MAX = 100000, CHECKPOINTS_MAX = 10000 };
+enum { LOG_CHUNK = 1024 * 1024, POINTS_MAX = 100000, CHECKPOINTS_MAX = 10000, DROPPED_NOTE = 128 };
 
 /* The stages of a job that a request is about: all, or those of `stage=`. */
 static int stages_asked(struct api_call *c, struct store_stages *l, bool wanted[STAGE_KINDS])
@@ -235,13 +236,17 @@ static const char *file_of_stream(struct api_call *c)
     return NULL;
 }
 
-/* At most LOG_CHUNK bytes from offset; a file that is not there yet is empty. */
-static int read_log(struct api_call *c, const char *path, int64_t offset, int64_t *size)
+/* At most LOG_CHUNK bytes from *offset; a file that is not there yet is empty. Where the middle of the log was dropped
+ * (logcap.h) a line says so, and *offset is where it goes on; *next is where the next piece begins. */
+static int read_log(struct api_call *c, const char *path, int64_t offset, int64_t *next,
+                    int64_t *size)
 {
     struct server_reply *rp = &c->rq->reply;
     struct stat st;
+    int64_t at = offset, note = 0;
     *size = 0;
-    rp->body = malloc(LOG_CHUNK);
+    *next = offset;
+    rp->body = malloc(LOG_CHUNK + DROPPED_NOTE);
     if (!rp->body) {
         return dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
     }
@@ -252,7 +257,7 @@ static int read_log(struct api_call *c, const char *path, int64_t offset, int64_
     ssize_t n = -1;
     if (fd >= 0 && fstat(fd, &st) == 0) {
         *size = (int64_t)st.st_size;
-        n = offset < *size ? pread(fd, rp->body, LOG_CHUNK, offset) : 0;
+        n = offset < *size ? logcap_read(fd, &at, rp->body + DROPPED_NOTE, LOG_CHUNK) : 0;
     }
     int err = errno;
     if (fd >= 0) {
@@ -263,7 +268,14 @@ static int read_log(struct api_call *c, const char *path, int64_t offset, int64_
         rp->body = NULL;
         return dha_fail_errno(&c->e, err, "cannot read %s", path);
     }
-    rp->len = (size_t)n;
+    if (n > 0 && at > offset) {
+        note = snprintf(rp->body, DROPPED_NOTE,
+                        "\n[dhad: %lld bytes of the log were dropped here]\n",
+                        (long long)(at - offset));
+    }
+    memmove(rp->body + note, rp->body + DROPPED_NOTE, (size_t)n);
+    rp->len = (size_t)(note + n);
+    *next = n > 0 ? at + n : offset;
     return 0;
 }
 
@@ -271,7 +283,7 @@ enum api_outcome api_job_logs(struct api_call *c)
 {
     struct store_attempt a = {0};
     struct server_reply *rp = &c->rq->reply;
-    int64_t offset, size;
+    int64_t offset, size, next;
     char path[4200];
     const char *file = file_of_stream(c);
     if (!file || api_query_int(c, "offset", 0, INT64_MAX, 0, &offset) != 0 ||
@@ -281,10 +293,9 @@ enum api_outcome api_job_logs(struct api_call *c)
     snprintf(path, sizeof path, "%.4000s/%s", a.dir ? a.dir : "", file);
     bool over = a.state == ATTEMPT_ENDED; /* before reading: what comes later is not missed */
     store_attempt_finish(&a);
-    if (read_log(c, path, offset, &size) != 0) {
+    if (read_log(c, path, offset, &next, &size) != 0) {
         return API_FAIL;
     }
-    int64_t next = offset + (int64_t)rp->len;
     rp->status = 200;
     rp->content_type = "text/plain; charset=utf-8";
     server_reply_header(c->rq, "X-Dha-Offset", "%lld", (long long)next);

@@ -13,10 +13,11 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/logcap.h"
 #include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
-enum { SWEEP_MS = 30000, TROUBLE_MS = 2000, READOPT_MS = 1000 };
+enum { SWEEP_MS = 30000, TROUBLE_MS = 2000, READOPT_MS = 1000, TRIM_MS = 1000 };
 
 struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
 {
@@ -371,6 +372,31 @@ int attempts_adopt(struct daemon *d, struct dha_err *e)
     return recall_cancels(d, e);
 }
 
+/* A worker that talks without end must not fill the disk. */
+static void cap_log(struct attempt *a)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    char path[4400];
+    int64_t dropped;
+    if (now < a->next_trim_ms) {
+        return;
+    }
+    a->next_trim_ms = now + TRIM_MS;
+    snprintf(path, sizeof path, "%.4300s/stderr.log", a->dir);
+    if (logcap_trim(path, a->d->log_bytes, &dropped) != 0) {
+        if (errno != EOPNOTSUPP) {
+            log_warn("%s: cannot be cut: %s", path, strerror(errno));
+        }
+        a->next_trim_ms = UINT64_MAX;
+    } else if (dropped > 0 && !a->trimmed) {
+        a->trimmed = true;
+        log_warn(
+            "job %lld: attempt %d writes more than %lld MiB to stderr; the middle of its log is "
+            "dropped",
+            (long long)a->job, a->number, (long long)(a->d->log_bytes >> 20));
+    }
+}
+
 void attempts_tick(struct daemon *d)
 {
     for (struct attempt *a = d->attempts, *next; a; a = next) {
@@ -383,6 +409,7 @@ void attempts_tick(struct daemon *d)
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
         }
+        cap_log(a);
         attempt_ladder(a);
         attempt_look(a);
     }

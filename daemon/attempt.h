@@ -60,6 +60,8 @@ struct attempt {
     int64_t changed_us;     /* when the stage last moved, as the store has it */
     uint64_t moved_ms;      /* when this daemon saw that */
     uint64_t next_pulse_ms; /* when to look for progress again */
+    uint64_t next_trim_ms;  /* when to look at the size of stderr.log again */
+    bool trimmed;           /* said once that its log is cut */
     uint64_t over_at_ms;    /* end of its walltime; 0 = not known yet */
     uint64_t kill_at_ms;    /* 0 = never */
     uint64_t kill_shim_ms;  /* while killing: when the shim's turn comes */

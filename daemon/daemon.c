@@ -131,8 +131,10 @@ static int apply_settings(struct daemon *d, struct dha_err *e)
     }
     d->stall_s = s.stall_s;
     d->ageing_us = (int64_t)s.ageing_s * 1000000;
+    d->log_bytes = (int64_t)s.log_mib << 20;
     d->want_pass = true;
-    log_info("settings: slots %ld, stall %ld s, ageing %ld s", s.slots, s.stall_s, s.ageing_s);
+    log_info("settings: slots %ld, stall %ld s, ageing %ld s, logs %ld MiB", s.slots, s.stall_s,
+             s.ageing_s, s.log_mib);
     return 0;
 }
 

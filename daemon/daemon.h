@@ -21,6 +21,7 @@
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
+ *   logcap.c                   its stderr, kept to a size
  *   dominate.c (pure) sweep_watch.c   which jobs of a sweep are stopped early
  *   api_admin.c chore.c chore_*.c   what takes long, in a thread; over fsck.c checkpoint.c files.c jobdoc.c
  */
@@ -80,7 +81,7 @@ struct daemon {
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
     struct daemon_options options; /* its strings are the caller's */
-    int64_t started_us, stall_s, ageing_us;
+    int64_t started_us, stall_s, ageing_us, log_bytes;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     bool want_watch;     /* evaluations came in that sweep_watch() should see */

@@ -38,8 +38,13 @@ static const char help_text[] =
     "                    0: never)\n"
     "  --ageing SECONDS  waiting that long counts as one priority (default: 0: priorities are "
     "absolute)\n"
-    "  --config FILE     slots, stall and ageing from a file: {\"slots\": 8, \"stall_s\": 3600, "
-    "\"ageing_s\": 0};\n"
+    "  --log-mib N       disk for what the ranks of an attempt write to stderr; beyond it the "
+    "middle "
+    "is dropped\n"
+    "                    (default: 64)\n"
+    "  --config FILE     slots, stall, ageing and log-mib from a file: {\"slots\": 8, \"stall_s\": "
+    "3600,\n"
+    "                    \"ageing_s\": 0, \"log_mib\": 64};\n"
     "                    SIGHUP reads it again; what the command line says goes before it\n"
     "  --foreground      stay in the foreground, log to the terminal as well (default)\n"
     "  --detach          go to the background; returns when the socket answers\n"
@@ -57,6 +62,7 @@ enum {
     OPT_SLOTS,
     OPT_STALL,
     OPT_AGEING,
+    OPT_LOG_MIB,
     OPT_CONFIG,
     OPT_WORKER,
     OPT_SHIM,
@@ -74,6 +80,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"slots", required_argument, NULL, OPT_SLOTS},
                                         {"stall", required_argument, NULL, OPT_STALL},
                                         {"ageing", required_argument, NULL, OPT_AGEING},
+                                        {"log-mib", required_argument, NULL, OPT_LOG_MIB},
                                         {"config", required_argument, NULL, OPT_CONFIG},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
@@ -119,6 +126,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_AGEING:
             if (settings_option(&a->opt.said, "ageing", optarg) != 0) {
                 return usage_error("--ageing wants a number of seconds");
+            }
+            break;
+        case OPT_LOG_MIB:
+            if (settings_option(&a->opt.said, "log-mib", optarg) != 0) {
+                return usage_error("--log-mib wants a number from 1 to 1048576");
             }
             break;
         case OPT_CONFIG: a->opt.config = optarg; break;

@@ -18,6 +18,7 @@ static const struct member {
     {"slots", "slots", offsetof(struct settings, slots), 1, 65536},
     {"stall_s", "stall", offsetof(struct settings, stall_s), 0, 1000000000},
     {"ageing_s", "ageing", offsetof(struct settings, ageing_s), 0, 1000000000},
+    {"log_mib", "log-mib", offsetof(struct settings, log_mib), 1, 1048576},
 };
 enum { MEMBERS = sizeof members / sizeof *members };
 
@@ -54,7 +55,7 @@ static int unknown(const char *name, struct dha_err *e)
     const char *near = text_nearest(name, names, MEMBERS);
     dha_fail(e, DHA_E_INPUT, "there is no setting \"%.40s\"", name);
     return near ? dha_err_hint(e, "did you mean \"%s\"?", near)
-                : dha_err_hint(e, "slots, stall_s, ageing_s");
+                : dha_err_hint(e, "slots, stall_s, ageing_s, log_mib");
 }
 
 int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)
@@ -87,7 +88,7 @@ int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)
 int settings_settle(const struct settings *said, const char *file, long online,
                     struct settings *out, struct dha_err *e)
 {
-    struct settings read = {.slots = online, .stall_s = 3600, .ageing_s = 0};
+    struct settings read = {.slots = online, .stall_s = 3600, .log_mib = 64};
     if (file) {
         cJSON *doc = json_parse_file(file, FILE_MAX, e);
         int rc = doc ? settings_parse(doc, &read, e) : -1;

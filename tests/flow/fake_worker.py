@@ -15,6 +15,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   torn=1          end the journal in the middle of a line
   flood=N         write N progress records at once
   longline=N      write a line of N bytes
+  spew=N          write N MiB of numbered lines to stderr
   nomanifest=1    announce a checkpoint that is not there
   ckptkeep=N      remove all but the newest N of them, like the real one without a word
   ckpts=N         checkpoints after N equal parts of the steps, not only at the end
@@ -138,6 +139,10 @@ if active("badline"):
     os.write(1, b"this is no record\n{\"t\": 5}\n")
 if active("longline"):
     os.write(1, b"x" * int(active("longline")) + b"\n")
+if active("spew"):
+    for i in range(int(active("spew")) * 16384):
+        sys.stderr.write(f"line {i:9d} " + "." * 48 + "\n")
+    sys.stderr.flush()
 if active("flood"):
     n = int(active("flood"))
     text = "".join(json.dumps({"t": "progress", "time": time.time(), "step": i + 1, "steps": n,

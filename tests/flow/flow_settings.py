@@ -91,6 +91,30 @@ class Settings(unittest.TestCase):
         self.assertIn("stall 7 s", self.log(d))
         d.end()
 
+    def test_a_worker_that_talks_without_end_does_not_fill_the_disk(self):
+        d = self.daemon({"slots": 2, "log_mib": 1})
+        d.start()
+        job = d.submit("search.spew=8 search.sleep=6")
+        d.until_running(job, "search")
+        path = os.path.join(d.stage_dir(job, "search"), "a1", "stderr.log")
+        d.until(lambda: os.path.getsize(path) > 8 << 20 and os.stat(path).st_blocks * 512 < 1 << 20)
+        d.until(lambda: "the middle of its log is dropped" in self.log(d))
+        text, offset = b"", 0
+        while True:
+            r = d.get(f"/v1/jobs/{job}/logs?stage=search&offset={offset}")
+            offset = int(r.headers["X-Dha-Offset"])
+            text += r.raw
+            if not r.raw:
+                break
+        self.assertEqual(offset, os.path.getsize(path))
+        self.assertIn(b"line         0 ", text)
+        self.assertIn(b"line %9d " % (8 * 16384 - 1), text)
+        self.assertIn(b"bytes of the log were dropped here", text)
+        self.assertLess(len(text), 1 << 20)
+        self.assertNotIn(0, text)
+        d.until_state(job, "done")
+        d.end()
+
 
 class Systemd(unittest.TestCase):
     def test_it_says_when_it_is_ready_that_it_lives_and_when_it_ends(self):
