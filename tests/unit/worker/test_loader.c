@@ -122,7 +122,7 @@ static void good(char *dir, size_t cap, const char *name)
 static void a_missing_directory_is_not_found(void **state)
 {
     (void)state;
-    refuse("/nonexistent/model", DHA_E_NOT_FOUND, "/nonexistent/model/config.json");
+    refuse("/nonexistent/model", DHA_E_NOT_FOUND, "/nonexistent/model");
 }
 
 static void a_directory_without_weights_says_so(void **state)
