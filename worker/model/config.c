@@ -414,6 +414,8 @@ int model_config_load(const char *dir, struct model_config *c, struct dha_err *e
     cJSON *doc = json_parse_file(path, CONFIG_MAX_BYTES, e);
     if (!doc && access(dir, F_OK) && errno == ENOENT) {
         dha_fail(e, DHA_E_NOT_FOUND, "there is no directory %s", dir);
+        if (e)
+            snprintf(e->path, sizeof e->path, "%.255s", dir);
         return dha_err_hint(e, "%s", a_model);
     }
     if (!doc) {
