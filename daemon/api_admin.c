@@ -56,6 +56,10 @@ enum api_outcome api_admin_export(struct api_call *c)
         c->e.code = DHA_E_USAGE;
         return API_FAIL;
     }
+    if (job < 1) {
+        dha_fail(&c->e, DHA_E_USAGE, "\"job\" is %lld, and no job has that id", (long long)job);
+        return API_FAIL;
+    }
     return need_path(c, "out", &out) != 0 ? API_FAIL
                                           : answer(c, chore_export(c->d, job, out, &c->e));
 }

@@ -4,7 +4,9 @@
   api_contract.py routes    every route of the daemon's table (daemon/api.c) with its arguments and members is in the document,
                             and the other way round; every code of proto/err.h, too. Needs PyYAML (Debian: python3-yaml).
   api_contract.py run       schemathesis from PyPI asks the real daemon (fake launcher) thousands of right and wrong questions
-                            and holds each answer to the document: status, content type, headers, schema, no 5xx. In a venv outside
+                            and holds each answer to the document: status, content type, headers, schema, no 5xx. Before that it walks through
+                            what only makes sense in order (contract_hooks.py); each success of the document must have come. Paths that
+                            are made up stay in a directory of the test's own. In a venv outside
                             the tree: $DHA_CONTRACT_VENV (default ~/.cache/dha/contract), made when it is not there (95 MB).
 
   api_contract.py metrics   promtool finds nothing wrong with /metrics, in syntax or style. Needs promtool (Debian: prometheus,
@@ -178,13 +180,46 @@ negative_data_rejection.expected-statuses = [400, 404, 409, 412, 413, 422]
 """
 
 
-def narrowed(d, venv_python):
-    """The contract as JSON, its ids and names narrowed to some that exist, so that most answers are not 404."""
-    text = subprocess.run([venv_python, "-c", "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"],
-                          stdin=open(CONTRACT), capture_output=True, check=True).stdout
-    doc = json.loads(text)
-    done = d.submit("done")
+def contract_json(venv_python):
+    with open(CONTRACT) as f:
+        return json.loads(subprocess.run(
+            [venv_python, "-c", "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"],
+            stdin=f, capture_output=True, check=True).stdout)
+
+
+def walk_facts(d):
+    """A done job with checkpoints and points to prune, one at work until its walltime is over, and a file that nobody knows."""
+    running = d.submit("long train.sleep=600", seed=20, resources={"ranks": 2, "walltime": "1h"})
+    done = d.submit("done train.ckpts=3 train.sleep=0.3 train.flood=500")
     d.until_state(done, "done")
+    d.until_running(running, "train")
+    os.mkdir(os.path.join(d.state, "jobs", "4711"))
+    return {"spec": d.spec("walk"), "running": running, "done": done}
+
+
+def walk(d, venv_python, doc, url, env):
+    path = os.path.join(d.dir, "whole.json")
+    with open(path, "w") as f:
+        json.dump(doc, f)
+    facts = walk_facts(d)
+    r = subprocess.run([venv_python, os.path.join(harness.HERE, "contract_hooks.py"), path, url, json.dumps(facts)],
+                       env=env, cwd=d.dir, capture_output=True, text=True, timeout=SECONDS)
+    if r.returncode != 0:
+        print(r.stdout[-3000:], r.stderr[-8000:], d.console())
+        fail("an answer of the walk is not as openapi.yaml says")
+    d.post(f"/v1/jobs/{facts['running']}/cancel", {"now": True})
+    d.until_state(facts["running"], "cancelled")
+
+
+def never_seen(doc, seen):
+    """Successes in the document that no answer had: what it says of them would be tested by nothing."""
+    want = {f"{method.upper()} {path} {status}" for path, item in doc["paths"].items() for method, op in item.items()
+            if method != "parameters" and op["operationId"] != "shutdown" for status in op["responses"] if status[0] == "2"}
+    return sorted(want - seen)
+
+
+def narrowed(d, doc):
+    """The contract as a file, its ids and names narrowed to some that exist, so that most answers are not 404."""
     d.post("/v1/sweeps", {"spec": d.spec("sleep=600", seed=7), "budgets": [0.5, 0.25], "name": "s"})
     failed = d.submit("search.fail=bad_input", seed=8)
     d.until_state(failed, "failed")
@@ -192,12 +227,15 @@ def narrowed(d, venv_python):
     d.post(f"/v1/jobs/{held}/hold")
     schemas, params = doc["components"]["schemas"], doc["components"]["parameters"]
     params["JobId"]["schema"] = {"type": "integer", "minimum": 1, "maximum": 1000}
+    params["ChoreId"]["schema"] = {"type": "integer", "minimum": 1, "maximum": 100}
     params["NodeName"]["schema"] = {"type": "string", "enum": [d.get("/v1/nodes").json["nodes"][0]["name"], "nowhere"]}
     doc["paths"]["/v1/sweeps/{id}"]["parameters"][0]["schema"] = {"type": "integer", "minimum": 1, "maximum": 1000}
     for path in ("/v1/jobs", "/v1/sweeps"):
         body = doc["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         body["examples"] = {"plan": {"value": {"spec": d.spec("again"), "dry_run": True}},
                             "real": {"value": {"spec": d.spec("real", seed=11)}}}
+        if path == "/v1/jobs":
+            body["examples"]["later"] = {"value": {"spec": d.spec("later", seed=12), "hold": True, "after": [f"any:{held}"]}}
     assert "Spec" in schemas
     path = os.path.join(d.dir, "openapi.json")
     with open(path, "w") as f:
@@ -212,18 +250,23 @@ def check_daemon():
     d, scratch = harness.Dhad(), tempfile.mkdtemp(prefix="dha-contract-")
     try:
         d.start()
-        contract = narrowed(d, os.path.join(VENV, "bin", "python"))
+        python, url = os.path.join(VENV, "bin", "python"), Proxy(d.socket).url
+        doc = contract_json(python)
+        env = {**os.environ, "DHA_CONTRACT_DIR": scratch,
+               "SCHEMATHESIS_HOOKS": os.path.join(harness.HERE, "contract_hooks.py")}
+        walk(d, python, doc, url, env)
+        contract = narrowed(d, doc)
         config = os.path.join(scratch, "schemathesis.toml")
         with open(config, "w") as f:
             f.write(CONFIG)
         asked = d.get("/metrics").raw.decode()
         begin = time.time()
         r = subprocess.run(
-            [program, "--no-color", "--config-file", config, "run", contract, "--url", Proxy(d.socket).url, "--checks", ",".join(CHECKS), "--phases",
+            [program, "--no-color", "--config-file", config, "run", contract, "--url", url, "--checks", ",".join(CHECKS), "--phases",
              "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES), "--seed", str(SEED), "--generation-database", "none",
              "--exclude-operation-id", "shutdown", "--request-timeout", "20", "--suppress-health-check", "all", "--no-shrink",
              "--continue-on-failure", "--warnings", "off"],
-            cwd=scratch, capture_output=True, text=True, timeout=SECONDS)
+            cwd=scratch, env=env, capture_output=True, text=True, timeout=SECONDS)
         count = lambda text: int(re.search(r"^dha_requests_total (\d+)$", text, re.M)[1])
         n = count(d.get("/metrics").raw.decode()) - count(asked)
         if r.returncode != 0:
@@ -231,6 +274,10 @@ def check_daemon():
             fail(f"schemathesis found answers that are not as openapi.yaml says (status {r.returncode})")
         if n < 500:
             fail(f"only {n} requests came to the daemon: this has tested nothing\n{r.stdout[-3000:]}")
+        with open(os.path.join(scratch, "seen")) as f:
+            missing = never_seen(doc, set(f.read().splitlines()))
+        if missing:
+            fail("no answer was one of these:\n  " + "\n  ".join(missing))
         bye = d.post("/v1/shutdown")
         assert bye.status == 200 and bye.json == {"ok": True, "api": 1}, bye
         assert d.wait_dead() == 0

@@ -541,6 +541,10 @@ class Prune(AdminCase):
         self.fails(USAGE, "admin", "prune", "--keep-last", "-1")
         self.fails(USAGE, "admin", "prune", "--keep-every", "0")
         self.assert_error(self.dhad.post("/v1/admin/prune", {"keep_best": True}), 400, "usage")
+        for job in (0, "-1", "x", 1.5, None):
+            self.assert_error(self.dhad.post("/v1/admin/export", {"job": job, "out": "/nowhere/x"}), 400, "usage")
+        for what, body in (("backup", {"file": "b.db"}), ("export", {"job": "1", "out": "x"}), ("import", {"dir": ""})):
+            self.assert_error(self.dhad.post("/v1/admin/" + what, body), 400, "usage")
 
 
 class Usage(AdminCase):
