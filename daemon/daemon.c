@@ -131,6 +131,7 @@ static int apply_settings(struct daemon *d, struct dha_err *e)
     }
     d->stall_s = s.stall_s;
     d->ageing_us = (int64_t)s.ageing_s * 1000000;
+    d->preempt = s.preempt;
     d->log_bytes = (int64_t)s.log_mib << 20;
     d->want_pass = true;
     log_info("settings: slots %ld, stall %ld s, ageing %ld s, logs %ld MiB", s.slots, s.stall_s,

@@ -17,6 +17,7 @@
  *   output.c                   is what a stage left still whole?
  *   sched*.c (pure) plan.c     which stage starts where
  *   explain.c                  and why another does not
+ *   preempt.c (pure)           who gives way to a higher priority, where that is wanted
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   verdict.c (pure)           what an attempt's end means
@@ -82,6 +83,7 @@ struct daemon {
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
     struct daemon_options options; /* its strings are the caller's */
     int64_t started_us, stall_s, ageing_us, log_bytes;
+    bool preempt;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     bool want_watch;     /* evaluations came in that sweep_watch() should see */

@@ -12,12 +12,8 @@ enum { TIME_TEXT = 64 };
 
 static int64_t job_of(const struct snapshot *s, int64_t stage)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        if (s->cand[i].stage == stage) {
-            return s->cand[i].job;
-        }
-    }
-    return 0;
+    const struct store_candidate *c = snapshot_candidate(s, stage);
+    return c ? c->job : 0;
 }
 
 /* "45 s", "12 min", "3 h 20 min", "2 d 4 h": rounded up, as a promise has to be. */

@@ -42,7 +42,10 @@ static const char help_text[] =
     "middle "
     "is dropped\n"
     "                    (default: 64)\n"
-    "  --config FILE     slots, stall, ageing and log-mib from a file: {\"slots\": 8, \"stall_s\": "
+    "  --preempt 0|1     1: running stages checkpoint and give way to those of higher priority "
+    "(default: 0)\n"
+    "  --config FILE     slots, stall, ageing, log-mib and preempt from a file: {\"slots\": 8, "
+    "\"stall_s\": "
     "3600,\n"
     "                    \"ageing_s\": 0, \"log_mib\": 64};\n"
     "                    SIGHUP reads it again; what the command line says goes before it\n"
@@ -63,6 +66,7 @@ enum {
     OPT_STALL,
     OPT_AGEING,
     OPT_LOG_MIB,
+    OPT_PREEMPT,
     OPT_CONFIG,
     OPT_WORKER,
     OPT_SHIM,
@@ -81,6 +85,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"stall", required_argument, NULL, OPT_STALL},
                                         {"ageing", required_argument, NULL, OPT_AGEING},
                                         {"log-mib", required_argument, NULL, OPT_LOG_MIB},
+                                        {"preempt", required_argument, NULL, OPT_PREEMPT},
                                         {"config", required_argument, NULL, OPT_CONFIG},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
@@ -131,6 +136,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_LOG_MIB:
             if (settings_option(&a->opt.said, "log-mib", optarg) != 0) {
                 return usage_error("--log-mib wants a number from 1 to 1048576");
+            }
+            break;
+        case OPT_PREEMPT:
+            if (settings_option(&a->opt.said, "preempt", optarg) != 0) {
+                return usage_error("--preempt wants 0 or 1");
             }
             break;
         case OPT_CONFIG: a->opt.config = optarg; break;

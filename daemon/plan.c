@@ -8,6 +8,10 @@
 
 #include "daemon/attempt.h"
 #include "daemon/log.h"
+#include "daemon/preempt.h"
+
+/* From the word to give way to SIGKILL. */
+enum { PREEMPT_GRACE_MS = 60000 };
 
 static enum sched_device device_of(const char *name)
 {
@@ -120,6 +124,7 @@ static int load_stages(struct daemon *d, struct snapshot *s, struct dha_err *e)
     if (store_candidates(d->store, &s->cand, &s->n, e) != 0) {
         return -1;
     }
+    s->n_cand = s->n;
     s->stages = calloc(s->n + 1, sizeof *s->stages);
     if (!s->stages) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
@@ -142,6 +147,16 @@ int snapshot_decide(struct daemon *d, struct snapshot *s, int64_t now, struct dh
 int snapshot_take(struct daemon *d, struct snapshot *s, struct dha_err *e)
 {
     return snapshot_slots(d, s, e) == 0 && load_stages(d, s, e) == 0 ? 0 : -1;
+}
+
+const struct store_candidate *snapshot_candidate(const struct snapshot *s, int64_t stage)
+{
+    for (size_t i = 0; i < s->n_cand; i++) {
+        if (s->cand[i].stage == stage) {
+            return &s->cand[i];
+        }
+    }
+    return NULL;
 }
 
 static void on_backoff_over(uv_timer_t *t)
@@ -184,6 +199,88 @@ static int start_all(struct daemon *d, const struct sched_result *r, bool *refus
     return 0;
 }
 
+/* ---- preemption ---- */
+
+/* The live attempts, as preempt.h wants them; free() it. */
+static struct preempt_attempt *running(struct daemon *d, size_t *n, struct dha_err *e)
+{
+    *n = 0;
+    for (const struct attempt *a = d->attempts; a; a = a->next) {
+        ++*n;
+    }
+    struct preempt_attempt *l = calloc(*n + 1, sizeof *l), *at = l;
+    if (!l) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    for (const struct attempt *a = d->attempts; a; a = a->next) {
+        struct store_job j;
+        if (store_job_get(d->store, a->job, &j, e) != 0) {
+            free(l);
+            return NULL;
+        }
+        *at++ = (struct preempt_attempt){a->id, j.priority, a->started_us,
+                                         a->stop != STOP_NONE || a->phase == A_SWEEPING};
+        store_job_finish(&j);
+    }
+    return l;
+}
+
+static int give_way(struct daemon *d, int64_t attempt, int64_t to, struct dha_err *e)
+{
+    for (struct attempt *a = d->attempts; a; a = a->next) {
+        char data[64];
+        if (a->id != attempt) {
+            continue;
+        }
+        snprintf(data, sizeof data, "{\"to\":\"%lld\"}", (long long)to);
+        log_info("job %lld: attempt %d gives way to job %lld", (long long)a->job, a->number,
+                 (long long)to);
+        if (store_event_add(d->store, "job.preempt", a->job, a->stage, a->number, data, now_us(),
+                            NULL, e) != 0) {
+            return -1;
+        }
+        attempts_stop(d, a->job, PREEMPT_GRACE_MS);
+    }
+    return 0;
+}
+
+/* The first in line of each kind of device, if it finds no slots: somebody of lower priority gives way. */
+static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e)
+{
+    size_t n = 0;
+    struct preempt_attempt *l = running(d, &n, e);
+    struct store_slot *rows = NULL;
+    size_t n_rows = 0;
+    int rc = l && store_slots(d->store, &rows, &n_rows, e) == 0 ? 0 : -1;
+    struct preempt_slot *slots = calloc(n_rows + 1, sizeof *slots);
+    int64_t *out = calloc(n + 1, sizeof *out);
+    if (rc == 0 && (!slots || !out)) {
+        rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    for (size_t i = 0; i < n_rows && rc == 0; i++) {
+        slots[i] = (struct preempt_slot){rows[i].node, rows[i].attempt, device_of(rows[i].device),
+                                         i < s->n_slots && s->slots[i].drained};
+    }
+    for (size_t i = 0; i < s->result.n && rc == 0; i++) {
+        const struct sched_decision *dec = &s->result.at[i];
+        const struct store_candidate *c = dec->verdict == SCHED_BUSY && dec->ahead == 0
+                                              ? snapshot_candidate(s, dec->stage)
+                                              : NULL;
+        size_t k = c ? preempt_choose(dec->slots, device_of(c->device), c->priority, slots, n_rows,
+                                      l, n, out)
+                     : 0;
+        while (k-- > 0 && rc == 0) {
+            rc = give_way(d, out[k], c->job, e);
+        }
+    }
+    free(out);
+    free(slots);
+    free(rows);
+    free(l);
+    return rc;
+}
+
 int plan_pass(struct daemon *d, struct dha_err *e)
 {
     /* Again while an equal stage was refused: the slots it did not take may serve the next in line. Each
@@ -194,13 +291,16 @@ int plan_pass(struct daemon *d, struct dha_err *e)
         int64_t now = now_us();
         refused = false;
         int rc = snapshot_slots(d, &s, e);
-        if (rc == 0 && s.n_free > 0) {
+        if (rc == 0 && (s.n_free > 0 || d->preempt)) {
             rc = load_stages(d, &s, e);
             if (rc == 0) {
                 rc = snapshot_decide(d, &s, now, e);
             }
             if (rc == 0) {
                 rc = start_all(d, &s.result, &refused, e);
+            }
+            if (rc == 0) {
+                rc = d->preempt ? preempt(d, &s, e) : 0;
                 arm_backoff(d, &s, now);
             }
         }

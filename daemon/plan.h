@@ -12,7 +12,8 @@ int64_t plan_lease_us(int64_t walltime_s);
 struct snapshot {
     struct store_candidate *cand;
     struct sched_stage *stages; /* n; a preview has one more than cand */
-    size_t n;
+    size_t n;                   /* of stages */
+    size_t n_cand;
     struct sched_slot *slots;
     size_t n_slots, n_free;
     struct sched_result result;
@@ -24,6 +25,8 @@ int snapshot_take(struct daemon *d, struct snapshot *s, struct dha_err *e);
 int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e);
 int snapshot_decide(struct daemon *d, struct snapshot *s, int64_t now, struct dha_err *e);
 void snapshot_finish(struct snapshot *s);
+/* NULL if it is not of the queue (a preview's). */
+const struct store_candidate *snapshot_candidate(const struct snapshot *s, int64_t stage);
 
 /* What a decision on a stage of kind `what` of a job (0 = not submitted yet) means. */
 int explain_decision(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,

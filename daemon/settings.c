@@ -19,6 +19,7 @@ static const struct member {
     {"stall_s", "stall", offsetof(struct settings, stall_s), 0, 1000000000},
     {"ageing_s", "ageing", offsetof(struct settings, ageing_s), 0, 1000000000},
     {"log_mib", "log-mib", offsetof(struct settings, log_mib), 1, 1048576},
+    {"preempt", "preempt", offsetof(struct settings, preempt), 0, 1},
 };
 enum { MEMBERS = sizeof members / sizeof *members };
 
@@ -55,7 +56,7 @@ static int unknown(const char *name, struct dha_err *e)
     const char *near = text_nearest(name, names, MEMBERS);
     dha_fail(e, DHA_E_INPUT, "there is no setting \"%.40s\"", name);
     return near ? dha_err_hint(e, "did you mean \"%s\"?", near)
-                : dha_err_hint(e, "slots, stall_s, ageing_s, log_mib");
+                : dha_err_hint(e, "slots, stall_s, ageing_s, log_mib, preempt");
 }
 
 int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)

@@ -1,5 +1,5 @@
 /* settings.h: what dhad may be told in a file (--config FILE), and again while it runs (SIGHUP):
- *   {"slots": 8, "stall_s": 3600, "ageing_s": 86400, "log_mib": 64}
+ *   {"slots": 8, "stall_s": 3600, "ageing_s": 86400, "log_mib": 64, "preempt": 0}
  * Every member may be left out; one that is not known is an error. An option of the command line goes before the file.
  */
 #ifndef DHA_DAEMON_SETTINGS_H
@@ -8,18 +8,20 @@
 #include "proto/json.h"
 
 struct settings {
-    long slots;    /* cores that stages may use on this host; default: all that are online */
-    long stall_s;  /* seconds without progress that end an attempt; 0 = never; default 3600 */
-    long log_mib;  /* of disk for what the ranks of an attempt write to stderr; default 64 */
+    long slots;   /* cores that stages may use on this host; default: all that are online */
+    long stall_s; /* seconds without progress that end an attempt; 0 = never; default 3600 */
+    long log_mib; /* of disk for what the ranks of an attempt write to stderr; default 64 */
+    long
+        preempt; /* 1: running stages give way to those of higher priority (preempt.h); default 0 */
     long ageing_s; /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
 };
 #define SETTINGS_NONE                                                                              \
     (struct settings)                                                                              \
     {                                                                                              \
-        -1, -1, -1, -1                                                                             \
+        -1, -1, -1, -1, -1                                                                         \
     } /* nothing said */
 
-/* The bounds of a value, by its option's name ("slots", "stall", "ageing", "log-mib"): 0, or -1 if it is none or outside. */
+/* The bounds of a value, by its option's name ("slots", "stall", "ageing", "log-mib", "preempt"): 0, or -1 if it is none or outside. */
 int settings_option(struct settings *s, const char *option, const char *value);
 /* What the document says into *s, the rest stays. DHA_E_INPUT names the member; *s is then untouched. */
 int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e);

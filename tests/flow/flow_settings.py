@@ -77,6 +77,25 @@ class Settings(unittest.TestCase):
         self.assertEqual(self.slots(d), 3)
         d.end()
 
+    def test_a_higher_priority_makes_a_lower_one_checkpoint_and_wait(self):
+        d = self.daemon({"slots": 2, "preempt": 1})
+        d.start()
+        low = d.submit("train.sleep=3")
+        d.until_running(low, "train")
+        equal = d.submit("equal", seed=2)
+        high = d.submit("search.sleep=1", seed=3, priority=5)
+        d.until_state(high, "done")
+        self.assertEqual(d.job(equal)["state"], "queued")
+        j = d.until_state(low, "done")
+        d.until_state(equal, "done")
+        train, = (s for s in j["stages"] if s["kind"] == "train")
+        self.assertEqual((train["attempts"], train["error"]), (2, None))
+        e, = (e for e in d.events() if e["type"] == "job.preempt")
+        self.assertEqual((e["job"], e["data"]), (low, {"to": high}))
+        starts = [e["job"] for e in d.events() if e["type"] == "job.state" and e["data"].get("to") == "running"]
+        self.assertEqual(starts, [low, high, equal])
+        d.end()
+
     def test_it_does_not_start_with_a_file_that_cannot_be_used(self):
         d = self.daemon({"slots": 3, "stall": 4})
         d.start(wait=False)
