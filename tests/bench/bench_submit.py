@@ -8,51 +8,23 @@ durable submission can be faster than.
 """
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
 import harness
+from uds import Client, percentile
 
 harness.BIN = sys.argv[1]
 JOBS = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
 LISTED = int(sys.argv[3]) if len(sys.argv) > 3 else 10000
 
 
-class Client:
-    def __init__(self, path):
-        self.s = socket.socket(socket.AF_UNIX)
-        self.s.connect(path)
-        self.buf = b""
-
-    def request(self, head, body=b""):
-        self.send(head, body)
-        return self.receive()
-
-    def send(self, head, body=b""):
-        self.s.sendall(head.encode() + b"\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-
-    def receive(self):
-        while b"\r\n\r\n" not in self.buf:
-            self.buf += self.s.recv(1 << 20)
-        headers, _, rest = self.buf.partition(b"\r\n\r\n")
-        n = next(int(h.split(b":")[1]) for h in headers.split(b"\r\n") if h.lower().startswith(b"content-length"))
-        while len(rest) < n:
-            rest += self.s.recv(1 << 20)
-        self.buf = rest[n:]
-        return int(headers.split(b" ", 2)[1]), rest[:n]
-
-
 def cpu_seconds(pid):
     with open(f"/proc/{pid}/stat") as f:
         fields = f.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def percentile(xs, p):
-    return sorted(xs)[min(len(xs) - 1, int(len(xs) * p / 100))] * 1e3
 
 
 def fdatasync_rate(directory, n=500):
