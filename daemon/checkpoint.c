@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "proto/json.h"
 
@@ -147,10 +148,15 @@ int checkpoint_retire(const char *path, struct dha_err *e)
     if (!files_there(path)) {
         return 0;
     }
+    FAILPOINT(admin_prune_no_manifest);
     if (files_sync_dir(path, e) != 0) {
         return -1;
     }
-    return rename(path, gone) == 0 ? 0 : dha_fail_errno(e, errno, "cannot rename %s", path);
+    if (rename(path, gone) != 0) {
+        return dha_fail_errno(e, errno, "cannot rename %s", path);
+    }
+    FAILPOINT(admin_prune_retired);
+    return 0;
 }
 
 int checkpoint_disable(const char *path, struct dha_err *e)
@@ -163,5 +169,6 @@ int checkpoint_disable(const char *path, struct dha_err *e)
     if (rename(manifest, bad) != 0 && errno != ENOENT && errno != ENOTDIR) {
         return dha_fail_errno(e, errno, "cannot rename %s", manifest);
     }
+    FAILPOINT(admin_fsck_disabled);
     return 0;
 }

@@ -8,6 +8,7 @@
 
 #include "daemon/chores.h"
 #include "daemon/doc.h"
+#include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "daemon/jobdoc.h"
 #include "daemon/tmpdir.h"
@@ -149,6 +150,7 @@ static int write_own(struct store *s, struct export *x, const struct store_impor
                      struct progress *p, struct dha_err *e)
 {
     char path[FILES_PATH];
+    FAILPOINT(admin_export_before_records);
     cJSON *doc = jobdoc_to_json(im);
     int rc = doc ? files_path(path, e, "%s/job.json", x->tmp)
                  : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
@@ -170,6 +172,7 @@ static int write_manifest(struct export *x, struct dha_err *e)
     char path[FILES_PATH];
     cJSON *doc = cJSON_CreateObject(), *files = x->manifest;
     x->manifest = NULL;
+    FAILPOINT(admin_export_before_manifest);
     int rc = json_put_str(doc, "format", JOBDOC_MANIFEST) | json_put(doc, "files", files);
     if (rc != 0) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
@@ -234,9 +237,11 @@ static int make_tmp(struct export *x, struct dha_err *e)
 static int publish(struct export *x, struct dha_err *e)
 {
     char parent[FILES_PATH];
+    FAILPOINT(admin_export_before_rename);
     if (rename(x->tmp, x->out) != 0) {
         return dha_fail_errno(e, errno, "cannot rename %s to %s", x->tmp, x->out);
     }
+    FAILPOINT(admin_export_after_rename);
     if (files_path(parent, e, "%s/..", x->out) != 0) {
         return -1;
     }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "daemon/chores.h"
+#include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "daemon/jobdoc.h"
 #include "daemon/output.h"
@@ -215,7 +216,9 @@ static int work(struct chore *c, struct dha_err *e)
         dha_fail_errno(e, errno, "cannot create %s", k->tmp);
         goto out;
     }
+    FAILPOINT(admin_import_before_copy);
     rc = each_file(k, manifest, true, &c->progress, e) != 0 ? -1 : read_job(k, e);
+    FAILPOINT(admin_import_copied);
     if (rc != 0) {
         tree_remove(k->tmp);
     }
@@ -252,12 +255,14 @@ static int put_in_place(struct chore *c, struct import *k, struct dha_err *e)
         files_path(jobs, e, "%s", k->im.jobs_dir) != 0) {
         return -1;
     }
+    FAILPOINT(admin_import_before_rename);
     if (rename(k->tmp, path) != 0) {
         k->placed = true; /* not removed: it is all there is */
         dha_fail_errno(e, errno, "job %lld was taken in, but %s cannot be renamed to %s",
                        (long long)k->job, k->tmp, path);
         return dha_err_hint(e, "move what is in the way and rename it by hand");
     }
+    FAILPOINT(admin_import_after_rename);
     k->placed = true;
     c->result = cJSON_CreateObject();
     if ((json_put_id(c->result, "job", k->job) | json_put_str(c->result, "name", k->im.job.name) |
@@ -275,6 +280,9 @@ static int step(struct chore *c, enum chore_next *next, struct dha_err *e)
     bool first = k->job == 0;
     *next = first ? CHORE_AGAIN : CHORE_DONE;
     int rc = first ? write_rows(c, k, e) : put_in_place(c, k, e);
+    if (first) {
+        FAILPOINT(admin_import_before_commit);
+    }
     if (rc != 0 && !k->placed) {
         tree_remove(k->tmp);
     }

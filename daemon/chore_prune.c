@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/chores.h"
+#include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "daemon/grow.h"
 #include "daemon/log.h"
@@ -265,6 +266,7 @@ static int remove_trees(struct chore *c, struct dha_err *e)
 {
     struct prune *k = c->arg;
     progress_phase(&c->progress, "removing", (int64_t)k->n_victims);
+    FAILPOINT(admin_prune_before_remove);
     for (size_t i = 0; i < k->n_victims; i++) {
         char path[FILES_PATH];
         if (k->victims[i].gone && (files_path(path, e, "%s.del", k->victims[i].c.path) != 0 ||

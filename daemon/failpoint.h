@@ -33,6 +33,22 @@
     X(sweep_before_kill, "a shim was lost, what it left is alive")                                 \
     X(sweep_after_kill, "nothing is left of a lost attempt, its temporary directory is")           \
     X(remove_before_unlink, "a damaged output is about to be removed")                             \
+    X(admin_export_before_records, "export: files copied, nothing written about them")             \
+    X(admin_export_before_manifest, "export: all but its manifest there")                          \
+    X(admin_export_before_rename, "export: whole, but still DIR.tmp")                              \
+    X(admin_export_after_rename, "export: there, nobody told")                                     \
+    X(admin_import_before_copy, "import: its directory made, nothing in it")                       \
+    X(admin_import_copied, "import: all copied, no rows")                                          \
+    X(admin_import_before_commit, "import: rows made, not committed")                              \
+    X(admin_import_before_rename, "import: rows committed, the files not the job's yet")           \
+    X(admin_import_after_rename, "import: there, nobody told")                                     \
+    X(admin_prune_no_manifest, "prune: a checkpoint's manifest is gone, the rest is there")        \
+    X(admin_prune_retired, "prune: a checkpoint renamed away, its row still complete")             \
+    X(admin_prune_before_remove, "prune: recorded as deleted, the bytes still there")              \
+    X(admin_fsck_before_move, "fsck: a place in lost+found made, nothing moved")                   \
+    X(admin_fsck_after_move, "fsck: moved, its event not committed")                               \
+    X(admin_fsck_disabled, "fsck: a bad checkpoint's manifest renamed, its row still complete")    \
+    X(admin_offline_before_commit, "dhad fsck: all repaired, not committed")                       \
     X(shim_locked, "dha-shim: lock held, nothing written")                                         \
     X(shim_before_rename, "dha-shim: shim.json (1st) or exit.json (2nd) written, not named so")    \
     X(shim_after_rename, "dha-shim: shim.json (1st) or exit.json (2nd) there")                     \

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "daemon/checkpoint.h"
+#include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "daemon/grow.h"
 #include "daemon/output.h"
@@ -544,9 +545,11 @@ static int move_away(struct store *s, const char *state_dir, const char *lost,
     if (files_there(to)) {
         return dha_fail(e, DHA_E_CONFLICT, "%s is there already", to);
     }
+    FAILPOINT(admin_fsck_before_move);
     if (rename(f->path, to) != 0) {
         return dha_fail_errno(e, errno, "cannot move %s to %s", f->path, to);
     }
+    FAILPOINT(admin_fsck_after_move);
     if (say(s, f, to, now_us, e) != 0) { /* no move without its event */
         rename(to, f->path);
         return -1;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "daemon/daemon.h"
+#include "daemon/failpoint.h"
 #include "daemon/fsck.h"
 #include "proto/findings.h"
 
@@ -114,6 +115,7 @@ static int repair_all(struct store *s, const char *dir, const struct fsck_report
         repaired += done;
         left += !done;
     }
+    FAILPOINT(admin_offline_before_commit);
     int rc = store_commit(s, e);
     fprintf(stderr, "dhad fsck: %lld repaired, %d left; what was moved is in %s\n",
             (long long)repaired, left, lost);

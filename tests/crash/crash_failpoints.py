@@ -4,6 +4,7 @@ And every function that commits, renames, removes, starts or kills has a point (
 import glob
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,11 +160,174 @@ class Failpoints(unittest.TestCase):
         self.assertEqual(d.stray(), [])
 
 
+    # ---- what an administrator asks for ----
+
+    def admin(self, d, verb, **body):
+        """`dha admin VERB`, done when it was planned: the chore as it ends."""
+        r = d.post(f"/v1/admin/{verb}", body)
+        self.assertEqual(r.status, 202, r)
+        c = r.json["chore"]
+        while c["state"] in ("running", "planned"):
+            if c["state"] == "planned":
+                d.post(f"/v1/admin/chores/{c['id']}/apply")
+            c = d.get(f"/v1/admin/chores/{c['id']}?wait=5").json["chore"]
+        return c
+
+    def admin_done(self, d, verb, **body):
+        c = self.admin(d, verb, **body)
+        self.assertEqual(c["state"], "done", c)
+        return c["result"]
+
+    def admin_killed(self, d, verb, **body):
+        try:
+            c = self.admin(d, verb, **body)
+        except (OSError, harness.http.client.HTTPException):
+            c = None
+        self.assertIsNone(c, "the point was never reached")
+        self.revive(d)
+
+    def found(self, d):
+        """What fsck sees, and would only say: kind -> paths below the state directory."""
+        c = d.post("/v1/admin/fsck", {"deep": True}).json["chore"]
+        while c["state"] == "running":
+            c = d.get(f"/v1/admin/chores/{c['id']}?wait=5").json["chore"]
+        self.assertIn(c["state"], ("done", "planned"), c)
+        kinds = {}
+        for f in c["result"]["findings"]:
+            kinds.setdefault(f["kind"], set()).add(os.path.relpath(f["path"], d.state))
+        return kinds
+
+    def with_checkpoints(self, point):
+        """A daemon that dies at the point, with a job that has ended and kept five checkpoints of its training."""
+        d = self.daemon(point)
+        d.wait_ready()
+        job = d.submit("train.ckpts=5 train.sleep=0.5")
+        self.assertEqual(d.until_state(job, *harness.FINAL)["state"], "done")
+        self.assertEqual(self.steps(d, job), [2, 4, 6, 8, 10])
+        return d, job
+
+    def steps(self, d, job):
+        return [c["step"] for c in d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]
+                if c["state"] == "complete" and "/train/" in c["path"]]
+
+    def run_admin(self, point):
+        getattr(self, "run_admin_" + point.split("_")[1])(point)
+
+    def run_admin_export(self, point):
+        """DIR is whole or not there; what was cut short is DIR.tmp, which the next export names."""
+        d, job = self.with_checkpoints(point)
+        out = os.path.join(d.dir, "out")
+        self.admin_killed(d, "export", job=job, out=out)
+        self.assertEqual(os.path.exists(out), point == "admin_export_after_rename")
+        self.assertEqual(os.path.exists(out + ".tmp"), not os.path.exists(out))
+        self.assertEqual(self.found(d), {}, "an export changes nothing here")
+        if not os.path.exists(out):
+            c = self.admin(d, "export", job=job, out=out)
+            self.assertEqual((c["state"], c["error"]["code"]), ("failed", "conflict"))
+            self.assertIn("remove it", c["error"]["hint"])
+            shutil.rmtree(out + ".tmp")
+            self.admin_done(d, "export", job=job, out=out)
+        imported = self.admin_done(d, "import", dir=out)["job"]  # compares each file with the manifest
+        self.assertEqual(self.steps(d, imported), [2, 4, 6, 8, 10])
+        self.assertEqual(self.found(d), {})
+
+    def run_admin_import(self, point):
+        """No job; or, between its rows and its files, a job without files that fsck tells; or all of it."""
+        d, job = self.with_checkpoints(point)
+        out = os.path.join(d.dir, "out")
+        self.admin_done(d, "export", job=job, out=out)
+        self.admin_killed(d, "import", dir=out)
+        jobs = [j["id"] for j in d.get("/v1/jobs").json["jobs"] if j["id"] != job]
+        made = point.split("_")[-2:] in (["before", "rename"], ["after", "rename"])
+        self.assertEqual(len(jobs), made)
+        found = self.found(d)
+        if point == "admin_import_after_rename":
+            self.assertEqual(found, {})
+        elif made:
+            self.assertEqual(set(found), {"output", "removed", "unknown"})
+            self.assertTrue(all(p.startswith(f"jobs/{jobs[0]}/") for p in found["output"] | found["removed"]))
+        else:
+            self.assertEqual(set(found), {"unknown"})
+        for path in found.get("unknown", ()):
+            self.assertRegex(path, r"^jobs/\.import-[0-9]+$")
+        again = self.admin_done(d, "import", dir=out)["job"]
+        self.assertNotIn(again, jobs + [job])
+        for j in [job, again] + (jobs if not found else []):
+            self.assertEqual(self.steps(d, j), [2, 4, 6, 8, 10])
+        self.admin(d, "fsck", deep=True)
+        left = self.found(d)
+        self.assertLessEqual(set(left), {"output"}, "only the files that never became the job's")
+        # What is not there is not taken: the same job again makes or takes what is whole.
+        new = d.submit("train.ckpts=5 train.sleep=0.5")
+        self.assertEqual(d.until_state(new, *harness.FINAL)["state"], "done")
+        self.assertEqual(self.found(d), left)
+
+    def run_admin_prune(self, point):
+        """What was to stay is whole, what was to go is listed as gone or goes the next time."""
+        d, job = self.with_checkpoints(point)
+        self.admin_killed(d, "prune", keep_last=1)
+        found = self.found(d)
+        self.assertEqual(set(found), {"admin_prune_no_manifest": {"checkpoint"},
+                                      "admin_prune_retired": {"leftover", "removed"},
+                                      "admin_prune_before_remove": {"leftover"}}[point])
+        kept = os.path.join("jobs", str(job), "train", "out", "ckpt", "step-10")
+        self.assertFalse([p for paths in found.values() for p in paths if p.startswith(kept)])
+        self.assertIn(10, self.steps(d, job))
+        self.admin_done(d, "prune", keep_last=1)
+        self.assertEqual(self.steps(d, job), [10])
+        self.admin(d, "fsck", deep=True)
+        self.assertEqual(self.found(d), {})
+        self.assertEqual(os.listdir(os.path.join(d.state, os.path.dirname(kept))), ["step-10"])
+
+    def damage(self, d, job):
+        """Something strange and a damaged checkpoint: paths below the state directory."""
+        strange, ckpt = "jobs/4711/notes.txt", f"jobs/{job}/train/out/ckpt/step-4"
+        os.mkdir(os.path.join(d.state, "jobs", "4711"))
+        with open(os.path.join(d.state, strange), "w") as f:
+            f.write("kept")
+        with open(os.path.join(d.state, ckpt, "shard-0000.bin"), "r+") as f:
+            f.write("S")
+        self.assertEqual(self.found(d), {"unknown": {"jobs/4711"}, "checkpoint": {ckpt}})
+        return strange, ckpt
+
+    def assert_repaired(self, d, job, strange, ckpt):
+        self.assertEqual(self.found(d), {})
+        self.assertEqual(self.steps(d, job), [2, 6, 8, 10])
+        self.assertTrue(os.path.exists(os.path.join(d.state, ckpt, "manifest.json.bad")))
+        lost, = glob.glob(os.path.join(d.state, "lost+found", "*", strange))
+        with open(lost) as f:
+            self.assertEqual(f.read(), "kept")
+
+    def run_admin_fsck(self, point):
+        """Nothing is lost half-way, and the rest is repaired the next time."""
+        d, job = self.with_checkpoints(point)
+        strange, ckpt = self.damage(d, job)
+        self.admin_killed(d, "fsck", deep=True)
+        self.assertLessEqual(set(self.found(d)), {"unknown", "checkpoint"})
+        self.admin(d, "fsck", deep=True)
+        self.assert_repaired(d, job, strange, ckpt)
+
+    def run_admin_offline(self, point):
+        d, job = self.with_checkpoints(point)
+        strange, ckpt = self.damage(d, job)
+        self.assertEqual(d.stop(), 0)
+
+        def fsck(**env):
+            return subprocess.run([os.path.join(harness.BIN, PROGRAM), "fsck", "--state", d.state, "--deep",
+                                   "--repair"], env={**os.environ, **env}, capture_output=True, text=True)
+        self.assertEqual(fsck(DHA_FAILPOINT=point).returncode, -9, "the point was never reached")
+        r = fsck()
+        self.assertEqual(r.returncode, 0, r)
+        d.start()
+        self.assert_repaired(d, job, strange, ckpt)
+
+
 # What a point needs to be reached, by its first word, and how often; others: a job, the 1st time in a daemon's
 # life and later, between two stages.
 SCENARIOS = {"cancel": (Failpoints.run_cancel, (1,)), "sweep": (Failpoints.run_sweep_of_attempt, (1,)),
              "remove": (Failpoints.run_remove, (1,)), "stop": (Failpoints.run_stop, (1,)),
-             "start": (Failpoints.run_job, (1,)), "shim": (Failpoints.run_shim, (1,))}
+             "start": (Failpoints.run_job, (1,)), "shim": (Failpoints.run_shim, (1,)),
+             "admin": (Failpoints.run_admin, (1,))}
 
 
 def make(point, n):
@@ -182,6 +346,10 @@ class Sites(unittest.TestCase):
         "main.c:main": "--detach forks before anything is open",
         "shim.c:sweep": "shim_swept; killed earlier it is a lost shim, as after shim_before_fork",
         "tmpdir.c:tmpdir_remove": "its callers have them",
+        "files.c:files_copy": "export's and import's points lie around it; a file half copied is in DIR.tmp, .import-N",
+        "files.c:files_sync_dir": "its callers have them",
+        "chore_export.c:close_own": "admin_export_before_records and admin_export_before_manifest lie around it",
+        "chore_export.c:work": "takes away what failed: killed there some of DIR.tmp is left, as at the points before",
     }
 
     def test_every_commit_and_side_effect_has_a_failpoint(self):
@@ -209,7 +377,7 @@ if os.path.exists(os.path.join(harness.BIN, PROGRAM)):
         _known = SCENARIOS.get(_p.split("_")[0])
         for _n in _known[1] if _known else (1, 4):
             setattr(Failpoints, f"test_killed_at_{_p}_{_n}", make(_p, _n))
-        if _p.endswith("_rename"):  # the 1st is shim.json, the 2nd exit.json
+        if _p.startswith("shim_") and _p.endswith("_rename"):  # the 1st is shim.json, the 2nd exit.json
             setattr(Failpoints, f"test_killed_at_{_p}_2", make(_p, 2))
         if not _known:
             setattr(Failpoints, f"test_a_sweep_survives_{_p}", make_sweep(_p))
