@@ -10,7 +10,8 @@
 #include "proto/findings.h"
 
 static const struct cli_opt opts[] = {
-    {"deep", 0, NULL, "fsck: read checkpoints and compare their digests, not only sizes"},
+    {"deep", 0, NULL,
+     "fsck: read checkpoints and outputs and compare their digests, not only sizes"},
     {"repair", 0, NULL, "fsck: say what will be done, then do it"},
     {"dry-run", 'n', NULL, "fsck --repair, prune: only say it"},
     {"state", 0, "DIR", "fsck: a state directory that no daemon uses"},

@@ -147,7 +147,10 @@ static void check_checkpoint(struct check *c, const struct store_checkpoint *k)
         found(c, FSCK_CHECKPOINT, k->path, NULL, "%s", why.msg);
     } else if (is == CHECKPOINT_UNREAD) {
         found(c, FSCK_UNREADABLE, k->path, NULL, "%s", why.msg);
-        c->failed |= why.code == DHA_E_STOPPED;
+        if (why.code == DHA_E_STOPPED) {
+            *c->e = why;
+            c->failed = true;
+        }
     }
     c->checkpoint = 0;
 }
@@ -155,11 +158,26 @@ static void check_checkpoint(struct check *c, const struct store_checkpoint *k)
 static void check_output(struct check *c)
 {
     struct dha_err why = {0};
-    if (c->stage->state == STAGE_DONE &&
-        output_check(c->stage->kind, c->stage->out_dir, &why) != 0) {
+    const struct store_stage *st = c->stage;
+    if (st->state != STAGE_DONE) {
+        return;
+    }
+    if (output_check(st->kind, st->out_dir, &why) != 0) {
         found(c, FSCK_OUTPUT, why.path[0] ? why.path : NULL,
               "nobody takes it as it is: a job that needs it makes it again",
-              "the output of %s: %s", stage_kind_name(c->stage->kind), why.msg);
+              "the output of %s: %s", stage_kind_name(st->kind), why.msg);
+    } else if (c->deep && output_compare(st->out_dir, c->p, &why) != 0) {
+        if (why.code == DHA_E_STOPPED) {
+            *c->e = why;
+            c->failed = true;
+            return;
+        }
+        found(c, output_is_unknown(&why) ? FSCK_UNREADABLE : FSCK_OUTPUT,
+              why.path[0] ? why.path : st->out_dir,
+              "the worker that reads it finds it so, too, and it is made again; what else was made "
+              "from "
+              "it may be wrong",
+              "the output of %s: %s", stage_kind_name(st->kind), why.msg);
     }
 }
 
@@ -515,6 +533,18 @@ static int still_complete(struct store *s, const struct fsck_finding *f, bool *s
     return 0;
 }
 
+/* Its job may have been told to go on: then it is taken away and made again. */
+static int still_done(struct store *s, const struct fsck_finding *f, bool *so, struct dha_err *e)
+{
+    struct store_stage st;
+    if (store_stage_get(s, f->stage, &st, e) != 0) {
+        return -1;
+    }
+    *so = st.state == STAGE_DONE;
+    store_stage_finish(&st);
+    return 0;
+}
+
 int fsck_still(struct store *s, const struct fsck_finding *f, bool *so, struct dha_err *e)
 {
     switch (f->kind) {
@@ -522,8 +552,8 @@ int fsck_still(struct store *s, const struct fsck_finding *f, bool *so, struct d
     case FSCK_LEFTOVER: return still_unknown(s, f, so, e);
     case FSCK_CHECKPOINT:
     case FSCK_REMOVED: return still_complete(s, f, so, e);
+    case FSCK_OUTPUT: return still_done(s, f, so, e);
     case FSCK_DATABASE:
-    case FSCK_OUTPUT:
     case FSCK_UNREADABLE:
     case FSCK_KINDS: break;
     }

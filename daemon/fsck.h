@@ -52,7 +52,8 @@ enum { FSCK_MAX = 10000 };
 void fsck_report_finish(struct fsck_report *r);
 void fsck_report_drop(struct fsck_report *r, size_t i); /* the i-th goes */
 
-/* s: a reader of state_dir. deep: checkpoints are read and compared with their digests. -1 only if it could not be done. */
+/* s: a reader of state_dir. deep: checkpoints and the outputs of finished stages are
+ * read and compared with their digests. -1 only if it could not be done. */
 int fsck_check(struct store *s, const char *state_dir, bool deep, struct progress *p,
                struct fsck_report *out, struct dha_err *e);
 

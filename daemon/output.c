@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "daemon/failpoint.h"
+#include "daemon/files.h"
 #include "daemon/log.h"
 #include "daemon/tmpdir.h"
 
@@ -109,6 +110,44 @@ int output_check(enum stage_kind kind, const char *out_dir, struct dha_err *why)
         return -1;
     }
     return stat(list, &st) != 0 && errno == ENOENT ? 0 : check_listed(out_dir, list, why);
+}
+
+static int compare_file(const char *dir, const cJSON *f, struct progress *p, struct dha_err *why)
+{
+    const char *name, *want = json_str(f, "xxh3_128", NULL);
+    char path[PATH_SIZE];
+    struct files_seen seen;
+    if (!want) {
+        return 0;
+    }
+    if (json_need_str(f, "path", &name, why) != 0 || path_in(path, dir, name, why) != 0 ||
+        files_digest(path, p, &seen, why) != 0) {
+        return -1;
+    }
+    return strcmp(seen.xxh3, want) == 0
+               ? 0
+               : differs(why, path, "does not have the digest that it had when it was made");
+}
+
+int output_compare(const char *out_dir, struct progress *p, struct dha_err *why)
+{
+    char list[PATH_SIZE];
+    struct stat st;
+    const cJSON *f;
+    if (path_in(list, out_dir, "output.json", why) != 0) {
+        return -1;
+    }
+    if (stat(list, &st) != 0 && errno == ENOENT) {
+        return 0;
+    }
+    cJSON *doc = json_parse_file(list, LIST_BYTES_MAX, why);
+    int rc = doc ? 0 : -1;
+    cJSON_ArrayForEach(f, json_get(doc, "files"))
+    {
+        rc = rc == 0 ? compare_file(out_dir, f, p, why) : rc;
+    }
+    cJSON_Delete(doc);
+    return rc;
 }
 
 bool output_is_unknown(const struct dha_err *why)

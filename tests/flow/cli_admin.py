@@ -141,6 +141,21 @@ class Fsck(AdminCase):
         r = self.dha("admin", "fsck", "--repair")
         self.assertEqual(r.rc, FAILED)  # told, not repaired
 
+    def test_finished_outputs_with_other_contents_are_told_when_they_are_read(self):
+        job = self.done()
+        weights = os.path.join(self.dhad.stage_dir(job, "train"), "out", "model", "model.safetensors")
+        with open(weights, "r+") as f:
+            f.seek(4000)
+            f.write("W")  # same size: only its digest tells
+        self.fsck(rc=0)
+        (f,) = self.fsck("--deep")["findings"]
+        self.assertEqual((f["kind"], f["path"], f["job"]), ("output", weights, job))
+        self.assertIn("does not have the digest", f["message"])
+        self.assertIsNone(f["repair"])
+        with open(weights, "w") as f:
+            f.write("w" * 5000)
+        self.fsck("--deep", rc=0)
+
     def test_stages_that_run_are_left_alone(self):
         job = self.dhad.submit("slow train.sleep=60")
         self.dhad.until_running(job, "train")

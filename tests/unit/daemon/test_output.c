@@ -52,7 +52,8 @@ static int teardown(void **state)
     return system(command);
 }
 
-#define WEIGHTS(bytes) "{\"path\":\"model/model.safetensors\",\"bytes\":\"" bytes "\"}"
+#define DIGEST_OF_BRACES "dc7048f8f8747f561349cde127705c16"
+#define WEIGHTS(bytes)   "{\"path\":\"model/model.safetensors\",\"bytes\":\"" bytes "\"}"
 
 static void test_without_a_list_the_main_file_decides(void **state)
 {
@@ -103,6 +104,28 @@ static void test_a_damaged_list_is_damage(void **state)
     assert_int_equal(output_check(STAGE_FUSE, dir, &e), -1);
 }
 
+static void test_contents_are_compared_where_there_is_a_digest(void **state)
+{
+    (void)state;
+    struct dha_err e = {0};
+    struct progress p = {0};
+    assert_int_equal(output_compare(dir, &p, &e), 0); /* no list */
+    list(WEIGHTS("7"));
+    assert_int_equal(output_compare(dir, &p, &e), 0); /* of a worker that left no digests */
+    list("{\"path\":\"model/config.json\",\"bytes\":\"2\","
+         "\"xxh3_128\":\"" DIGEST_OF_BRACES "\"}");
+    assert_int_equal(output_compare(dir, &p, &e), 0);
+    assert_int_equal(atomic_load(&p.done), 2);
+    put("model/config.json", "[]");
+    assert_int_equal(output_check(STAGE_FUSE, dir, &e), 0);
+    assert_int_equal(output_compare(dir, &p, &e), -1);
+    assert_int_equal(e.code, DHA_E_INPUT);
+    assert_string_equal(e.path, at("model/config.json"));
+    atomic_store(&p.stop, true);
+    assert_int_equal(output_compare(dir, &p, &e), -1);
+    assert_int_equal(e.code, DHA_E_STOPPED);
+}
+
 static void test_only_a_finished_and_damaged_output_is_cleared(void **state)
 {
     (void)state;
@@ -127,6 +150,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_listed_files_must_be_there_with_their_sizes, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_a_damaged_list_is_damage, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_contents_are_compared_where_there_is_a_digest, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_only_a_finished_and_damaged_output_is_cleared, setup,
                                         teardown),
     };
