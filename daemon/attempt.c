@@ -51,8 +51,7 @@ static void on_poll_closed(uv_handle_t *h)
     free(a);
 }
 
-/* Out of the list and, when the loop lets go of it, out of memory. */
-static void attempt_drop(struct attempt *a)
+void attempt_drop(struct attempt *a)
 {
     for (struct attempt **p = &a->d->attempts; *p; p = &(*p)->next) {
         if (*p == a) {

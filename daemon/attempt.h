@@ -74,6 +74,8 @@ struct attempt {
 
 /* attempt.c: into the list of live ones; NULL when out of memory. */
 struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row);
+/* attempt.c: out of the list and, when the loop lets go of it, out of memory. */
+void attempt_drop(struct attempt *a);
 void attempt_look(struct attempt *a);
 /* attempt_start.c: starts a shim (again); a failure is kept in the attempt and ends it. */
 void attempt_launch(struct attempt *a);

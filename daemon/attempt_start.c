@@ -51,14 +51,66 @@ static int job_is_running(struct daemon *d, int64_t job, struct dha_err *e)
     return store_job_transition(d->store, &m, &changed, e);
 }
 
+/* The attempt's rows, all that belongs to it. n->stage ready no more: *row is zeroed. */
+static int make_rows(struct daemon *d, const struct store_new_attempt *n, struct store_attempt *row,
+                     struct dha_err *e)
+{
+    char *dir = NULL, *out = NULL;
+    struct store_stage st = {0};
+    int64_t id = 0;
+    int number = 0, rc = -1;
+    *row = (struct store_attempt){0};
+    if (store_attempt_new(d->store, n, &id, &number, e) != 0) {
+        return -1;
+    }
+    if (id == 0) {
+        return 0; /* somebody was faster; the next pass sees it */
+    }
+    if (store_stage_get(d->store, n->stage, &st, e) == 0 &&
+        stage_dirs(d, st.job, st.kind, number, &dir, &out, e) == 0 &&
+        store_attempt_set_dir(d->store, id, dir, e) == 0 &&
+        store_stage_set_out_dir(d->store, n->stage, out, e) == 0 &&
+        job_is_running(d, st.job, e) == 0) {
+        rc = store_attempt_get(d->store, id, row, e);
+    }
+    store_stage_finish(&st);
+    free(out);
+    free(dir);
+    return rc;
+}
+
+/* All of it or nothing: a live row that no struct attempt stands for would keep its slots until the daemon ends. */
+static int make(struct daemon *d, const struct store_new_attempt *n, struct attempt **out,
+                struct dha_err *e)
+{
+    struct store_attempt row;
+    struct store_mark mark;
+    *out = NULL;
+    if (store_mark(d->store, &mark, e) != 0) {
+        return -1;
+    }
+    int rc = make_rows(d, n, &row, e);
+    if (rc == 0 && row.id && !(*out = attempt_add(d, &row))) {
+        rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    store_attempt_finish(&row);
+    if (rc != 0) {
+        store_undo(d->store, &mark);
+        return -1;
+    }
+    rc = store_keep(d->store, &mark, e);
+    if (rc != 0 && *out) {
+        attempt_drop(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
 int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t n_slots,
                   bool *started, struct dha_err *e)
 {
-    char uuid[STORE_UUID_SIZE], *dir = NULL, *out = NULL;
-    struct store_stage st = {0};
-    struct store_attempt row = {0};
-    int64_t id = 0;
-    int number = 0, rc = -1;
+    char uuid[STORE_UUID_SIZE];
+    struct attempt *a;
     bool whole;
     *started = false;
     if (new_uuid(uuid, e) != 0 || stages_check_input(d, stage, &whole, e) != 0) {
@@ -69,35 +121,16 @@ int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t 
     }
     struct store_new_attempt n = {
         .stage = stage, .uuid = uuid, .slots = slots, .n_slots = n_slots, .now_us = now_us()};
-    if (store_attempt_new(d->store, &n, &id, &number, e) != 0) {
+    if (make(d, &n, &a, e) != 0) {
         return -1;
     }
-    if (id == 0) {
-        return 0; /* somebody was faster; the next pass sees it */
+    if (a) {
+        a->phase = A_NEW;
+        a->launch_next = d->to_launch;
+        d->to_launch = a;
+        *started = true;
     }
-    if (store_stage_get(d->store, stage, &st, e) != 0 ||
-        stage_dirs(d, st.job, st.kind, number, &dir, &out, e) != 0 ||
-        store_attempt_set_dir(d->store, id, dir, e) != 0 ||
-        store_stage_set_out_dir(d->store, stage, out, e) != 0 ||
-        job_is_running(d, st.job, e) != 0 || store_attempt_get(d->store, id, &row, e) != 0) {
-        goto out;
-    }
-    struct attempt *a = attempt_add(d, &row);
-    if (!a) {
-        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-        goto out;
-    }
-    a->phase = A_NEW;
-    a->launch_next = d->to_launch;
-    d->to_launch = a;
-    *started = true;
-    rc = 0;
-out:
-    store_attempt_finish(&row);
-    store_stage_finish(&st);
-    free(out);
-    free(dir);
-    return rc;
+    return 0;
 }
 
 /* The stage's spec, put together from the store. */

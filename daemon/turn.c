@@ -19,6 +19,9 @@
  * loop gets its turn for everything else. */
 enum { ROUNDS = 16, ROUNDS_US = 4000, TROUBLE_US = 10000000 };
 
+/* After a pass that failed. */
+enum { PASS_AGAIN_MS = 2000 };
+
 static int64_t read_us(clockid_t clock)
 {
     struct timespec ts;
@@ -68,12 +71,15 @@ static void run_pass(struct daemon *d)
     struct dha_err e = {0};
     int64_t begin = clock_us();
     d->want_pass = false;
-    if (plan_pass(d, &e) != 0) {
-        log_fail("scheduling", &e);
-    }
+    bool failed = plan_pass(d, &e) != 0;
     int64_t took = clock_us() - begin;
     d->last_pass_ms = uv_now(&d->loop);
     d->last_pass_cost_ms = (uint64_t)took / 1000;
+    if (failed) { /* nothing else may ever ask for the next one */
+        log_fail("scheduling", &e);
+        d->want_pass = true;
+        d->last_pass_cost_ms += PASS_AGAIN_MS / 10;
+    }
     histogram_add(&d->stat.pass, took);
     if (took > d->stat.pass_max_us) {
         d->stat.pass_max_us = took;

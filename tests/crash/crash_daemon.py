@@ -350,6 +350,33 @@ class StateDirectory(harness.Case):
         with open(path, "rb") as f:
             self.assertEqual(f.read(), before)
 
+    def half_made(self, when):
+        """For some seconds an attempt's row can be made, but not all that belongs to it: then there is none."""
+        d = self.dhad
+        d.stop()
+        db = sqlite3.connect(os.path.join(d.state, "state.db"))
+        until = int(time.time()) + 4
+        db.execute(f"CREATE TRIGGER half_made BEFORE UPDATE OF {when} WHEN CAST(strftime('%s', 'now') AS INTEGER)"
+                   f" < {until} BEGIN SELECT RAISE(ABORT, 'told to fail'); END")
+        db.commit()
+        db.close()
+        d.start()
+        job = d.submit()
+        d.until(lambda: "told to fail" in d.console())
+        self.assertLess(time.time(), until)
+        self.assertEqual((d.job(job)["state"], d.stage(job, "search")["state"]), ("queued", "ready"))
+        node, = d.get("/v1/nodes").json["nodes"]
+        self.assertEqual({s["attempt"] for s in node["slots"]}, {None}, "nobody holds slots for what is not there")
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", "tried again by itself")
+        self.assertEqual([(s["attempts"], len(d.launches(job, s["kind"]))) for s in j["stages"]], [(1, 1)] * 5)
+
+    def test_an_attempt_whose_directory_cannot_be_recorded_leaves_no_row(self):
+        self.half_made("dir ON attempt")
+
+    def test_an_attempt_whose_job_cannot_be_moved_leaves_no_row(self):
+        self.half_made("state ON job")
+
     def test_detach_returns_when_the_socket_answers_and_says_why_it_cannot(self):
         d = self.dhad
         r = self.refused("--detach", socket=os.path.join(d.dir, "other"))
