@@ -250,7 +250,29 @@ static int make_next_ready(struct store *s, int64_t stage, int64_t now_us, struc
     return event_move(s, "stage.state", job, next, attempt, "pending", "ready", NULL, now_us, e);
 }
 
-/* Back to pending: ready at once if nothing before it is missing; what comes after it must wait again. */
+/* What comes after a stage that is not complete any more waits again, and says so. */
+static int make_rest_wait(struct store *s, int64_t stage, int64_t now_us, struct dha_err *e)
+{
+    for (;;) {
+        sqlite3_stmt *q = db_query(s, e,
+                                   "SELECT n.id, n.job, n.attempt FROM stage d JOIN stage n"
+                                   " ON n.job = d.job AND n.ord > d.ord"
+                                   " WHERE d.id = ?1 AND n.state = 'ready' ORDER BY n.ord LIMIT 1",
+                                   DB_I(stage));
+        int rc = q ? db_next(s, e, q) : -1;
+        if (rc <= 0)
+            return rc;
+        int64_t id = sqlite3_column_int64(q, 0), job = sqlite3_column_int64(q, 1);
+        int attempt = sqlite3_column_int(q, 2);
+        db_reset(q);
+        if (db_run(s, e, "UPDATE stage SET state = 'pending' WHERE id = ?1", DB_I(id)) != 0 ||
+            event_move(s, "stage.state", job, id, attempt, "ready", "pending", NULL, now_us, e) !=
+                0)
+            return -1;
+    }
+}
+
+/* Back to pending: ready at once if nothing before it is missing. */
 static int settle_pending(struct store *s, const struct store_stage_move *m, enum stage_state *to,
                           struct dha_err *e)
 {
@@ -261,11 +283,6 @@ static int settle_pending(struct store *s, const struct store_stage_move *m, enu
                " retries = 0, not_before_us = 0, reused_from = NULL, output = NULL, tokens = 0,"
                " seconds = 0, peak_rss = 0, kv_parent = 0, kv_converted = 0, started_us = 0,"
                " ended_us = 0 WHERE id = ?1",
-               DB_I(m->stage)) != 0 ||
-        db_run(s, e,
-               "UPDATE stage SET state = 'pending' WHERE state = 'ready' AND id <> ?1"
-               " AND job = (SELECT job FROM stage WHERE id = ?1)"
-               " AND ord > (SELECT ord FROM stage WHERE id = ?1)",
                DB_I(m->stage)) != 0)
         return -1;
     int64_t ready;
@@ -318,7 +335,8 @@ static int apply_move(struct store *s, const struct store_stage_move *m, struct 
         (to == STAGE_REUSED && take_results(s, m, e) != 0) ||
         ((to == STAGE_REUSED || m->from == STAGE_REUSED) && job_refresh_losses(s, job, e) != 0) ||
         event_move(s, "stage.state", job, m->stage, m->attempt, stage_state_name(m->from),
-                   stage_state_name(to), m->reason, m->now_us, e) != 0)
+                   stage_state_name(to), m->reason, m->now_us, e) != 0 ||
+        (m->to == STAGE_PENDING && make_rest_wait(s, m->stage, m->now_us, e) != 0))
         return -1;
     if (m->outbox && store_outbox_add(s, m->outbox, job, m->stage, m->attempt, m->outbox_args,
                                       m->now_us, e) != 0)

@@ -199,6 +199,41 @@ static void a_retried_stage_waits_for_what_is_before_it(void **state)
     assert_int_equal(state_of(f, first), STAGE_READY);
 }
 
+/* Who knows the stages as they were submitted and hears every event knows them as they are. */
+static void events_tell_of_every_stage_that_moves(void **state)
+{
+    struct fixture *f = *state;
+    int64_t job = submit(f, "a"), ids[3];
+    enum stage_state told[3] = {STAGE_READY, STAGE_PENDING, STAGE_PENDING};
+    for (int i = 0; i < 3; i++)
+        ids[i] = stage_id(f, job, i);
+    OK(store_commit(f->s, &e));
+    int64_t before = store_event_last(f->s);
+    stage_to(f, ids[0], STAGE_DONE);
+    stage_to(f, ids[1], STAGE_DONE);
+    assert_int_equal(state_of(f, ids[2]), STAGE_READY);
+    assert_true(move_stage(f, ids[0], STAGE_DONE, STAGE_PENDING, 1)); /* its output is gone */
+    assert_int_equal(state_of(f, ids[2]), STAGE_PENDING);
+    OK(store_commit(f->s, &e));
+    struct store_events l;
+    OK(store_events_list(f->s, before, 0, &l, &e));
+    for (size_t i = 0; i < l.n; i++)
+        for (int k = 0; k < 3; k++)
+            if (l.at[i].stage == ids[k] && strcmp(l.at[i].type, "stage.state") == 0) {
+                char from[32];
+                const char *to = strstr(l.at[i].data, "\"to\":\"");
+                snprintf(from, sizeof from, "{\"from\":\"%s\"", stage_state_name(told[k]));
+                assert_int_equal(strncmp(l.at[i].data, from, strlen(from)), 0);
+                assert_non_null(to);
+                char name[16];
+                assert_int_equal(sscanf(to, "\"to\":\"%15[a-z]", name), 1);
+                assert_int_equal(stage_state_from_name(name, &told[k]), 0);
+            }
+    store_events_finish(&l);
+    for (int k = 0; k < 3; k++)
+        assert_int_equal(told[k], state_of(f, ids[k]));
+}
+
 static void a_reused_stage_has_the_results_of_the_done_one(void **state)
 {
     struct fixture *f = *state;
@@ -353,6 +388,7 @@ int main(void)
         T(a_stale_move_changes_nothing_and_says_so),
         T(completing_a_stage_makes_the_next_ready_and_nothing_else),
         T(a_retried_stage_waits_for_what_is_before_it),
+        T(events_tell_of_every_stage_that_moves),
         T(a_reused_stage_has_the_results_of_the_done_one),
         T(moves_leave_their_event_and_their_action),
         T(cancel_is_an_intent_that_stands_until_the_job_is_final),
