@@ -9,6 +9,7 @@
 #include "daemon/attempt.h"
 #include "daemon/log.h"
 #include "daemon/preempt.h"
+#include "daemon/verdict.h"
 
 /* From the word to give way to SIGKILL. */
 enum { PREEMPT_GRACE_MS = 60000 };
@@ -106,7 +107,14 @@ out:
     return rc;
 }
 
-static struct sched_stage stage_of(const struct store_candidate *c)
+/* When a back-off ends is in wall-clock time. Much more left than the longest one there is: the clock was set back, nobody
+ * knows by how much, and an hour back must not be an hour's wait. Then there is none. */
+static int64_t backoff_until(const struct store_candidate *c, int64_t now)
+{
+    return c->not_before_us > now + 2 * VERDICT_BACKOFF_MAX_US ? 0 : c->not_before_us;
+}
+
+static struct sched_stage stage_of(const struct store_candidate *c, int64_t now)
 {
     return (struct sched_stage){.id = c->stage,
                                 .priority = c->priority,
@@ -116,10 +124,10 @@ static struct sched_stage stage_of(const struct store_candidate *c)
                                 .walltime_us = plan_lease_us(c->walltime_s),
                                 .depends_on = c->depends_on,
                                 .waits_for = c->waits_for,
-                                .not_before_us = c->not_before_us};
+                                .not_before_us = backoff_until(c, now)};
 }
 
-static int load_stages(struct daemon *d, struct snapshot *s, struct dha_err *e)
+static int load_stages(struct daemon *d, struct snapshot *s, int64_t now, struct dha_err *e)
 {
     if (store_candidates(d->store, &s->cand, &s->n, e) != 0) {
         return -1;
@@ -130,7 +138,7 @@ static int load_stages(struct daemon *d, struct snapshot *s, struct dha_err *e)
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     for (size_t i = 0; i < s->n; i++) {
-        s->stages[i] = stage_of(&s->cand[i]);
+        s->stages[i] = stage_of(&s->cand[i], now);
     }
     return 0;
 }
@@ -146,7 +154,7 @@ int snapshot_decide(struct daemon *d, struct snapshot *s, int64_t now, struct dh
 
 int snapshot_take(struct daemon *d, struct snapshot *s, struct dha_err *e)
 {
-    return snapshot_slots(d, s, e) == 0 && load_stages(d, s, e) == 0 ? 0 : -1;
+    return snapshot_slots(d, s, e) == 0 && load_stages(d, s, now_us(), e) == 0 ? 0 : -1;
 }
 
 const struct store_candidate *snapshot_candidate(const struct snapshot *s, int64_t stage)
@@ -292,7 +300,7 @@ int plan_pass(struct daemon *d, struct dha_err *e)
         refused = false;
         int rc = snapshot_slots(d, &s, e);
         if (rc == 0 && (s.n_free > 0 || d->preempt)) {
-            rc = load_stages(d, &s, e);
+            rc = load_stages(d, &s, now, e);
             if (rc == 0) {
                 rc = snapshot_decide(d, &s, now, e);
             }
@@ -402,7 +410,7 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
         c.depends_on = met ? 0 : after[i].job;
         store_job_finish(&j);
     }
-    s.stages[s.n++] = stage_of(&c);
+    s.stages[s.n++] = stage_of(&c, now);
     rc = snapshot_decide(d, &s, now, e);
     for (size_t i = 0; rc == 0 && i < s.result.n; i++) {
         if (s.result.at[i].stage == c.stage) {

@@ -80,13 +80,14 @@ struct verdict verdict_of(const struct verdict_facts *f)
     }
     if (class == DHA_RETRY_FREE || (f->asked && class == DHA_RETRY_INFRA)) {
         v.kind = VERDICT_AGAIN;
-        v.backoff_us = f->asked ? 0 : 1000000; /* a worker that stops on its own must not spin */
+        /* a worker that stops on its own must not spin */
+        v.backoff_us = f->asked ? 0 : VERDICT_BACKOFF_US;
         return v;
     }
     if (class == DHA_RETRY_INFRA && f->retries < VERDICT_RETRIES) {
         v.kind = VERDICT_AGAIN;
         v.count_retry = true;
-        v.backoff_us = (int64_t)1000000 << f->retries;
+        v.backoff_us = VERDICT_BACKOFF_US << f->retries;
     }
     return v;
 }

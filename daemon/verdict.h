@@ -15,7 +15,9 @@
 
 #include "proto/err.h"
 
-#define VERDICT_RETRIES 3
+#define VERDICT_RETRIES        3
+#define VERDICT_BACKOFF_US     INT64_C(1000000) /* the first; each is twice the one before */
+#define VERDICT_BACKOFF_MAX_US (VERDICT_BACKOFF_US << (VERDICT_RETRIES - 1))
 
 struct verdict_facts {
     bool has_status;       /* status.json was read */

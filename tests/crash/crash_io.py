@@ -105,12 +105,16 @@ class DiskFails(unittest.TestCase):
 
 
 class ClockJumps(unittest.TestCase):
-    def jump(self, hours):
+    def daemon(self):
         d = harness.Dhad()
         self.addCleanup(d.clean)
         clock = os.path.join(d.dir, "clock")
         d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO_CLOCK=clock)
         self.addCleanup(d.end)
+        return d, clock
+
+    def jump(self, hours):
+        d, clock = self.daemon()
         job = d.submit("search.sleep=3", resources={"ranks": 2, "walltime": "30m"})
         d.until_running(job, "search")
         with open(clock, "w") as f:
@@ -129,6 +133,16 @@ class ClockJumps(unittest.TestCase):
 
     def test_an_hour_back_stops_nothing(self):
         self.jump(-1)
+
+    def test_an_hour_back_makes_no_back_off_an_hour_long(self):
+        d, clock = self.daemon()
+        job = d.submit("search.exit=9:3")
+        # after the third attempt it waits for 4 s, which leaves time for this:
+        d.until(lambda: (s := d.stage(job, "search"))["attempts"] == 3 and s["state"] == "ready")
+        with open(clock, "w") as f:
+            f.write("-3600")
+        self.assertEqual(d.until_state(job, *harness.FINAL, seconds=15)["state"], "done")
+        self.assertEqual(d.stage(job, "search")["attempts"], 4)
 
 
 class NoDescriptors(harness.Case):
