@@ -181,9 +181,22 @@ static bool child_lives(const struct attempt *a)
            st.state != 'Z' && st.state != 'X';
 }
 
+/* Of a shim that was killed before it wrote shim.json. */
+static void remove_unused_tmp(const struct attempt *a)
+{
+    int dir = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir >= 0) {
+        tmpdir_unmake(dir);
+        close(dir);
+    }
+}
+
 static void conclude(struct attempt *a)
 {
     struct dha_err e = {0};
+    if (!has_file(a, "shim.json")) {
+        remove_unused_tmp(a);
+    }
     if (attempt_conclude(a, &e) == 0) {
         attempt_drop(a);
         return;

@@ -50,6 +50,7 @@
     X(admin_fsck_disabled, "fsck: a bad checkpoint's manifest renamed, its row still complete")    \
     X(admin_offline_before_commit, "dhad fsck: all repaired, not committed")                       \
     X(shim_locked, "dha-shim: lock held, nothing written")                                         \
+    X(shim_tmp_made, "dha-shim: its temporary directory there, shim.json not")                     \
     X(shim_before_rename, "dha-shim: shim.json (1st) or exit.json (2nd) written, not named so")    \
     X(shim_after_rename, "dha-shim: shim.json (1st) or exit.json (2nd) there")                     \
     X(shim_before_fork, "dha-shim: counts as started, the command does not run")                   \

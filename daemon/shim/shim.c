@@ -240,10 +240,11 @@ int main(int argc, char **argv)
     }
     FAILPOINT(shim_locked);
     char tmp[TMPDIR_SIZE];
-    if (tmpdir_make(tmp) != 0) {
+    if (tmpdir_make(dir, tmp) != 0) {
         say("cannot make a temporary directory in /tmp: %s", strerror(errno));
         return CANNOT;
     }
+    FAILPOINT(shim_tmp_made);
     int rc = CANNOT;
     int n = argc - 4;
     char **command = calloc((size_t)n + 1, sizeof *command);

@@ -158,6 +158,25 @@ class Failpoints(unittest.TestCase):
         self.assertEqual([s["attempts"] for s in j["stages"]], [1 + lost, 1, 1, 1, 1])
         self.assertEqual([len(d.launches(job, s["kind"])) for s in j["stages"]], [1] * 5)
         self.assertEqual(d.stray(), [])
+        self.assert_no_tmp(d, sum(s["attempts"] for s in j["stages"]))
+
+    def assert_no_tmp(self, d, attempts):
+        names = glob.glob(os.path.join(d.state, "jobs", "*", "*", "a*", "tmp.name"))
+        self.assertEqual(len(names), attempts)
+        for path in names:
+            with open(path) as f:
+                name = f.read()
+            self.assertRegex(name, r"^/tmp/dha-\w{6}$")
+            self.assertFalse(os.path.exists(name), name)
+
+    def test_shims_that_never_get_to_shim_json_leave_no_temporary_directories(self):
+        d = harness.Dhad(shim="dha-shim-failpoints")
+        self.addCleanup(d.clean)
+        d.start(DHA_SHIM_FAILPOINT="shim_tmp_made")
+        job = d.submit()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], j["stages"][0]["attempts"]), ("failed", 4))
+        self.assert_no_tmp(d, 4)
 
 
     # ---- what an administrator asks for ----

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/tmpdir.h"
 #include "proto/json.h"
 
 static char *shim;
@@ -205,6 +206,39 @@ static void gives_a_short_temporary_directory_and_removes_it(void **state)
     assert_int_equal(access("/tmp", F_OK), 0); /* what the link pointed at is still there */
 }
 
+/* What a shim does that is started again after one that was killed before shim.json. */
+static void an_unused_temporary_directory_goes_with_the_next_one(void **state)
+{
+    (void)state;
+    char first[TMPDIR_SIZE], second[TMPDIR_SIZE], below[64];
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    tmpdir_unmake(fd); /* there is none */
+    assert_int_equal(tmpdir_make(fd, first), 0);
+    assert_int_equal(access(first, W_OK | X_OK), 0);
+    assert_string_equal(content("tmp.name"), first);
+    assert_int_equal(tmpdir_make(fd, second), 0);
+    assert_int_equal(access(first, F_OK), -1);
+    assert_int_equal(access(second, F_OK), 0);
+    /* with something in it, it is not an unused one */
+    snprintf(below, sizeof below, "%s/x", second);
+    assert_int_equal(mkdir(below, 0700), 0);
+    tmpdir_unmake(fd);
+    assert_int_equal(access(below, F_OK), 0);
+    assert_int_equal(tmpdir_remove(second), 0);
+    /* nor is one of another kind of name */
+    char other[] = "/tmp/dha-other-XXXXXX", path[128];
+    assert_non_null(mkdtemp(other));
+    snprintf(path, sizeof path, "%s/tmp.name", dir);
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    assert_true(fputs(other, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+    tmpdir_unmake(fd);
+    assert_int_equal(rmdir(other), 0);
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -222,6 +256,7 @@ int main(int argc, char **argv)
         T(passes_signals_on_and_survives_them),
         T(kills_what_the_command_leaves_behind),
         T(gives_a_short_temporary_directory_and_removes_it),
+        T(an_unused_temporary_directory_goes_with_the_next_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
