@@ -110,6 +110,17 @@ static void on_again(uv_timer_t *t)
     }
 }
 
+/* What the thread does may rest on what step() changed: not before it is on disk. */
+static void on_work(uv_timer_t *t)
+{
+    struct daemon *d = t->data;
+    if (store_dirty(d->store)) {
+        uv_timer_start(t, on_work, AGAIN_MS, 0);
+    } else {
+        work(d->chore);
+    }
+}
+
 static void step(struct chore *c)
 {
     enum chore_next next = CHORE_DONE;
@@ -120,7 +131,7 @@ static void step(struct chore *c)
     }
     switch (next) {
     case CHORE_AGAIN: uv_timer_start(&c->d->chore_again, on_again, AGAIN_MS, 0); break;
-    case CHORE_WORK: work(c); break;
+    case CHORE_WORK: uv_timer_start(&c->d->chore_again, on_work, AGAIN_MS, 0); break;
     case CHORE_PLANNED: come_to_rest(c, CHORE_STATE_PLANNED); break;
     case CHORE_DONE: come_to_rest(c, CHORE_STATE_DONE); break;
     }

@@ -5,7 +5,7 @@
  * store as any handler may: briefly, a slice at a time. What it returns says what comes next:
  *
  *   running: work() -> step() -> CHORE_AGAIN: step() in a later turn, when this one is committed
- *                              > CHORE_WORK: work() again
+ *                              > CHORE_WORK: work() again, when this one is committed
  *                              > CHORE_PLANNED: nothing, until somebody says chore_apply(); then step() with c->apply
  *                              > CHORE_DONE
  *            any of them fails: failed
