@@ -232,7 +232,7 @@ static struct server_request *request_new(struct MHD_Connection *conn, const cha
     const struct server_peer *peer = server_peer(conn);
     rq->peer_uid = peer ? peer->user->uid : (uid_t)-1;
     rq->phase = READING;
-    rq->refusal = check_limits(conn, peer);
+    rq->refusal = (int)check_limits(conn, peer);
     return rq;
 }
 
