@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,7 +121,7 @@ static int read_shim_json(struct attempt *a)
     path_in(a, "shim.json", path);
     cJSON *doc = json_parse_file(path, 4096, &e);
     int rc = -1;
-    if (doc && json_need_int(doc, "pid", &pid, &e) == 0 &&
+    if (doc && json_need_int(doc, "pid", &pid, &e) == 0 && pid > 0 && pid <= INT_MAX &&
         json_need_int(doc, "start", &start, &e) == 0 &&
         json_need_str(doc, "boot_id", &boot, &e) == 0) {
         a->pid = (pid_t)pid;

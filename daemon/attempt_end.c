@@ -80,10 +80,11 @@ static int read_exit(struct attempt *a, struct verdict_facts *f, struct dha_err 
         return -1;
     }
     int64_t exited = json_int(doc, "exited", -1), sig = json_int(doc, "signal", 0);
-    if (doc && ((exited >= 0 && exited < 256) || (sig > 0 && sig < 128))) {
+    bool by_status = exited >= 0 && exited < 256;
+    if (doc && (by_status || (sig > 0 && sig < 128))) {
         f->has_exit = true;
-        f->exited = (int)exited;
-        f->signal = (int)sig;
+        f->exited = by_status ? (int)exited : -1;
+        f->signal = by_status ? 0 : (int)sig;
     }
     cJSON_Delete(doc);
     return 0;

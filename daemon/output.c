@@ -46,7 +46,9 @@ static int check_file(const char *dir, const char *name, int64_t bytes, struct d
     }
     if (stat(path, &st) != 0) {
         int err = errno;
-        return err == ENOENT || err == ENOTDIR
+        /* no file has such a name: a list with it is damaged, and looking again will not help */
+        bool never = err == ENAMETOOLONG || err == ELOOP;
+        return err == ENOENT || err == ENOTDIR || never
                    ? differs(why, path, "is not there")
                    : dha_fail_errno(why, err, "cannot look at %.330s", path);
     }

@@ -34,8 +34,14 @@ int card_read(const char *dir, cJSON **facts, struct dha_err *e)
 static void put_name(FILE *f, const char *text)
 {
     fputs("`", f);
-    for (const unsigned char *p = (const unsigned char *)text; *p; p++)
-        fputc(*p < 0x20 || *p == 0x7f || *p == '|' ? ' ' : *p == '`' ? '\'' : *p, f);
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+        if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) { /* U+0080 to U+009F: U+009B is ESC [ */
+            fputc(' ', f);
+            p++;
+        } else {
+            fputc(*p < 0x20 || *p == 0x7f || *p == '|' ? ' ' : *p == '`' ? '\'' : *p, f);
+        }
+    }
     fputs("`", f);
 }
 
@@ -212,7 +218,7 @@ static int64_t heads_of(const cJSON *list)
 {
     int64_t sum = 0, n;
     const cJSON *v;
-    cJSON_ArrayForEach(v, list) sum += json_to_int(v, &n) ? n : 0;
+    cJSON_ArrayForEach(v, list) sum += json_to_int(v, &n) && n > 0 && n <= MODEL_MAX_HEADS ? n : 0;
     return sum;
 }
 

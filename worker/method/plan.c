@@ -148,6 +148,9 @@ fail:
 
 /* --- reading ------------------------------------------------------------------------------------- */
 
+/* Sums of costs over all entries stay finite. */
+#define COST_MAX 1e100
+
 static int bad(struct dha_err *e, int entry, const char *what)
 {
     return dha_fail(e, DHA_E_PROTOCOL, "plan, %s heads of layer %d: %s", kind_name(entry),
@@ -186,8 +189,8 @@ static int read_choice(const cJSON *o, struct plan *p, int entry, struct dha_err
     const struct plan_entry *en = &p->entries[entry];
     if (need_small_int(o, "n", 1, heads, &n, e) || json_need_num(o, "cost", &cost, e))
         return -1;
-    if (!isfinite(cost))
-        return bad(e, entry, "a cost is not finite");
+    if (!(fabs(cost) <= COST_MAX))
+        return bad(e, entry, "a cost is not finite, or is out of any range");
     if (en->n_choices && en->choices[en->n_choices - 1].n >= n)
         return bad(e, entry, "choices are not in ascending order of n");
     const cJSON *list = json_get(o, "groups"), *v;
