@@ -55,6 +55,17 @@ static int unknown_option(const struct command *cmd, const struct cli_opt *const
     return dha_err_hint(e, "`dha %s --help` lists the options", cmd->name);
 }
 
+/* The word that getopt stopped at: the one just passed, or, at a letter beyond ASCII (it takes a byte for one, and more bytes
+ * follow), the one it is still in. */
+static const char *bad_word(int argc, char **argv)
+{
+    char byte = (char)optopt;
+    const char *now = optind < argc ? argv[optind] : "";
+    bool within = (optopt < 0 || (optopt > 127 && optopt < 256)) && now[0] == '-' &&
+                  now[1] != '-' && strchr(now, byte);
+    return within ? now : argv[optind - 1];
+}
+
 int args_parse(const struct command *cmd, int argc, char **argv, struct args *out,
                struct dha_err *e)
 {
@@ -95,8 +106,8 @@ int args_parse(const struct command *cmd, int argc, char **argv, struct args *ou
         if (c == '?') {
             /* optopt tells a bad letter; a bad long name is the word just passed. */
             char letter[3] = {'-', (char)optopt, 0};
-            bool is_letter = optopt > 0 && optopt < 256;
-            return unknown_option(cmd, defs, n, is_letter ? letter : argv[optind - 1], e);
+            bool is_letter = optopt > 0 && optopt < 128;
+            return unknown_option(cmd, defs, n, is_letter ? letter : bad_word(argc, argv), e);
         }
         if (c == ':') {
             dha_fail(e, DHA_E_USAGE, "'%s' needs a value", argv[optind - 1]);
