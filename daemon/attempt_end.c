@@ -37,7 +37,7 @@ static int read_doc(struct attempt *a, const char *name, cJSON **out, struct dha
         return -1;
     }
     char content[1024];
-    FILE *f = fopen(path, "re");
+    FILE *f = S_ISREG(st.st_mode) ? fopen(path, "re") : NULL;
     size_t n = f ? fread(content, 1, sizeof content, f) : 0;
     if (f) {
         fclose(f);

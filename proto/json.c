@@ -324,7 +324,8 @@ cJSON *json_parse_file(const char *path, size_t max_bytes, struct dha_err *e)
     struct stat st;
     if (max_bytes == 0)
         max_bytes = (size_t)64 << 20;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* not blocking: a pipe without a writer is refused below, and not waited for */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         dha_fail_errno(e, errno, "cannot open %s", path);
         return NULL;

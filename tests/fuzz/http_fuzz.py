@@ -40,6 +40,9 @@ class Generator:
         ids = ["1", "2", "3", "7", "999"]
         spec = dhad.spec("fuzz")
         sweep = {"spec": spec, "budgets": [0.25, 0.5], "methods": ["gqa", "spectral"], "name": "s", "dry_run": True}
+        pipe = os.path.join(dhad.dir, "pipe")  # as a model: nobody ever writes into its config.json
+        os.mkdir(pipe)
+        os.mkfifo(os.path.join(pipe, "config.json"))
         inside = lambda name: os.path.join(dhad.dir, name)  # noqa: E731
         self.routes = [("GET", p, None) for p in (
             "/v1/version", "/livez", "/readyz", "/metrics", "/v1/jobs?state=done,failed&name=a&limit=3&before=9", "/v1/jobs",
@@ -53,7 +56,7 @@ class Generator:
             ("/v1/jobs", {"spec": spec, "hold": True, "after": ["1"]}), ("/v1/jobs/ID/cancel", {"reason": "x", "now": False}),
             ("/v1/jobs/ID/hold", {}), ("/v1/jobs/ID/release", {}), ("/v1/jobs/ID/retry", {}),
             ("/v1/jobs/ID/priority", {"priority": 3}), ("/v1/nodes/NAME/drain", {"reason": "x"}), ("/v1/nodes/NAME/resume", {}),
-            ("/v1/sweeps", sweep), ("/v1/admin/fsck", {"deep": False}), ("/v1/admin/backup", {"file": inside("b.db")}),
+            ("/v1/sweeps", sweep), ("/v1/sweeps", {**sweep, "spec": {**spec, "model": pipe}}), ("/v1/admin/fsck", {"deep": False}), ("/v1/admin/backup", {"file": inside("b.db")}),
             ("/v1/admin/export", {"job": "1", "out": inside("exported")}), ("/v1/admin/import", {"dir": inside("exported")}),
             ("/v1/admin/prune", {"keep_last": 1, "keep_every": 10, "keep_best": True, "metrics_older_than_s": 1}),
             ("/v1/admin/chores/ID/apply", {}), ("/v1/shutdown", {"no": 1}))]

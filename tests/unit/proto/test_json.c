@@ -266,6 +266,12 @@ static void files_are_read_whole_and_written_atomically(void **state)
     assert_string_equal(e.path, path);
     assert_null(json_parse_file(dir, 0, &e));
     assert_int_equal(e.code, DHA_E_INPUT);
+    char pipe_path[300];
+    snprintf(pipe_path, sizeof pipe_path, "%s/pipe", dir);
+    assert_int_equal(mkfifo(pipe_path, 0600), 0);
+    assert_null(json_parse_file(pipe_path, 0, &e)); /* and returns */
+    assert_int_equal(e.code, DHA_E_INPUT);
+    unlink(pipe_path);
     assert_null(json_parse_file("/no/such/file", 0, &e));
     assert_int_equal(e.code, DHA_E_NOT_FOUND);
     assert_non_null(strstr(e.msg, "/no/such/file"));
