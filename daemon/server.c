@@ -23,6 +23,9 @@ enum { CONNECTIONS_MAX = 1400, OTHER_FILES = 256 };
 enum { CLOSING_RUNS = 10 };
 /* A connection over a user's share gets this long to hear why. */
 enum { OVER_TIMEOUT_S = 2 };
+/* The library (0.9.75) wants to run on and on for a client that sent the beginning of a chunk, and no end of its line. After
+ * so many runs that led to nothing it has to wait a little between them. */
+enum { FRUITLESS_RUNS = 1000, FRUITLESS_MS = 20 };
 
 enum phase { READING, HELD, WAITING, READY, SENT };
 enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, TOO_MANY_CONNECTIONS };
@@ -142,6 +145,7 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
 {
     struct server *s = cls;
     struct server_peer *p = *context;
+    s->fruitless = 0;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         s->n_connections++;
         *context = p = peer_new(s, conn);
@@ -353,6 +357,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     (void)version;
     struct server *s = cls;
     struct server_request *rq = *con_cls;
+    s->fruitless = 0;
     if (!rq) {
         rq = request_new(conn, url, method);
         *con_cls = rq;
@@ -387,9 +392,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
 static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
                          enum MHD_RequestTerminationCode why)
 {
-    (void)cls;
+    struct server *s = cls;
     (void)conn;
     (void)why;
+    s->fruitless = 0;
     if (*con_cls) {
         server_stream_end(*con_cls);
         request_free(*con_cls);
@@ -405,6 +411,12 @@ static void on_timer(uv_timer_t *t)
     server_run(s);
 }
 
+static void on_at_once(uv_idle_t *h)
+{
+    struct server *s = h->data;
+    server_run(s);
+}
+
 static void on_readable(uv_poll_t *p, int status, int events)
 {
     (void)status;
@@ -417,10 +429,18 @@ void server_run(struct server *s)
 {
     MHD_UNSIGNED_LONG_LONG ms;
     MHD_run(s->mhd);
-    if (MHD_get_timeout(s->mhd, &ms) == MHD_YES) {
+    bool some = MHD_get_timeout(s->mhd, &ms) == MHD_YES;
+    uv_timer_stop(&s->timer);
+    uv_idle_stop(&s->at_once);
+    if (some && ms == 0 && ++s->fruitless > FRUITLESS_RUNS) {
+        ms = FRUITLESS_MS;
+    }
+    if (some && ms == 0) {
+        /* Not a timer of 0 ms that starts itself again: libuv runs that until it no longer does, and there are connections
+         * for which the library says 0 until the loop's other parts had their turn, or the client's next byte is there. */
+        uv_idle_start(&s->at_once, on_at_once);
+    } else if (some) {
         uv_timer_start(&s->timer, on_timer, ms, 0);
-    } else {
-        uv_timer_stop(&s->timer);
     }
 }
 
@@ -563,10 +583,11 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
         return NULL;
     }
     uv_timer_init(loop, &s->timer);
+    uv_idle_init(loop, &s->at_once);
     uv_timer_init(loop, &s->deadline);
     uv_poll_init(loop, &s->poll, info->epoll_fd);
-    s->poll.data = s->timer.data = s->deadline.data = s;
-    s->open_handles = 3 + server_stream_init(s);
+    s->poll.data = s->timer.data = s->at_once.data = s->deadline.data = s;
+    s->open_handles = 4 + server_stream_init(s);
     uv_poll_start(&s->poll, UV_READABLE, on_readable);
     return s;
 }
@@ -612,5 +633,6 @@ void server_close(struct server *s)
     server_stream_close(s);
     uv_close((uv_handle_t *)&s->poll, server_handle_closed);
     uv_close((uv_handle_t *)&s->timer, server_handle_closed);
+    uv_close((uv_handle_t *)&s->at_once, server_handle_closed);
     uv_close((uv_handle_t *)&s->deadline, server_handle_closed);
 }

@@ -26,6 +26,8 @@ struct server {
     struct MHD_Daemon *mhd;
     uv_poll_t poll;
     uv_timer_t timer;    /* the HTTP library's own */
+    uv_idle_t at_once;   /* it wants to run again without waiting */
+    unsigned fruitless;  /* runs of it since it last called us */
     uv_timer_t deadline; /* the earliest of the waiting requests */
     struct server_ops ops;
     struct server_request *held, *waiting;

@@ -77,6 +77,7 @@ static ssize_t on_read(void *cls, uint64_t pos, char *buf, size_t max)
 {
     (void)pos;
     struct live *l = cls;
+    l->s->fruitless = 0;
     if (l->gone) {
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }

@@ -184,7 +184,7 @@ class Fuzzer:
     def __init__(self, dhad, seed):
         self.dhad, self.seed = dhad, seed
         self.gen = Generator(dhad)
-        self.lingering, self.statuses, self.stops = [], {}, 0
+        self.lingering, self.recent, self.statuses, self.stops = [], [], {}, 0
 
     def send(self, r, sock, data):
         """In one piece, in a few, or byte by byte; a server that closes while we send is in its right."""
@@ -256,8 +256,31 @@ class Fuzzer:
                 raise Failure(f"dhad ended with {code}: {d.console()}")
             self.stops += 1
             d.start()
-        if d.get("/livez").status != 200:
+        c = harness.UnixConnection(d.socket)
+        c.timeout = 20
+        c.request("GET", "/livez")
+        if c.getresponse().status != 200:
             raise Failure("/livez does not answer 200")
+        c.close()
+
+    def endless_line(self):
+        """A line of a chunk that never ends: the HTTP library ran on and on for it, and the loop with it (case 1738 of
+        seed 2). It may cost a little, until the client goes."""
+        def ticks():
+            with open(f"/proc/{self.dhad.process.pid}/stat") as f:
+                return sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(self.dhad.socket)
+        sock.setblocking(False)
+        sock.send(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"x" * 100000)
+        self.look()
+        time.sleep(1)
+        before = ticks()
+        time.sleep(1)
+        if ticks() - before > 0.3 * os.sysconf("SC_CLK_TCK"):
+            raise Failure(f"a chunk's endless line costs {ticks() - before} ticks a second")
+        self.look()
+        sock.close()
 
     def usage(self):
         with open(f"/proc/{self.dhad.process.pid}/status") as f:
@@ -316,6 +339,7 @@ def main():
         dhad.until_state(dhad.submit("first"), "done")
         dhad.submit("second", tokens={"train": 1000})
         fuzzer = Fuzzer(dhad, a.seed)
+        fuzzer.endless_line()
         start = time.monotonic()
         n = fuzzer.run(a.first, a.count, a.seconds, a.rss_mib or (400 if asan else 64))
         dhad.end()
