@@ -9,6 +9,7 @@ may be a 5xx but 503 and 507 (and the HTTP library's own 501 and 505); JSON must
 descriptors may not grow without bound; at the end it stops in good order, without a complaint of a sanitizer.
 """
 import argparse
+import http.client
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import re
 import select
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -250,6 +252,11 @@ class Fuzzer:
 
     def look(self):
         d = self.dhad
+        if b"shutdown" in b"".join(self.recent):  # it may be on its way out
+            try:
+                d.process.wait(timeout=0.5 if os.path.exists(d.socket) and self.answers_ready() else 20)
+            except subprocess.TimeoutExpired:
+                pass
         if (code := d.process.poll()) is not None:
             # a request to shut down that was left whole is obeyed
             if code != 0 or b"shutdown" not in b"".join(self.recent):
@@ -262,6 +269,12 @@ class Fuzzer:
         if c.getresponse().status != 200:
             raise Failure("/livez does not answer 200")
         c.close()
+
+    def answers_ready(self):
+        try:
+            return self.dhad.get("/readyz").status == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
     def endless_line(self):
         """A line of a chunk that never ends: the HTTP library ran on and on for it, and the loop with it (case 1738 of
@@ -290,25 +303,25 @@ class Fuzzer:
     def run(self, first, count, seconds, rss_mib):
         end, index, before = time.monotonic() + seconds, first, None
         while (time.monotonic() < end if count is None else index < first + count):
-            self.recent, start = [], index
-            while index < start + BATCH and (count is None or index < first + count):
+            self.recent, start, gone = [], index, False
+            while not gone and index < start + BATCH and (count is None or index < first + count):
                 try:
                     self.one(index)
                 except Failure as e:
                     raise Failure(f"case {index}: {e}\nsent: {self.last[:3000]!r}") from None
                 except (ConnectionRefusedError, FileNotFoundError):
-                    time.sleep(0.2)  # ended? look() says
+                    gone = True  # look() says whether it may be
                 self.recent.append(self.last)
                 index += 1
             try:
                 self.look()
-            except (Failure, OSError) as e:
+            except (Failure, OSError, http.client.HTTPException) as e:
                 raise Failure(f"after cases {start} to {index - 1}: {e}") from None
             if before is None and index - first >= 10 * BATCH or self.stops and before and before[2] != self.stops:
                 before = (*self.usage(), self.stops)
         for sock, r in self.lingering:
             self.close(r, sock)
-        self.lingering = []
+        self.lingering, self.recent = [], [b"shutdown"]
         time.sleep(0.3)
         self.look()
         if before and before[2] == self.stops:
