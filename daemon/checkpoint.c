@@ -10,6 +10,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/files.h"
+#include "daemon/output.h"
 #include "proto/json.h"
 
 enum { MANIFEST_MAX = 16 * 1024 * 1024 };
@@ -32,7 +33,10 @@ static int check_shard(const char *dir, const cJSON *shard, bool deep, struct pr
                         name);
     }
     if (stat(path, &st) != 0) {
-        return dha_fail(why, DHA_E_CHECKPOINT, "%s: %s", path, strerror(errno));
+        int err = errno;
+        dha_fail_errno(why, err, "cannot look at %s", path);
+        why->code = err == ENOENT || err == ENOTDIR ? DHA_E_CHECKPOINT : why->code;
+        return -1;
     }
     if (st.st_size != bytes) {
         return dha_fail(why, DHA_E_CHECKPOINT, "%s has %lld bytes, its manifest says %lld", path,
@@ -48,6 +52,13 @@ static int check_shard(const char *dir, const cJSON *shard, bool deep, struct pr
                ? 0
                : dha_fail(why, DHA_E_CHECKPOINT, "%s does not have the digest of its manifest",
                           path);
+}
+
+/* What could not be read is not damaged: the next look may read it. */
+static enum checkpoint_found judged(const struct dha_err *why)
+{
+    return why->code == DHA_E_STOPPED || output_is_unknown(why) ? CHECKPOINT_UNREAD
+                                                                : CHECKPOINT_DAMAGED;
 }
 
 static enum checkpoint_found check(const char *dir, const char *digest, bool deep,
@@ -70,7 +81,7 @@ static enum checkpoint_found check(const char *dir, const char *digest, bool dee
         return CHECKPOINT_DAMAGED;
     }
     if (files_digest(path, &none, &seen, why) != 0) {
-        return CHECKPOINT_DAMAGED;
+        return judged(why);
     }
     if (digest && strcmp(digest, seen.sha256) != 0) {
         dha_fail(why, DHA_E_CHECKPOINT, "%s does not have the digest that was recorded", path);
@@ -81,13 +92,15 @@ static enum checkpoint_found check(const char *dir, const char *digest, bool dee
     if (!doc || !cJSON_IsArray(shards)) {
         if (doc) {
             dha_fail(why, DHA_E_CHECKPOINT, "%s lists no shards", path);
+        } else {
+            found = judged(why);
         }
         goto out;
     }
     cJSON_ArrayForEach(s, shards)
     {
         if (check_shard(dir, s, deep, p, why) != 0) {
-            found = why->code == DHA_E_STOPPED ? CHECKPOINT_UNREAD : CHECKPOINT_DAMAGED;
+            found = judged(why);
             goto out;
         }
     }

@@ -154,9 +154,16 @@ void fs_digest_hex(uint64_t high, uint64_t low, char digest[FS_DIGEST_CHARS])
 int fs_digest(const char *path, char digest[FS_DIGEST_CHARS], int64_t *bytes, struct dha_err *e)
 {
     const size_t piece = (size_t)1 << 20;
-    FILE *f = fopen(path, "rb");
-    if (!f)
+    struct stat st;
+    /* without waiting: in a file's place may lie a pipe that nobody writes to */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
         return dha_fail_errno(e, errno, "cannot open %s", path);
+    FILE *f = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? fdopen(fd, "rb") : NULL;
+    if (!f) {
+        close(fd);
+        return dha_fail(e, DHA_E_CHECKPOINT, "%s is no regular file", path);
+    }
     XXH3_state_t *state = XXH3_createState();
     void *buf = malloc(piece);
     int rc = 0;

@@ -112,6 +112,10 @@ check("fuse   is made anew" in err and weights in err, "a damaged output is made
 check(open(weights, "rb").read() == before, "and is what it was")
 p = subprocess.run([worker, "verify", f"{d}/fuse/out"], capture_output=True, text=True)
 check(p.returncode == 0, "verify is content")
+os.remove(weights)
+os.mkfifo(weights)
+p = subprocess.run([worker, "verify", f"{d}/fuse/out"], capture_output=True, text=True, timeout=20)
+check(p.returncode == 78 and "no regular file" in p.stderr, f"verify waits for no pipe: {p}")
 # nor is text that is read over and over a reason to stop
 with open(f"{demo}/train.txt") as f, open(f"{base}/few.txt", "w") as few:
     few.write(f.read(1200))

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -172,6 +173,22 @@ static void test_reading_stops_when_told_to(void **state)
     assert_int_equal(why.code, DHA_E_STOPPED);
 }
 
+static void test_what_cannot_be_read_now_is_not_damaged(void **state)
+{
+    struct progress p = {0};
+    struct dha_err why = {0};
+    struct rlimit all, none;
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &all), 0);
+    none = all;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    enum checkpoint_found found = checkpoint_check(&ck, true, &p, &why);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &all), 0);
+    assert_int_equal(found, CHECKPOINT_UNREAD);
+    assert_found(CHECKPOINT_WHOLE, true, "");
+}
+
 static void test_a_retired_one_has_no_manifest_and_another_name(void **state)
 {
     struct dha_err e = {0};
@@ -206,6 +223,7 @@ int main(void)
         T(test_damage_of_each_file_is_told),
         T(test_a_manifest_may_not_name_files_elsewhere),
         T(test_reading_stops_when_told_to),
+        T(test_what_cannot_be_read_now_is_not_damaged),
         T(test_a_retired_one_has_no_manifest_and_another_name),
         T(test_a_disabled_one_keeps_everything),
     };
