@@ -92,6 +92,10 @@ TmpFS={self.dir}/tmp
 
     def stop(self):
         subprocess.run(["scancel", "-u", "root"], env=self.env, capture_output=True)
+        for _ in range(100):  # its steps must end before their daemons do
+            if not subprocess.run(["squeue", "-h"], env=self.env, capture_output=True).stdout.strip():
+                break
+            time.sleep(0.2)
         for name in ("slurmd.pid", "ctld.pid", "munge/pid"):
             try:
                 with open(f"{self.dir}/{name}") as f:
