@@ -16,6 +16,17 @@ static int64_t job_of(const struct snapshot *s, int64_t stage)
     return c ? c->job : 0;
 }
 
+/* The job's ready stage; 0 = none. */
+static int64_t stage_of_job(const struct snapshot *s, int64_t job)
+{
+    for (size_t i = 0; i < s->n_cand; i++) {
+        if (s->cand[i].job == job) {
+            return s->cand[i].stage;
+        }
+    }
+    return 0;
+}
+
 /* "45 s", "12 min", "3 h 20 min", "2 d 4 h": rounded up, as a promise has to be. */
 static const char *duration(char text[TIME_TEXT], int64_t us)
 {
@@ -189,10 +200,11 @@ static int explain_queue(struct daemon *d, const struct store_job *job, struct p
     }
     SAY(reason, "nothing of it is ready to run");
     rc = 0;
+    int64_t stage = stage_of_job(&s, job->id);
     for (size_t i = 0; i < s.result.n; i++) {
         const struct sched_decision *dec = &s.result.at[i];
         struct store_stage st;
-        if (job_of(&s, dec->stage) != job->id) {
+        if (dec->stage != stage) {
             continue;
         }
         rc = store_stage_get(d->store, dec->stage, &st, e);

@@ -253,9 +253,23 @@ static int give_way(struct daemon *d, int64_t attempt, int64_t to, struct dha_er
     return 0;
 }
 
-/* The first in line of each kind of device, if it finds no slots: somebody of lower priority gives way. */
+/* The stage that a decision is about, if it is first in line of its kind of device and finds no slots; else NULL. */
+static const struct store_candidate *stuck(const struct snapshot *s,
+                                           const struct sched_decision *dec)
+{
+    return dec->verdict == SCHED_BUSY && dec->ahead == 0 ? snapshot_candidate(s, dec->stage) : NULL;
+}
+
+/* For who is first in line and finds no slots somebody of lower priority gives way. */
 static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e)
 {
+    bool any = false;
+    for (size_t i = 0; i < s->result.n && !any; i++) {
+        any = stuck(s, &s->result.at[i]) != NULL;
+    }
+    if (!any) { /* the usual case costs no look at what runs */
+        return 0;
+    }
     size_t n = 0;
     struct preempt_attempt *l = running(d, &n, e);
     struct store_slot *rows = NULL;
@@ -272,9 +286,7 @@ static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e
     }
     for (size_t i = 0; i < s->result.n && rc == 0; i++) {
         const struct sched_decision *dec = &s->result.at[i];
-        const struct store_candidate *c = dec->verdict == SCHED_BUSY && dec->ahead == 0
-                                              ? snapshot_candidate(s, dec->stage)
-                                              : NULL;
+        const struct store_candidate *c = stuck(s, dec);
         size_t k = c ? preempt_choose(dec->slots, device_of(c->device), c->priority, slots, n_rows,
                                       l, n, out)
                      : 0;

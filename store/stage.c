@@ -229,6 +229,22 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
 
 /* ---- transitions ---- */
 
+/* Moves the stage (id, job, attempt) that the query finds, with its event: 1 moved, 0 there is none, -1. */
+static int move_found(struct store *s, sqlite3_stmt *q, const char *from, const char *to,
+                      int64_t now_us, struct dha_err *e)
+{
+    int rc = q ? db_next(s, e, q) : -1;
+    if (rc <= 0)
+        return rc;
+    int64_t id = sqlite3_column_int64(q, 0), job = sqlite3_column_int64(q, 1);
+    int attempt = sqlite3_column_int(q, 2);
+    db_reset(q);
+    if (db_run(s, e, "UPDATE stage SET state = ?2 WHERE id = ?1", DB_I(id), DB_S(to)) != 0 ||
+        event_move(s, "stage.state", job, id, attempt, from, to, NULL, now_us, e) != 0)
+        return -1;
+    return 1;
+}
+
 /* A stage is ready exactly when all before it are complete. */
 static int make_next_ready(struct store *s, int64_t stage, int64_t now_us, struct dha_err *e)
 {
@@ -239,37 +255,22 @@ static int make_next_ready(struct store *s, int64_t stage, int64_t now_us, struc
                                " SELECT 1 FROM stage p WHERE p.job = n.job AND p.ord < n.ord"
                                " AND p.state NOT IN ('done', 'reused'))",
                                DB_I(stage));
-    int rc = q ? db_next(s, e, q) : -1;
-    if (rc <= 0)
-        return rc;
-    int64_t next = sqlite3_column_int64(q, 0), job = sqlite3_column_int64(q, 1);
-    int attempt = sqlite3_column_int(q, 2);
-    db_reset(q);
-    if (db_run(s, e, "UPDATE stage SET state = 'ready' WHERE id = ?1", DB_I(next)) != 0)
-        return -1;
-    return event_move(s, "stage.state", job, next, attempt, "pending", "ready", NULL, now_us, e);
+    return move_found(s, q, "pending", "ready", now_us, e) < 0 ? -1 : 0;
 }
 
 /* What comes after a stage that is not complete any more waits again, and says so. */
 static int make_rest_wait(struct store *s, int64_t stage, int64_t now_us, struct dha_err *e)
 {
-    for (;;) {
+    int rc;
+    do {
         sqlite3_stmt *q = db_query(s, e,
                                    "SELECT n.id, n.job, n.attempt FROM stage d JOIN stage n"
                                    " ON n.job = d.job AND n.ord > d.ord"
                                    " WHERE d.id = ?1 AND n.state = 'ready' ORDER BY n.ord LIMIT 1",
                                    DB_I(stage));
-        int rc = q ? db_next(s, e, q) : -1;
-        if (rc <= 0)
-            return rc;
-        int64_t id = sqlite3_column_int64(q, 0), job = sqlite3_column_int64(q, 1);
-        int attempt = sqlite3_column_int(q, 2);
-        db_reset(q);
-        if (db_run(s, e, "UPDATE stage SET state = 'pending' WHERE id = ?1", DB_I(id)) != 0 ||
-            event_move(s, "stage.state", job, id, attempt, "ready", "pending", NULL, now_us, e) !=
-                0)
-            return -1;
-    }
+        rc = move_found(s, q, "ready", "pending", now_us, e);
+    } while (rc > 0);
+    return rc;
 }
 
 /* Back to pending: ready at once if nothing before it is missing. */
