@@ -187,10 +187,10 @@ static void copy_table(struct salvage *v, const char *table)
     }
 }
 
-static const char *const tables[] = {"sweep",      "job",         "stage",       "attempt",
-                                     "node",       "slot",        "allocation",  "event",
-                                     "outbox",     "checkpoint",  "head_budget", "eval",
-                                     "lost_found", "idempotency", "sweep_key",   "dependency"};
+static const char *const tables[] = {
+    "sweep",      "job",         "stage",     "attempt",    "node",        "slot",
+    "allocation", "event",       "outbox",    "checkpoint", "head_budget", "eval",
+    "lost_found", "idempotency", "sweep_key", "dependency", "token"};
 
 static int salvage_into(struct salvage *v, const char *old, const char *fresh, int64_t now_us,
                         struct dha_err *e)

@@ -149,6 +149,20 @@ static const char *const state_migrations[] = {
     " job INTEGER NOT NULL REFERENCES job(id), on_job INTEGER NOT NULL REFERENCES job(id),"
     " any_end INTEGER NOT NULL, PRIMARY KEY(job, on_job)) STRICT, WITHOUT ROWID;"
     "CREATE INDEX dependency_on ON dependency(on_job);",
+
+    /* 4: several nodes: what their slots are, what a gang asks of them; tokens for TCP; attempts out of sight */
+    "ALTER TABLE node ADD COLUMN address TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE node ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE slot ADD COLUMN uuid TEXT NOT NULL DEFAULT '';"  /* of a GPU */
+    "ALTER TABLE slot ADD COLUMN cores TEXT NOT NULL DEFAULT '';" /* "0-3,8" */
+    "ALTER TABLE slot ADD COLUMN memory INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN nodes INTEGER NOT NULL DEFAULT 1;"
+    "ALTER TABLE job ADD COLUMN slot_memory INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE job ADD COLUMN node_names TEXT NOT NULL DEFAULT '';" /* "a b" */
+    "ALTER TABLE attempt ADD COLUMN unreachable_us INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE token("
+    " id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, digest TEXT NOT NULL,"
+    " role TEXT NOT NULL, owner_uid INTEGER NOT NULL, created_us INTEGER NOT NULL) STRICT;",
 };
 _Static_assert(sizeof state_migrations / sizeof state_migrations[0] == STORE_SCHEMA,
                "a migration for each version");
@@ -159,7 +173,8 @@ static const char *const metrics_migrations[] = {
     " attempt INTEGER NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL,"
     " tokens INTEGER NOT NULL, value REAL, PRIMARY KEY(attempt, name, step))"
     " STRICT, WITHOUT ROWID;",
-    /* 2, 3: nothing changed here */
+    /* 2, 3, 4: nothing changed here */
+    "",
     "",
     "",
 };

@@ -47,7 +47,7 @@
 #include "proto/record.h"
 #include "proto/spec.h"
 
-#define STORE_SCHEMA    3 /* PRAGMA user_version of both files */
+#define STORE_SCHEMA    4 /* PRAGMA user_version of both files */
 #define STORE_KEY_SIZE  65
 #define STORE_UUID_SIZE 40
 

@@ -438,7 +438,7 @@ class Daemon(harness.Case):
         v = self.dhad.get("/v1/version").json
         self.assertEqual(v["pid"], self.dhad.process.pid)
         self.assertEqual(v["state_dir"], self.dhad.state)
-        self.assertEqual(v["schema"], 3)
+        self.assertEqual(v["schema"], 4)
 
     @unittest.skipIf(os.geteuid() != 0, "needs two users")
     def test_other_users_are_refused(self):

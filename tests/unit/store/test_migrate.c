@@ -81,6 +81,22 @@ static void jobs_of_version_2_have_their_walltimes_where_the_scheduler_looks(voi
     assert_sound(f);
 }
 
+static void jobs_of_version_3_are_gangs_on_one_node(void **state)
+{
+    struct fixture *f = *state;
+    put_in_place(f, STATE_DIR "/state-v3.sql");
+    open_store(f);
+    assert_int_equal(count_rows(f, "SELECT count(*) FROM job"), 9);
+    assert_int_equal(count_rows(f, "SELECT on_job FROM dependency WHERE job = 9 AND any_end = 1"),
+                     8);
+    assert_int_equal(count_rows(f, "SELECT count(*) FROM job WHERE nodes = 1 AND slot_memory = 0"
+                                   " AND node_names = ''"),
+                     9);
+    assert_int_equal(count_rows(f, "SELECT count(*) FROM slot WHERE uuid = '' AND cores = ''"), 8);
+    assert_int_equal(count_rows(f, "SELECT count(*) FROM token"), 0);
+    assert_sound(f);
+}
+
 static int is_copy(const struct dirent *d)
 {
     return strncmp(d->d_name, "state-v", 7) == 0;
@@ -156,6 +172,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(sweeps_of_one_name_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             jobs_of_version_2_have_their_walltimes_where_the_scheduler_looks, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(jobs_of_version_3_are_gangs_on_one_node, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_database_as_it_was_is_kept_three_times_at_most, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(without_a_copy_there_is_no_upgrade, set_up, tear_down),
