@@ -206,19 +206,35 @@ static void conclude(struct attempt *a)
     a->not_before_ms = uv_now(&a->d->loop) + TROUBLE_MS;
 }
 
-/* What the kernel will not kill keeps its node from being used (promise G7). */
-static void drain_for(struct attempt *a, size_t left)
+/* What the shim could not kill; how many of them are there still, and their pids. */
+static size_t left_by_shim(struct attempt *a, pid_t pids[PROCS_LEFT_MAX])
 {
-    pid_t pids[8];
+    size_t n = 0;
+    for (int i = 0; i < a->n_left; i++) {
+        if (proc_is(a->left[i].pid, a->left[i].start, a->boot_id)) {
+            kill(a->left[i].pid, SIGKILL);
+            pids[n++] = a->left[i].pid;
+        }
+    }
+    return n;
+}
+
+/* What will not be killed keeps its node from being used (promise G7). */
+static void drain_for(struct attempt *a, pid_t shim, size_t left)
+{
+    pid_t pids[PROCS_LEFT_MAX];
     char reason[256];
-    size_t n = procs_find(a->pid, a->uuid, getpid(), pids, 8);
+    size_t n = procs_find(shim, a->uuid, getpid(), pids, PROCS_LEFT_MAX);
+    if (n == 0 || n == PROCS_UNKNOWN) {
+        n = left_by_shim(a, pids);
+    }
     int len = left == PROCS_UNKNOWN
                   ? snprintf(reason, sizeof reason, "what attempt %s left cannot be looked at",
                              a->uuid)
                   : snprintf(reason, sizeof reason,
                              "%zu process(es) of attempt %s will not die:", left, a->uuid);
-    for (size_t i = 0;
-         n != PROCS_UNKNOWN && i < n && i < 8 && len > 0 && (size_t)len < sizeof reason - 12; i++) {
+    for (size_t i = 0; i < n && i < PROCS_LEFT_MAX && len > 0 && (size_t)len < sizeof reason - 12;
+         i++) {
         len += snprintf(reason + len, sizeof reason - (size_t)len, " %d", (int)pids[i]);
     }
     struct dha_err e = {0};
@@ -231,32 +247,48 @@ static void drain_for(struct attempt *a, size_t left)
 static void sweep(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
+    pid_t pids[PROCS_LEFT_MAX];
     if (a->phase != A_SWEEPING) {
         a->phase = A_SWEEPING;
         a->sweep_end_ms = now + SWEEP_MS;
     }
     FAILPOINT(sweep_before_kill);
     /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
-    bool used_again = !proc_is(a->pid, a->pid_start, a->boot_id) && kill(a->pid, 0) == 0;
-    size_t left = procs_kill(used_again ? 0 : a->pid, a->uuid, getpid());
+    pid_t shim = proc_is_another(a->pid, a->pid_start, a->boot_id) ? 0 : a->pid;
+    size_t left = procs_kill(shim, a->uuid, getpid());
+    if (left == 0) {
+        left = left_by_shim(a, pids);
+    }
     if (left == 0) {
         FAILPOINT(sweep_after_kill);
         tmpdir_remove(a->tmp); /* the shim could not; "" is refused */
         conclude(a);
     } else if (now >= a->sweep_end_ms) {
-        drain_for(a, left);
+        drain_for(a, shim, left);
         conclude(a);
     }
 }
 
 /* Did the shim say that nothing is left? What cannot be read said nothing: then we look ourselves. */
-static bool shim_swept_all(const struct attempt *a)
+static bool shim_swept_all(struct attempt *a)
 {
     char path[4200];
     struct dha_err e = {0};
+    const cJSON *one;
     path_in(a, "exit.json", path);
     cJSON *doc = json_parse_file(path, 4096, &e);
     bool all = doc && json_int(doc, "left", -1) == 0;
+    const cJSON *pids = json_get(doc, "pids");
+    a->n_left = 0;
+    cJSON_ArrayForEach(one, pids)
+    {
+        int64_t pid, start;
+        if (a->n_left < PROCS_LEFT_MAX && json_need_int(one, "pid", &pid, &e) == 0 && pid > 0 &&
+            pid <= INT_MAX && json_need_int(one, "start", &start, &e) == 0) {
+            a->left[a->n_left].pid = (pid_t)pid;
+            a->left[a->n_left++].start = (unsigned long long)start;
+        }
+    }
     cJSON_Delete(doc);
     return all;
 }

@@ -51,6 +51,12 @@ struct attempt {
     unsigned long long pid_start;
     char boot_id[PROC_BOOT_ID_SIZE];
     char tmp[TMPDIR_SIZE];
+    /* what the shim could not kill, in its words: may be out of its session, and its tag hidden from us */
+    struct {
+        pid_t pid;
+        unsigned long long start;
+    } left[PROCS_LEFT_MAX];
+    int n_left;
     int pidfd;
     uv_poll_t poll;
     bool polling;

@@ -79,6 +79,14 @@ bool proc_is(pid_t pid, unsigned long long start, const char *boot_id)
            st.state != 'Z' && st.state != 'X' && st.start == start;
 }
 
+bool proc_is_another(pid_t pid, unsigned long long start, const char *boot_id)
+{
+    struct proc_stat st;
+    char now[PROC_BOOT_ID_SIZE];
+    proc_boot_id(now);
+    return strcmp(now, boot_id) != 0 || (proc_stat_read(pid, &st) == 0 && st.start != start);
+}
+
 struct entry {
     pid_t pid, ppid;
     bool in;

@@ -24,6 +24,8 @@ struct proc_stat {
 };
 
 #define PROC_BOOT_ID_SIZE 40
+/* So many that would not die are named in exit.json. */
+#define PROCS_LEFT_MAX 8
 
 /* 0, or -1 if there is no such process (zombies are found, with state 'Z'). */
 int proc_stat_read(pid_t pid, struct proc_stat *st);
@@ -31,6 +33,8 @@ int proc_stat_read(pid_t pid, struct proc_stat *st);
 void proc_boot_id(char out[PROC_BOOT_ID_SIZE]);
 /* Alive (not a zombie) and the same process as the one recorded. */
 bool proc_is(pid_t pid, unsigned long long start, const char *boot_id);
+/* The pid names another process than the one recorded, which is therefore gone and reaped. */
+bool proc_is_another(pid_t pid, unsigned long long start, const char *boot_id);
 
 /* None was found, but not all could be looked at (no descriptor, no memory): not the same as none. */
 #define PROCS_UNKNOWN ((size_t)-1)

@@ -179,13 +179,32 @@ static int write_shim_json(int dir, const char *tmp)
     return publish(dir, "shim.json", text);
 }
 
-static int write_exit_json(int dir, int status, size_t swept, size_t left)
+/* {"pid":1,"start":"2"},...: those that would not die. Once we are gone the daemon may not find them by itself. */
+static void name_left(const char *uuid, char *text, size_t size)
 {
-    char text[160];
+    pid_t pids[PROCS_LEFT_MAX];
+    size_t n = procs_find(getpid(), uuid, getpid(), pids, PROCS_LEFT_MAX), len = 0;
+    text[0] = '\0';
+    for (size_t i = 0; n != PROCS_UNKNOWN && i < n && i < PROCS_LEFT_MAX && len < size; i++) {
+        struct proc_stat st;
+        if (proc_stat_read(pids[i], &st) == 0) {
+            len += (size_t)snprintf(text + len, size - len, "%s{\"pid\":%d,\"start\":\"%llu\"}",
+                                    len ? "," : "", (int)pids[i], st.start);
+        }
+    }
+}
+
+static int write_exit_json(int dir, int status, const char *uuid, size_t swept, size_t left)
+{
+    char text[768], who[PROCS_LEFT_MAX * 64];
     const char *how = WIFSIGNALED(status) ? "signal" : "exited";
     int value = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
-    snprintf(text, sizeof text, "{\"%s\":%d,\"swept\":%zu,\"left\":%zu}\n", how, value, swept,
-             left);
+    who[0] = '\0';
+    if (left) {
+        name_left(uuid, who, sizeof who);
+    }
+    snprintf(text, sizeof text, "{\"%s\":%d,\"swept\":%zu,\"left\":%zu,\"pids\":[%s]}\n", how,
+             value, swept, left, who);
     return publish(dir, "exit.json", text);
 }
 
@@ -280,7 +299,7 @@ int main(int argc, char **argv)
     FAILPOINT(shim_swept);
     rc = RAN;
     tmpdir_remove(tmp);
-    if (write_exit_json(dir, status, swept, left) != 0) {
+    if (write_exit_json(dir, status, uuid, swept, left) != 0) {
         say("cannot write exit.json: %s", strerror(errno));
     }
     goto free_command;

@@ -13,6 +13,15 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import harness
 
 
+# migration 4 of store/schema.c, undone
+BEFORE_4 = """
+ALTER TABLE node DROP COLUMN address; ALTER TABLE node DROP COLUMN gone; ALTER TABLE slot DROP COLUMN uuid;
+ALTER TABLE slot DROP COLUMN cores; ALTER TABLE slot DROP COLUMN memory; ALTER TABLE job DROP COLUMN nodes;
+ALTER TABLE job DROP COLUMN slot_memory; ALTER TABLE job DROP COLUMN node_names;
+ALTER TABLE attempt DROP COLUMN unreachable_us; DROP TABLE token; PRAGMA user_version = 3;
+"""
+
+
 class DaemonKilled(harness.Case):
     def test_adopts_a_running_attempt_after_kill_9(self):
         d = self.dhad
@@ -36,6 +45,23 @@ class DaemonKilled(harness.Case):
         points = d.get(f"/v1/jobs/{job}/metrics?stage=train&name=loss").json["points"]
         self.assertEqual([p["step"] for p in points], list(range(1, 61)),
                          "every record once, also those written while no daemon was there")
+
+    def test_an_upgrade_with_a_stage_running_stops_nothing(self):
+        """The state directory is made what the version before would have left; this one migrates it and adopts."""
+        d = self.dhad
+        job = d.submit("search.sleep=3")
+        d.until_running(job, "search")
+        d.kill()
+        for name, undo in (("state.db", BEFORE_4), ("metrics.db", "PRAGMA user_version = 3;")):
+            db = sqlite3.connect(os.path.join(d.state, name))
+            db.executescript(undo)
+            db.close()
+        self.assertTrue(d.of_attempt(job, "search"))
+        d.start()
+        d.until_state(job, "done")
+        self.assertEqual(len(d.launches(job, "search")), 1)
+        self.assertEqual(d.stage(job, "search")["attempt"], 1)
+        self.assertTrue(any(n.startswith("state-v3-") for n in os.listdir(os.path.join(d.state, "backup"))))
 
     def test_finishes_an_attempt_that_ended_while_it_was_away(self):
         d = self.dhad

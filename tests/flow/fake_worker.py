@@ -11,6 +11,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   freeze=1[:N]    make no progress after the first step
   deaf=1          ignore SIGUSR2
   litter=1        leave a process behind in a session of its own
+  rootchild=1|setsid  leave a process that is root's (setsid: in a session of its own), by the set-user-ID program $DHA_TEST_TO_ROOT
   badline=1       write a line that is no record
   torn=1          end the journal in the middle of a line
   flood=N         write N progress records at once
@@ -135,6 +136,13 @@ record("phase", name="work", done=0, total=steps)
 if active("litter"):
     subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=subprocess.DEVNULL,
                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+if active("rootchild"):
+    child = subprocess.Popen([os.environ["DHA_TEST_TO_ROOT"], "--reuid=0", "--regid=0", "--clear-groups",
+                              *(["setsid"] if active("rootchild") == "setsid" else []), "sleep", "1000"], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while "sleep" not in open(f"/proc/{child.pid}/comm").read():
+        time.sleep(0.01)
+    put(os.path.join(out, "root.pid"), str(child.pid))
 if active("newtype"):
     record("hologram", shape="torus")
     record("hologram", shape="sphere")

@@ -46,6 +46,15 @@ class Reply:
         return f"<{self.status} {self.raw[:300]!r}>"
 
 
+def read(path):
+    """A file's text, "" where there is none (yet)."""
+    try:
+        with open(path) as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
 def environ_of(pid):
     try:
         with open(f"/proc/{pid}/environ", "rb") as f:
