@@ -88,9 +88,9 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struc
     struct stagekey keys[STAGE_KINDS];
     struct store_new_stage stages[STAGE_KINDS];
     int n = 0, rc = -1;
-    char *text = NULL;
+    char *text = NULL, *names = plan_node_names(spec, &c->e);
     cJSON *doc = spec_to_json(spec);
-    if (!doc || !(text = json_text(doc))) {
+    if (!doc || !names || !(text = json_text(doc))) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
@@ -106,6 +106,9 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struc
                               .budget = spec->budget,
                               .priority = spec->priority,
                               .slots = plan_slots_needed(spec),
+                              .nodes = spec->resources.nodes,
+                              .slot_memory = spec_slot_memory(spec),
+                              .node_names = names,
                               .device = spec->resources.device,
                               .owner_uid = (int64_t)c->rq->peer_uid,
                               .sweep = s->sweep,
@@ -123,6 +126,7 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struc
     }
     rc = *existed ? 0 : stages_advance(c->d, *id, &c->e);
 out:
+    free(names);
     free(text);
     cJSON_Delete(doc);
     return rc;

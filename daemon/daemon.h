@@ -134,6 +134,8 @@ struct plan_explanation {
 int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
                  struct dha_err *e);
 int plan_slots_needed(const struct job_spec *s); /* of one gang */
+/* "a b", "" for any; free() it. NULL: out of memory. */
+char *plan_node_names(const struct job_spec *s, struct dha_err *e);
 /* 0, or DHA_E_NO_SLOT if no node could ever hold the gang. */
 int plan_fits(struct daemon *d, const struct job_spec *s, struct dha_err *e);
 /* What plan_explain() would say of it if it were submitted now. */

@@ -61,13 +61,75 @@ static void say_date(const struct sched_decision *dec, struct plan_explanation *
              duration(in, dec->start_us - now_us()));
 }
 
+enum { GANG_SIZE = 200, WORDS_SIZE = 320 };
+
+/* "4 slots", "4 slots on each of 2 nodes", ", each with 8 GiB of memory", ", on node-1 or node-2 only". */
+static void gang_words(const struct snapshot *s, const struct sched_stage *st, char text[GANG_SIZE])
+{
+    int n = snprintf(text, GANG_SIZE, "%d slots", st->slots);
+    if (st->nodes > 1) {
+        n += snprintf(text + n, GANG_SIZE - (size_t)n, " on each of %d nodes", st->nodes);
+    }
+    if (st->slot_memory) {
+        n += snprintf(text + n, GANG_SIZE - (size_t)n, ", each with %.3g GiB of memory",
+                      (double)st->slot_memory / (1 << 30));
+    }
+    size_t named = 0;
+    for (size_t i = 0; i < s->n_nodes && n < 100; i++) {
+        bool is = named < st->n_only && st->only[named] == s->nodes[i].id; /* both by id */
+        if (is) {
+            n += snprintf(text + n, GANG_SIZE - (size_t)n, "%s%s", named++ ? " or " : ", on ",
+                          s->nodes[i].name);
+        }
+    }
+    if (st->n_only) {
+        snprintf(text + n, GANG_SIZE - (size_t)n, "%s only",
+                 named < st->n_only ? " and others" : "");
+    }
+}
+
+static bool is_plain(const struct sched_stage *st)
+{
+    return st->nodes <= 1 && st->slot_memory == 0 && st->n_only == 0;
+}
+
+void explain_never(const struct snapshot *s, const struct sched_decision *dec, const char *what,
+                   char *reason, char *unblock)
+{
+    const struct sched_stage *st = snapshot_stage(s, dec->stage);
+    char gang[GANG_SIZE];
+    gang_words(s, st, gang);
+    if (st->n_only == 1 && st->only[0] == 0) {
+        snprintf(reason, WORDS_SIZE, "%s asks for nodes by name, and none of those is there", what);
+        snprintf(unblock, WORDS_SIZE, "name others in resources.node_names: dha nodes lists them");
+    } else if (st->device == SCHED_CUDA && dec->most == 0) {
+        snprintf(reason, WORDS_SIZE, "%s asks for %d GPU(s), and no node that it may use has any",
+                 what, dec->slots);
+        snprintf(unblock, WORDS_SIZE, "set resources.device to \"cpu\"");
+    } else if (is_plain(st)) {
+        snprintf(reason, WORDS_SIZE, "%s needs %s; the largest node has %d", what, gang, dec->most);
+        snprintf(unblock, WORDS_SIZE,
+                 "lower resources.ranks or resources.threads, or start dhad with --slots %d",
+                 dec->slots);
+    } else {
+        snprintf(reason, WORDS_SIZE, "%s needs %s; %d node%s could hold %s part of it", what, gang,
+                 dec->fitting, dec->fitting == 1 ? "" : "s", dec->fitting == 1 ? "its" : "their");
+        snprintf(unblock, WORDS_SIZE, "lower resources.ranks, threads%s%s%s",
+                 st->nodes > 1 ? ", nodes" : "", st->slot_memory ? ", memory_gib" : "",
+                 st->n_only ? ", or name other nodes in node_names" : "");
+    }
+}
+
 static void say_busy(const struct snapshot *s, const struct sched_decision *dec, const char *what,
                      int64_t job, struct plan_explanation *x)
 {
     int64_t first = dec->ahead ? job_of(s, dec->blocker) : 0;
     if (!first) {
-        SAY(reason, "%s is first in line: it needs %d slots, %d of %d are free", what, dec->slots,
-            dec->free, dec->most);
+        const struct sched_stage *st = snapshot_stage(s, dec->stage);
+        char gang[GANG_SIZE];
+        gang_words(s, st, gang);
+        SAY(reason, "%s is first in line: it needs %s, %d of %d are free%s", what, gang, dec->free,
+            dec->most, is_plain(st) ? "" : " on the best node");
         SAY(unblock, "the end of a running stage");
     } else {
         SAY(reason, "%s is behind job %lld, which waits for slots", what, (long long)first);
@@ -168,15 +230,16 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
     case SCHED_DEPENDS: return say_dependency(d, dec->blocker, what, x, e);
     case SCHED_WAITS_EQUAL: return say_equal(d, dec->blocker, what, x, e);
     case SCHED_BACKOFF: return say_backoff(d, dec->stage, what, x, e);
-    case SCHED_NEVER:
-        SAY(reason, "%s needs %d slots; the largest node has %d", what, dec->slots, dec->most);
-        SAY(unblock, "lower resources.ranks or resources.threads, or start dhad with --slots %d",
-            dec->slots);
-        break;
-    case SCHED_DRAINED:
-        SAY(reason, "%s needs %d slots, and every node that has them is drained", what, dec->slots);
+    case SCHED_NEVER: explain_never(s, dec, what, x->reason, x->unblock); break;
+    case SCHED_DRAINED: {
+        char gang[GANG_SIZE];
+        gang_words(s, snapshot_stage(s, dec->stage), gang);
+        SAY(reason, "%s needs %s, and %s drained", what, gang,
+            dec->fitting > 1 ? "too many of the nodes that have them are"
+                             : "every node that has them is");
         SAY(unblock, "resume a node: dha nodes resume NAME");
         break;
+    }
     case SCHED_BUSY:
         say_busy(s, dec, what, job, x);
         say_date(dec, x);

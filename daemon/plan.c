@@ -22,6 +22,12 @@ static enum sched_device device_of(const char *name)
 void snapshot_finish(struct snapshot *s)
 {
     sched_result_finish(&s->result);
+    while (s->only) {
+        struct plan_only *next = s->only->next;
+        free(s->only);
+        s->only = next;
+    }
+    free(s->nodes);
     free(s->cand);
     free(s->stages);
     free(s->slots);
@@ -73,11 +79,10 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
     size_t n_leases;
     struct lease *l = leases(d, &n_leases);
     struct store_slot *slots = NULL;
-    struct store_node *nodes = NULL;
-    size_t n = 0, n_nodes = 0;
+    size_t n = 0;
     int rc = -1;
     if (store_slots(d->store, &slots, &n, e) != 0 ||
-        store_nodes(d->store, &nodes, &n_nodes, e) != 0) {
+        store_nodes(d->store, &s->nodes, &s->n_nodes, e) != 0) {
         goto out;
     }
     s->slots = calloc(n + 1, sizeof *s->slots);
@@ -87,12 +92,13 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
     }
     for (size_t i = 0; i < n; i++) {
         bool drained = false;
-        for (size_t k = 0; k < n_nodes; k++) {
-            drained |= nodes[k].id == slots[i].node && nodes[k].drained;
+        for (size_t k = 0; k < s->n_nodes; k++) {
+            drained |= s->nodes[k].id == slots[i].node && s->nodes[k].drained;
         }
         s->slots[i] = (struct sched_slot){.id = slots[i].id,
                                           .node = slots[i].node,
                                           .device = device_of(slots[i].device),
+                                          .memory = slots[i].memory,
                                           .until_us = until(l, n_leases, slots[i].attempt),
                                           .busy = slots[i].attempt != 0,
                                           .drained = drained};
@@ -102,7 +108,6 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
     rc = 0;
 out:
     free(slots);
-    free(nodes);
     free(l);
     return rc;
 }
@@ -116,15 +121,70 @@ static int64_t backoff_until(const struct store_candidate *c, int64_t now)
 
 static struct sched_stage stage_of(const struct store_candidate *c, int64_t now)
 {
+    int nodes = c->nodes > 1 ? c->nodes : 1;
     return (struct sched_stage){.id = c->stage,
                                 .priority = c->priority,
                                 .age_us = c->submitted_us,
-                                .slots = c->slots,
+                                .nodes = nodes,
+                                .slots = c->slots / nodes,
+                                .slot_memory = c->slot_memory,
                                 .device = device_of(c->device),
                                 .walltime_us = plan_lease_us(c->walltime_s),
                                 .depends_on = c->depends_on,
                                 .waits_for = c->waits_for,
                                 .not_before_us = backoff_until(c, now)};
+}
+
+static bool has_word(const char *words, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = words; *p; p += strspn(p, " ")) {
+        size_t len = strcspn(p, " ");
+        if (len == n && memcmp(p, word, n) == 0) {
+            return true;
+        }
+        p += len;
+    }
+    return false;
+}
+
+/* The stage may use only the nodes named ("a b"). One that is not there is no node; if none is, none will do. */
+static int use_only(struct snapshot *s, const char *names, struct sched_stage *st,
+                    struct dha_err *e)
+{
+    if (names[0] == '\0') {
+        return 0;
+    }
+    struct plan_only *o = calloc(1, sizeof *o + (s->n_nodes + 1) * sizeof o->id[0]);
+    if (!o) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    for (size_t i = 0; i < s->n_nodes; i++) { /* by id */
+        if (has_word(names, s->nodes[i].name)) {
+            o->id[o->n++] = s->nodes[i].id;
+        }
+    }
+    o->n += o->n == 0; /* id 0: of no node */
+    o->next = s->only;
+    s->only = o;
+    st->only = o->id;
+    st->n_only = o->n;
+    return 0;
+}
+
+static int load_only(struct daemon *d, struct snapshot *s, const struct store_candidate *c,
+                     struct sched_stage *st, struct dha_err *e)
+{
+    char *names;
+    if (!c->named) {
+        return 0;
+    }
+    if (store_job_node_names(d->store, c->job, &names, e) != 0) {
+        return -1;
+    }
+    int rc = use_only(s, names, st, e);
+    free(names);
+    return rc;
 }
 
 static int load_stages(struct daemon *d, struct snapshot *s, int64_t now, struct dha_err *e)
@@ -139,6 +199,9 @@ static int load_stages(struct daemon *d, struct snapshot *s, int64_t now, struct
     }
     for (size_t i = 0; i < s->n; i++) {
         s->stages[i] = stage_of(&s->cand[i], now);
+        if (load_only(d, s, &s->cand[i], &s->stages[i], e) != 0) {
+            return -1;
+        }
     }
     return 0;
 }
@@ -162,6 +225,16 @@ const struct store_candidate *snapshot_candidate(const struct snapshot *s, int64
     for (size_t i = 0; i < s->n_cand; i++) {
         if (s->cand[i].stage == stage) {
             return &s->cand[i];
+        }
+    }
+    return NULL;
+}
+
+const struct sched_stage *snapshot_stage(const struct snapshot *s, int64_t stage)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        if (s->stages[i].id == stage) {
+            return &s->stages[i];
         }
     }
     return NULL;
@@ -260,6 +333,15 @@ static const struct store_candidate *stuck(const struct snapshot *s,
     return dec->verdict == SCHED_BUSY && dec->ahead == 0 ? snapshot_candidate(s, dec->stage) : NULL;
 }
 
+static bool may_use(const struct sched_stage *st, const struct sched_slot *slot)
+{
+    bool named = st->n_only == 0;
+    for (size_t i = 0; i < st->n_only; i++) {
+        named |= st->only[i] == slot->node;
+    }
+    return named && !slot->drained && slot->memory >= st->slot_memory;
+}
+
 /* For who is first in line and finds no slots somebody of lower priority gives way. */
 static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e)
 {
@@ -280,16 +362,20 @@ static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e
     if (rc == 0 && (!slots || !out)) {
         rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
-    for (size_t i = 0; i < n_rows && rc == 0; i++) {
-        slots[i] = (struct preempt_slot){rows[i].node, rows[i].attempt, device_of(rows[i].device),
-                                         i < s->n_slots && s->slots[i].drained};
-    }
     for (size_t i = 0; i < s->result.n && rc == 0; i++) {
         const struct sched_decision *dec = &s->result.at[i];
         const struct store_candidate *c = stuck(s, dec);
-        size_t k = c ? preempt_choose(dec->slots, device_of(c->device), c->priority, slots, n_rows,
-                                      l, n, out)
-                     : 0;
+        const struct sched_stage *st = c ? snapshot_stage(s, dec->stage) : NULL;
+        if (!st) {
+            continue;
+        }
+        for (size_t r = 0; r < n_rows; r++) {
+            slots[r] = (struct preempt_slot){rows[r].node, rows[r].attempt,
+                                             device_of(rows[r].device),
+                                             r >= s->n_slots || !may_use(st, &s->slots[r])};
+        }
+        size_t k = preempt_choose(st->nodes, st->slots, st->device, c->priority, slots, n_rows, l,
+                                  n, out);
         while (k-- > 0 && rc == 0) {
             rc = give_way(d, out[k], c->job, e);
         }
@@ -334,44 +420,72 @@ int plan_pass(struct daemon *d, struct dha_err *e)
 
 int plan_slots_needed(const struct job_spec *s)
 {
-    /* A GPU rank is one GPU; a CPU rank is its threads. */
-    return strcmp(s->resources.device, "cuda") == 0 ? s->resources.ranks
-                                                    : s->resources.ranks * s->resources.threads;
+    return spec_slots_per_node(s) * s->resources.nodes;
+}
+
+char *plan_node_names(const struct job_spec *s, struct dha_err *e)
+{
+    size_t n = 1;
+    for (int i = 0; i < s->resources.n_node_names; i++) {
+        n += strlen(s->resources.node_names[i]) + 1;
+    }
+    char *out = calloc(1, n);
+    if (!out) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    for (int i = 0; i < s->resources.n_node_names; i++) {
+        strcat(strcat(out, i ? " " : ""), s->resources.node_names[i]);
+    }
+    return out;
+}
+
+/* A stage of a job that is not there yet: the queue's newest, it sorts behind all of its priority. */
+static int stage_of_spec(struct snapshot *s, const struct job_spec *spec, int64_t depends_on,
+                         struct sched_stage *out, struct dha_err *e)
+{
+    int64_t now = now_us();
+    struct store_candidate c = {.stage = INT64_MAX,
+                                .priority = spec->priority,
+                                .slots = plan_slots_needed(spec),
+                                .nodes = spec->resources.nodes,
+                                .slot_memory = spec_slot_memory(spec),
+                                .submitted_us = now,
+                                .depends_on = depends_on,
+                                .walltime_s = spec->resources.walltime_s};
+    snprintf(c.device, sizeof c.device, "%s", spec->resources.device);
+    *out = stage_of(&c, now);
+    char *names = plan_node_names(spec, e);
+    int rc = names ? use_only(s, names, out, e) : -1;
+    free(names);
+    return rc;
 }
 
 int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
 {
     struct snapshot s = {0};
-    int need = plan_slots_needed(spec), most = 0;
-    struct sched_stage gang = {.id = 1, .slots = need, .device = device_of(spec->resources.device)};
-    if (snapshot_slots(d, &s, e) != 0) {
-        snapshot_finish(&s);
-        return -1;
+    char reason[320], unblock[320];
+    int rc = -1;
+    s.stages = calloc(1, sizeof *s.stages);
+    s.n = 1;
+    if (!s.stages) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
     }
     /* The scheduler itself is asked: what it says "never" to is refused. */
-    struct sched_options o = {0};
-    int rc = sched_pass(&gang, 1, s.slots, s.n_slots, &o, &s.result);
-    bool never = rc == 0 && s.result.at[0].verdict == SCHED_NEVER;
-    most = rc == 0 ? s.result.at[0].most : 0;
+    if (snapshot_slots(d, &s, e) != 0 || stage_of_spec(&s, spec, 0, s.stages, e) != 0 ||
+        snapshot_decide(d, &s, now_us(), e) != 0) {
+        goto out;
+    }
+    rc = 0;
+    if (s.result.at[0].verdict == SCHED_NEVER) {
+        explain_never(&s, &s.result.at[0], "the job", reason, unblock);
+        dha_fail(e, DHA_E_NO_SLOT, "%s", reason);
+        rc = dha_err_hint(e, "%s", unblock);
+    }
+out:
     snapshot_finish(&s);
-    if (rc != 0) {
-        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-    }
-    if (!never) {
-        return 0;
-    }
-    if (gang.device == SCHED_CUDA && most == 0) {
-        dha_fail(e, DHA_E_NO_SLOT, "the job asks for %d GPU(s), and no node has any", need);
-        return dha_err_hint(e, "set resources.device to \"cpu\"");
-    }
-    dha_fail(e, DHA_E_NO_SLOT,
-             "the job asks for %d slots (%d ranks x %d threads), the largest "
-             "node has %d",
-             need, spec->resources.ranks, spec->resources.threads, most);
-    return dha_err_hint(e,
-                        "lower resources.ranks or resources.threads, or start dhad with "
-                        "--slots %d",
-                        need);
+    return rc;
 }
 
 static int keep_slots(const struct sched_result *r, const struct sched_decision *dec,
@@ -399,33 +513,29 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
     if (snapshot_take(d, &s, e) != 0) {
         goto out;
     }
-    /* the queue's newest: it sorts behind all of its priority */
     struct sched_stage *more = realloc(s.stages, (s.n + 1) * sizeof *more);
     if (!more) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
     s.stages = more;
-    int64_t now = now_us();
-    struct store_candidate c = {.stage = INT64_MAX,
-                                .priority = spec->priority,
-                                .slots = plan_slots_needed(spec),
-                                .submitted_us = now,
-                                .walltime_s = spec->resources.walltime_s};
-    snprintf(c.device, sizeof c.device, "%s", spec->resources.device);
-    for (size_t i = 0; i < n_after && !c.depends_on; i++) {
+    int64_t depends_on = 0, mine = INT64_MAX;
+    for (size_t i = 0; i < n_after && !depends_on; i++) {
         struct store_job j;
         if (store_job_get(d->store, after[i].job, &j, e) != 0) {
             goto out;
         }
         bool met = j.state == JOB_DONE || (after[i].any && job_state_final(j.state));
-        c.depends_on = met ? 0 : after[i].job;
+        depends_on = met ? 0 : after[i].job;
         store_job_finish(&j);
     }
-    s.stages[s.n++] = stage_of(&c, now);
-    rc = snapshot_decide(d, &s, now, e);
+    if (stage_of_spec(&s, spec, depends_on, &s.stages[s.n], e) != 0) {
+        goto out;
+    }
+    s.n++;
+    rc = snapshot_decide(d, &s, now_us(), e);
     for (size_t i = 0; rc == 0 && i < s.result.n; i++) {
-        if (s.result.at[i].stage == c.stage) {
+        if (s.result.at[i].stage == mine) {
             rc = explain_decision(d, &s, &s.result.at[i], "its first stage", 0, x, e);
             rc = rc == 0 ? keep_slots(&s.result, &s.result.at[i], x, e) : rc;
         }

@@ -97,34 +97,94 @@ static bool is_better(const struct choice *a, const struct choice *b)
     return a->slots != b->slots ? a->slots < b->slots : a->newest_us > b->newest_us;
 }
 
-size_t preempt_choose(int slots, enum sched_device device, int priority,
+struct picked {
+    int64_t *nodes;
+    int n;
+};
+
+static bool is_picked(const struct picked *p, int64_t node)
+{
+    for (int i = 0; i < p->n; i++) {
+        if (p->nodes[i] == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The node where the least must give way, and who that is: into `best` (room for all attempts). *node = 0: there is
+ * none. */
+static void best_node(struct look *l, const struct picked *p,
+                      const struct preempt_attempt **scratch, struct choice *c, struct choice *best,
+                      int64_t *node)
+{
+    bool room = false;
+    *node = 0;
+    for (size_t i = 0; i < l->n_slots && !room; i++) {
+        bool seen = l->slot[i].drained || l->slot[i].device != l->device ||
+                    is_picked(p, l->slot[i].node);
+        for (size_t k = 0; k < i && !seen; k++) {
+            seen = l->slot[k].node == l->slot[i].node && l->slot[k].device == l->device &&
+                   !l->slot[k].drained;
+        }
+        l->node = l->slot[i].node;
+        if (!seen && look_at(l, scratch, c, &room) && (room || !*node || is_better(c, best))) {
+            struct choice swap = *best;
+            *best = *c;
+            *c = swap;
+            *node = l->node;
+        }
+    }
+    if (room) { /* nobody has to go there */
+        best->n = 0;
+    }
+}
+
+static void mark_stopping(struct preempt_attempt *l, size_t n, int64_t id)
+{
+    for (size_t i = 0; i < n; i++) {
+        l[i].stopping |= l[i].id == id;
+    }
+}
+
+size_t preempt_choose(int nodes, int slots, enum sched_device device, int priority,
                       const struct preempt_slot *slot, size_t n_slots,
                       const struct preempt_attempt *attempt, size_t n_attempts, int64_t *out)
 {
-    struct look l = {.need = slots,
-                     .priority = priority,
-                     .device = device,
-                     .slot = slot,
-                     .n_slots = n_slots,
-                     .attempt = attempt,
-                     .n_attempts = n_attempts};
+    struct preempt_attempt *l = calloc(n_attempts + 1, sizeof *l);
     const struct preempt_attempt **scratch = calloc(n_attempts + 1,
                                                     sizeof(const struct preempt_attempt *));
-    struct choice c = {.ids = calloc(n_attempts + 1, sizeof *c.ids)}, best = {0};
-    bool found = false, room = false;
-    for (size_t i = 0; i < n_slots && scratch && c.ids && !room; i++) {
-        bool seen = slot[i].drained || slot[i].device != device;
-        for (size_t k = 0; k < i && !seen; k++) {
-            seen = slot[k].node == slot[i].node && slot[k].device == device;
+    struct choice c = {.ids = calloc(n_attempts + 1, sizeof *c.ids)},
+                  best = {.ids = calloc(n_attempts + 1, sizeof *c.ids)};
+    struct picked p = {.nodes = calloc(n_slots + 1, sizeof *p.nodes)};
+    struct look look = {.need = slots,
+                        .priority = priority,
+                        .device = device,
+                        .slot = slot,
+                        .n_slots = n_slots,
+                        .attempt = l,
+                        .n_attempts = n_attempts};
+    size_t n = 0;
+    bool found = l && scratch && c.ids && best.ids && p.nodes;
+    if (found && n_attempts) {
+        memcpy(l, attempt, n_attempts * sizeof *l);
+    }
+    for (int i = 0; i < nodes && found; i++) {
+        int64_t node;
+        best_node(&look, &p, scratch, &c, &best, &node);
+        found = node != 0;
+        for (size_t k = 0; found && k < best.n; k++) {
+            out[n++] = best.ids[k];
+            mark_stopping(l, n_attempts, best.ids[k]);
         }
-        l.node = slot[i].node;
-        if (!seen && look_at(&l, scratch, &c, &room) && !room && (!found || is_better(&c, &best))) {
-            best = c;
-            found = true;
-            memcpy(out, c.ids, c.n * sizeof *out);
+        if (found) {
+            p.nodes[p.n++] = node;
         }
     }
-    free(scratch);
+    free(p.nodes);
+    free(best.ids);
     free(c.ids);
-    return found && !room ? best.n : 0;
+    free(scratch);
+    free(l);
+    return found ? n : 0;
 }

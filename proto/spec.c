@@ -49,6 +49,7 @@ static void set_defaults(struct job_spec *s)
     memcpy(s->format, "auto", sizeof "auto");
     s->resources.ranks = 2;
     s->resources.threads = 1;
+    s->resources.nodes = 1;
     memcpy(s->resources.device, "cpu", sizeof "cpu");
 }
 
@@ -216,6 +217,34 @@ static void default_rates(struct job_spec *s, const enum given given[F_COUNT],
         s->optim.final_lr = 0;
 }
 
+static void check_nodes(const struct job_spec *s, const enum given given[F_COUNT],
+                        struct spec_errors *errs)
+{
+    int ranks = s->resources.ranks, nodes = s->resources.nodes, names = s->resources.n_node_names;
+    if (given[F_RANKS] == WRONG || given[F_NODES] == WRONG)
+        return;
+    if (ranks % nodes != 0)
+        spec_error(errs, "$.resources.nodes",
+                   "resources.ranks are those of all nodes together; make it a multiple of nodes",
+                   "%d ranks cannot be spread evenly over %d nodes", ranks, nodes);
+    if (given[F_NODE_NAMES] == GIVEN && names > 0 && names < nodes)
+        spec_error(errs, "$.resources.node_names", "name more nodes, or leave it out for any",
+                   "%d name%s for %d nodes", names, names == 1 ? "" : "s", nodes);
+}
+
+int spec_slots_per_node(const struct job_spec *s)
+{
+    int ranks = s->resources.ranks / s->resources.nodes;
+    return strcmp(s->resources.device, "cuda") == 0 ? ranks : ranks * s->resources.threads;
+}
+
+int64_t spec_slot_memory(const struct job_spec *s)
+{
+    bool cuda = strcmp(s->resources.device, "cuda") == 0;
+    double bytes = s->resources.memory_gib * (1 << 30) / (cuda ? 1 : s->resources.threads);
+    return (int64_t)bytes; /* at most 2^50 */
+}
+
 int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
                struct spec_errors *errs)
 {
@@ -251,6 +280,7 @@ int spec_parse(const cJSON *doc, const char *base_dir, struct job_spec *out,
     if (given[F_METHOD] != WRONG && !out->method.uniform && strcmp(out->format, "gqa") == 0)
         spec_error(errs, "$.export.format", "use \"dha\", \"expand\", or method \"spectral-gqa\"",
                    "method \"%s\" does not give a plain GQA checkpoint", out->method.name);
+    check_nodes(out, given, errs);
     if (errs->n == 0)
         return 0;
 fail:

@@ -111,9 +111,13 @@ struct job_spec {
     int checkpoint_every; /* "checkpoint": {"every": steps}; 0 = chosen by the worker */
     char format[8];       /* "export": {"format": "auto|dha|gqa|expand"} */
     struct {
-        int ranks;
+        int ranks;   /* of the whole gang: the same number on each of its nodes */
         int threads; /* cores a rank; slots = ranks * threads on a CPU node */
+        int nodes;
         char device[8];
+        double memory_gib; /* that each rank must have; 0 = any */
+        char **node_names; /* n_node_names: only these; none = any */
+        int n_node_names;
         int64_t walltime_s; /* 0 = none */
     } resources;
     int priority;
@@ -148,6 +152,11 @@ int spec_each_file(cJSON *doc, int (*f)(void *arg, cJSON *item, const char *wher
 /* Stages of a job in order; search is left out where the method needs none, train where
  * tokens_train = 0. Returns their number (<= STAGE_KINDS). */
 int spec_stages(const struct job_spec *s, enum stage_kind out[STAGE_KINDS]);
+/* Slots of the gang on each of its nodes (a GPU rank is one GPU, a CPU rank its threads), and bytes each must come with. */
+int spec_slots_per_node(const struct job_spec *s);
+int64_t spec_slot_memory(const struct job_spec *s);
+/* Letters, digits, dots, _ and -, a letter or digit first, at most 63: a host's name. */
+bool spec_is_node_name(const char *name);
 /* The part of the normalised spec that stage k's result depends on (its own inputs only, not those of
  * the stages before it), canonical key order. What a stage key is a digest of. */
 cJSON *spec_stage_inputs(const struct job_spec *s, enum stage_kind k);

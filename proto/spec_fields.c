@@ -71,8 +71,12 @@ const struct spec_field spec_field[F_COUNT] = {
                          .choices = "auto|dha|gqa|expand", .stages = X},
     [F_RANKS] = {"resources", "ranks", FIELD_INT, AT(resources.ranks), .lo = 1, .hi = 65536},
     [F_THREADS] = {"resources", "threads", FIELD_INT, AT(resources.threads), .lo = 1, .hi = 4096},
+    [F_NODES] = {"resources", "nodes", FIELD_INT, AT(resources.nodes), .lo = 1, .hi = 65536},
     [F_DEVICE] = {"resources", "device", FIELD_CHOICE8, AT(resources.device), .choices = "cpu|cuda",
                   .later = "cuda"},
+    [F_MEMORY] = {"resources", "memory_gib", FIELD_NUM, AT(resources.memory_gib), .lo = 0,
+                  .hi = 1 << 20},
+    [F_NODE_NAMES] = {"resources", "node_names", FIELD_NODES, AT(resources.node_names)},
     /* up to ten years: a bound that only catches slips of the unit */
     [F_WALLTIME] = {"resources", "walltime", FIELD_WALLTIME, AT(resources.walltime_s), .lo = 1,
                     .hi = 3650.0 * 86400},
@@ -377,6 +381,7 @@ static bool read_value(const cJSON *v, const struct spec_field *f, const char *b
         break;
     case FIELD_MIXTURE: spec_read_mixture(v, path, base, &out->data, errs); break;
     case FIELD_TASKS: spec_read_tasks(v, path, base, out, errs); break;
+    case FIELD_NODES: spec_read_nodes(v, path, out, errs); break;
     case FIELD_METHOD: method_read(v, at, errs); break;
     case FIELD_CHOICE:
         word = read_choice(v, f, path, errs);
@@ -446,6 +451,7 @@ static cJSON *value_of(const struct job_spec *s, const struct spec_field *f)
         return cJSON_CreateStringArray((const char *const *)s->data.train, s->data.n_train);
     case FIELD_MIXTURE: return spec_mixture_to_json(&s->data);
     case FIELD_TASKS: return spec_tasks_to_json(s);
+    case FIELD_NODES: return spec_nodes_to_json(s);
     case FIELD_METHOD: return method_to_json(at);
     case FIELD_CHOICE8: return cJSON_CreateString(at);
     case FIELD_NUM: return cJSON_CreateNumber(*(const double *)at);

@@ -14,6 +14,7 @@ enum field_type {
     FIELD_PATHS,    /* data.train */
     FIELD_MIXTURE,  /* data.mixture */
     FIELD_TASKS,    /* eval.tasks */
+    FIELD_NODES,    /* resources.node_names */
     FIELD_METHOD,   /* struct method */
     FIELD_CHOICE,   /* char *, one of choices; NULL = not given */
     FIELD_CHOICE8,  /* char[8], one of choices */
@@ -71,7 +72,10 @@ enum {
     F_EXPORT_FORMAT,
     F_RANKS,
     F_THREADS,
+    F_NODES,
     F_DEVICE,
+    F_MEMORY,
+    F_NODE_NAMES,
     F_WALLTIME,
     F_PRIORITY,
     F_COUNT
@@ -103,13 +107,16 @@ char **spec_read_paths(const cJSON *v, const char *path, const char *base, int *
 void spec_check_members(const cJSON *obj, const char *path, const char *const *names, size_t n,
                         struct spec_errors *errs);
 
-/* spec_lists.c: the fields that are lists of objects. */
+/* spec_lists.c: the fields that are lists. */
 void spec_read_mixture(const cJSON *v, const char *path, const char *base, struct data_spec *out,
                        struct spec_errors *errs);
 cJSON *spec_mixture_to_json(const struct data_spec *d);
 void spec_read_tasks(const cJSON *v, const char *path, const char *base, struct job_spec *out,
                      struct spec_errors *errs);
 cJSON *spec_tasks_to_json(const struct job_spec *s);
+void spec_read_nodes(const cJSON *v, const char *path, struct job_spec *out,
+                     struct spec_errors *errs);
+cJSON *spec_nodes_to_json(const struct job_spec *s);
 void spec_lists_finish(struct job_spec *s);
 
 /* method.c: `method` of a spec, and back. */

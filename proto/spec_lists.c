@@ -1,5 +1,5 @@
-/* spec_lists.c: the fields of a spec that are lists of objects, data.mixture and eval.tasks, and where in a document its
- * files are named. The rules between fields are in spec.c.
+/* spec_lists.c: the fields of a spec that are lists, data.mixture, eval.tasks and resources.node_names, and where in a
+ * document its files are named. The rules between fields are in spec.c.
  */
 #include <math.h>
 #include <stdio.h>
@@ -11,6 +11,7 @@
 
 #define MAX_DOMAINS 64
 #define MAX_TASKS   64
+#define MAX_NODES   256
 #define WEIGHT_SLIP 1.001e-6 /* three weights of 0.333333 pass, their sum being rounded */
 
 static void no_memory(struct spec_errors *errs)
@@ -237,8 +238,72 @@ cJSON *spec_tasks_to_json(const struct job_spec *s)
     return list;
 }
 
+/* ---- resources.node_names ---- */
+
+bool spec_is_node_name(const char *name)
+{
+    size_t n = strlen(name);
+    for (size_t i = 0; i < n; i++) {
+        char c = name[i];
+        bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (!alnum && (i == 0 || !strchr("._-", c)))
+            return false;
+    }
+    return n > 0 && n < 64;
+}
+
+static bool has_node(const struct job_spec *s, const char *name)
+{
+    for (int i = 0; i < s->resources.n_node_names; i++)
+        if (strcmp(s->resources.node_names[i], name) == 0)
+            return true;
+    return false;
+}
+
+void spec_read_nodes(const cJSON *v, const char *path, struct job_spec *out,
+                     struct spec_errors *errs)
+{
+    int n = cJSON_GetArraySize(v), i = 0;
+    if (!is_list(v, path, MAX_NODES, "for example [\"node-1\", \"node-2\"]", errs) || n == 0)
+        return;
+    out->resources.node_names = calloc((size_t)n, sizeof *out->resources.node_names);
+    if (!out->resources.node_names) {
+        no_memory(errs);
+        return;
+    }
+    const cJSON *c;
+    cJSON_ArrayForEach(c, v)
+    {
+        char at[96];
+        snprintf(at, sizeof at, "%.64s[%d]", path, i++);
+        if (!cJSON_IsString(c) || !spec_is_node_name(c->valuestring)) {
+            spec_error(errs, at, "the names that `dha nodes` shows",
+                       "must be a node's name: at most 63 letters, digits, dots, _ and -");
+        } else if (has_node(out, c->valuestring)) {
+            spec_error(errs, at, "", "\"%s\" stands there twice", c->valuestring);
+        } else {
+            char *name = strdup(c->valuestring);
+            if (name)
+                out->resources.node_names[out->resources.n_node_names++] = name;
+            else
+                no_memory(errs);
+        }
+    }
+}
+
+cJSON *spec_nodes_to_json(const struct job_spec *s)
+{
+    if (s->resources.n_node_names == 0)
+        return cJSON_CreateNull();
+    return cJSON_CreateStringArray((const char *const *)s->resources.node_names,
+                                   s->resources.n_node_names);
+}
+
 void spec_lists_finish(struct job_spec *s)
 {
+    for (int i = 0; i < s->resources.n_node_names; i++)
+        free(s->resources.node_names[i]);
+    free(s->resources.node_names);
     for (int i = 0; i < s->data.n_mixture; i++) {
         struct domain_spec *d = &s->data.mixture[i];
         for (int k = 0; k < d->n_train; k++)

@@ -60,12 +60,13 @@ static int insert_job(struct store *s, const struct store_new_job *j, int64_t *i
 {
     if (db_run(s, e,
                "INSERT INTO job(owner_uid, sweep, name, method, budget, spec, state, priority,"
-               " slots, device, submitted_us, seed, walltime_s)"
-               " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+               " slots, device, submitted_us, seed, walltime_s, nodes, slot_memory, node_names)"
+               " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
                DB_I(j->owner_uid), DB_ID(j->sweep), DB_S(j->name), DB_S(j->method), DB_D(j->budget),
                DB_S(j->spec), DB_S(job_state_name(j->hold ? JOB_HELD : JOB_QUEUED)),
                DB_I(j->priority), DB_I(j->slots), DB_S(j->device), DB_I(j->now_us), DB_I(j->seed),
-               DB_I(j->walltime_s)) != 0)
+               DB_I(j->walltime_s), DB_I(j->nodes > 1 ? j->nodes : 1), DB_I(j->slot_memory),
+               DB_S(j->node_names ? j->node_names : "")) != 0)
         return -1;
     *id = sqlite3_last_insert_rowid(s->db);
     if (insert_dependencies(s, j, *id, e) != 0)
@@ -234,6 +235,21 @@ int store_dependencies(struct store *s, int64_t job, struct store_dependency **o
         *n = 0;
     }
     return rc;
+}
+
+int store_job_node_names(struct store *s, int64_t job, char **out, struct dha_err *e)
+{
+    bool ok = true;
+    *out = NULL;
+    sqlite3_stmt *st = db_query(s, e, "SELECT node_names FROM job WHERE id = ?1", DB_I(job));
+    int rc = st ? db_next(s, e, st) : -1;
+    if (rc < 0)
+        return -1;
+    if (rc == 0)
+        return dha_fail(e, DHA_E_NOT_FOUND, "there is no job %lld", (long long)job);
+    *out = db_dup(st, 0, &ok);
+    db_reset(st);
+    return *out ? 0 : db_no_memory(e);
 }
 
 void store_jobs_finish(struct store_jobs *l)

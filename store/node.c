@@ -95,6 +95,7 @@ static int collect(struct store *s, sqlite3_stmt *q, struct store_slot **out, si
         v->attempt = sqlite3_column_int64(q, 5);
         v->stage = sqlite3_column_int64(q, 6);
         v->job = sqlite3_column_int64(q, 7);
+        v->memory = sqlite3_column_int64(q, 8);
     }
     if (rc < 0) {
         free(*out);
@@ -109,7 +110,7 @@ int store_slots(struct store *s, struct store_slot **out, size_t *n, struct dha_
     return collect(s,
                    db_query0(s, e,
                              "SELECT sl.id, sl.node, sl.number, sl.name, sl.device, a.id, a.stage,"
-                             " st.job FROM slot sl"
+                             " st.job, sl.memory FROM slot sl"
                              " LEFT JOIN allocation al ON al.slot = sl.id AND al.until_us = 0"
                              " LEFT JOIN attempt a ON a.id = al.attempt"
                              " LEFT JOIN stage st ON st.id = a.stage"
@@ -123,7 +124,7 @@ int store_slots_of_attempt(struct store *s, int64_t attempt, struct store_slot *
     return collect(s,
                    db_query(s, e,
                             "SELECT sl.id, sl.node, sl.number, sl.name, sl.device, a.id, a.stage,"
-                            " st.job FROM allocation al JOIN slot sl ON sl.id = al.slot"
+                            " st.job, sl.memory FROM allocation al JOIN slot sl ON sl.id = al.slot"
                             " JOIN attempt a ON a.id = al.attempt JOIN stage st ON st.id = a.stage"
                             " WHERE al.attempt = ?1 ORDER BY sl.node, sl.number",
                             DB_I(attempt)),

@@ -193,7 +193,7 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
         " (SELECT r.id FROM stage r WHERE r.key = s.key AND r.state = 'running'),"
         " (SELECT d.on_job FROM dependency d JOIN job o ON o.id = d.on_job WHERE d.job = s.job"
         "  AND o.state <> 'done' AND NOT (d.any_end AND o.state IN ('failed', 'cancelled'))"
-        "  ORDER BY d.on_job LIMIT 1), j.walltime_s"
+        "  ORDER BY d.on_job LIMIT 1), j.walltime_s, j.nodes, j.slot_memory, j.node_names <> ''"
         " FROM stage s JOIN job j ON j.id = s.job"
         " WHERE s.state = 'ready' AND s.damaged = 0 AND j.damaged = 0 AND j.cancel = 0"
         " AND j.state IN ('queued', 'running') ORDER BY j.priority DESC, s.job");
@@ -218,6 +218,9 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
         c->waits_for = sqlite3_column_int64(q, 8);
         c->depends_on = sqlite3_column_int64(q, 9);
         c->walltime_s = sqlite3_column_int64(q, 10);
+        c->nodes = sqlite3_column_int(q, 11);
+        c->slot_memory = sqlite3_column_int64(q, 12);
+        c->named = sqlite3_column_int(q, 13);
     }
     if (rc < 0) {
         free(*out);

@@ -155,8 +155,11 @@ struct store_new_job {
     const char *method; /* preset name and budget: for lists */
     double budget;
     int priority;
-    int slots;          /* of its gangs */
-    const char *device; /* "cpu" | "cuda" */
+    int slots;              /* of its gangs, on all nodes together */
+    int nodes;              /* of its gangs; 0 is 1 */
+    int64_t slot_memory;    /* bytes that each slot must have; 0 = any */
+    const char *node_names; /* "a b": only these; NULL or "" = any */
+    const char *device;     /* "cpu" | "cuda" */
     int64_t owner_uid;
     int64_t sweep; /* 0 = none */
     int64_t seed;
@@ -291,7 +294,9 @@ int store_stage_running_by_key(struct store *s, const char *key, struct store_st
  * (higher first), then job id. */
 struct store_candidate {
     int64_t stage, job;
-    int priority, slots;
+    int priority, slots, nodes;
+    int64_t slot_memory;
+    bool named; /* store_job_node_names() tells the only nodes it may use */
     char device[8];
     char key[STORE_KEY_SIZE];
     int64_t submitted_us, not_before_us;
@@ -300,6 +305,9 @@ struct store_candidate {
     int64_t walltime_s; /* 0 = none */
 };
 int store_candidates(struct store *s, struct store_candidate **out, size_t *n, struct dha_err *e);
+
+/* "a b", or "" for any node. *out: free(). */
+int store_job_node_names(struct store *s, int64_t job, char **out, struct dha_err *e);
 
 struct store_stage_move {
     int64_t stage;
@@ -467,6 +475,7 @@ struct store_slot {
     int number; /* 0.. on its node */
     char name[64];
     char device[8];
+    int64_t memory;              /* bytes that come with it; 0 = not known */
     int64_t attempt, job, stage; /* live holder; 0 = free */
 };
 /* Creates or adjusts the node to exactly n slots "NAME:0".. of a device. A slot that is in use is not taken away

@@ -43,9 +43,15 @@ static int add_job(struct store *s, const struct store_import *im, int64_t *id, 
     if (db_run(s, e,
                "INSERT INTO job(owner_uid, name, method, budget, spec, state, priority, slots,"
                " device, submitted_us, started_us, ended_us, cancel_reason, error_code,"
-               " error_message, error_hint, seed, walltime_s)"
+               " error_message, error_hint, seed, walltime_s, nodes, slot_memory, node_names)"
                " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,"
-               " coalesce(CAST(json_extract(?5, '$.resources.walltime') AS INTEGER), 0))",
+               " coalesce(CAST(json_extract(?5, '$.resources.walltime') AS INTEGER), 0),"
+               " max(coalesce(CAST(json_extract(?5, '$.resources.nodes') AS INTEGER), 1), 1),"
+               " coalesce(CAST(json_extract(?5, '$.resources.memory_gib') * 1073741824 /"
+               "  CASE WHEN ?9 = 'cuda' THEN 1 ELSE"
+               "  max(coalesce(json_extract(?5, '$.resources.threads'), 1), 1) END AS INTEGER), 0),"
+               " (SELECT coalesce(group_concat(value, ' '), '')"
+               "  FROM json_each(?5, '$.resources.node_names')))",
                DB_I(j->owner_uid), DB_S(j->name), DB_S(j->method), DB_D(j->budget), DB_S(j->spec),
                DB_S(job_state_name(j->state)), DB_I(j->priority), DB_I(j->slots), DB_S(j->device),
                DB_I(j->submitted_us), DB_I(j->started_us), DB_I(j->ended_us),

@@ -84,6 +84,28 @@ class Submission(harness.Case):
         r = d.post("/v1/sweeps", {"spec": d.spec(resources={"ranks": 5}), "budgets": [0.5]})
         self.assert_error(r, 422, "no_slot")
 
+    def test_what_the_nodes_can_never_give_is_refused_in_words(self):
+        d = self.dhad
+        node = d.get("/v1/nodes").json["nodes"][0]["name"]
+        for asks, says, hint in (
+                ({"ranks": 2, "nodes": 2}, "1 slots on each of 2 nodes; 1 node could hold its part", "lower"),
+                ({"ranks": 2, "memory_gib": 1e6}, "GiB of memory; 0 nodes", "memory_gib"),
+                ({"ranks": 5, "node_names": [node]}, f"on {node} only", "node_names"),
+                ({"ranks": 2, "node_names": ["nobody"]}, "none of those is there", "dha nodes")):
+            r = d.post("/v1/jobs", {"spec": d.spec(resources=asks)})
+            self.assert_error(r, 422, "no_slot")
+            self.assertIn(says, r.json["error"]["message"])
+            self.assertIn(hint, r.json["error"]["hint"])
+            r = d.post("/v1/jobs", {"spec": d.spec(resources=asks), "dry_run": True})
+            self.assertEqual((r.json["fits"], r.json["now"]["verdict"]), (False, "never_fits"))
+            self.assertIn(says, r.json["reason"])
+        r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 4, "nodes": 3, "node_names": ["a b"]})})
+        self.assert_error(r, 422, "invalid_spec")
+        self.assertEqual(sorted(x["path"] for x in r.json["error"]["errors"]),
+                         ["$.resources.node_names[0]", "$.resources.nodes"])
+        job = d.submit(resources={"ranks": 2, "node_names": [node, "nobody"]})
+        d.until_state(job, "done")
+
     def test_a_dry_run_plans_and_stores_nothing(self):
         d = self.dhad
         first = d.submit()

@@ -263,6 +263,16 @@ static void every_field_is_checked(void **state)
         {"'resources'", "{'threads':5000}", "$.resources.threads", "out of range"},
         {"'resources'", "{'device':'cuda'}", "$.resources.device", "not in this version"},
         {"'resources'", "{'device':'tpu'}", "$.resources.device", "not a choice"},
+        {"'resources'", "{'nodes':0}", "$.resources.nodes", "out of range"},
+        {"'resources'", "{'nodes':2,'ranks':3}", "$.resources.nodes", "spread evenly"},
+        {"'resources'", "{'memory_gib':-1}", "$.resources.memory_gib", "out of range"},
+        {"'resources'", "{'memory_gib':'8'}", "$.resources.memory_gib", "number"},
+        {"'resources'", "{'node_names':'a'}", "$.resources.node_names", "list"},
+        {"'resources'", "{'node_names':['a','b c']}", "$.resources.node_names[1]", "node's name"},
+        {"'resources'", "{'node_names':['-oProxy']}", "$.resources.node_names[0]", "node's name"},
+        {"'resources'", "{'node_names':['a',7]}", "$.resources.node_names[1]", "node's name"},
+        {"'resources'", "{'node_names':['a','a']}", "$.resources.node_names[1]", "twice"},
+        {"'resources'", "{'nodes':2,'node_names':['a']}", "$.resources.node_names", "1 name for 2"},
         {"'priority'", "1001", "$.priority", "out of range"},
         {"'priority'", "-1001", "$.priority", "out of range"},
     };
@@ -301,6 +311,30 @@ static void every_field_is_checked(void **state)
     char text[4300];
     snprintf(text, sizeof text, "{'model':'/%04200d','data':{'train':['/a.u16']}}", 0);
     assert_string_equal(bad(text).at[0].path, "$.model");
+}
+
+static void what_a_gang_asks_of_its_nodes(void **state)
+{
+    (void)state;
+    struct job_spec s = good(
+        "{'model':'/m','data':{'train':['/a.u16']},'resources':{'ranks':6,'threads':2,'nodes':3,"
+        "'memory_gib':8,'node_names':['n1','n-2.x','N_3']}}");
+    assert_int_equal(spec_slots_per_node(&s), 4);
+    assert_int_equal(spec_slot_memory(&s), 4ll << 30); /* a rank has two slots */
+    cJSON *doc = spec_to_json(&s);
+    spec_finish(&s);
+    struct spec_errors errs;
+    assert_int_equal(spec_parse(doc, NULL, &s, &errs), 0);
+    cJSON_Delete(doc);
+    assert_int_equal(s.resources.nodes, 3);
+    assert_int_equal(s.resources.n_node_names, 3);
+    assert_string_equal(s.resources.node_names[1], "n-2.x");
+    spec_finish(&s);
+    s = good("{'model':'/m','data':{'train':['/a.u16']},'resources':{'node_names':[]}}");
+    assert_int_equal(s.resources.nodes, 1);
+    assert_int_equal(s.resources.n_node_names, 0);
+    assert_int_equal(spec_slot_memory(&s), 0);
+    spec_finish(&s);
 }
 
 static void all_errors_come_at_once_with_their_paths_and_hints(void **state)
@@ -558,6 +592,7 @@ int main(void)
         cmocka_unit_test(relative_paths_start_at_the_spec),
         cmocka_unit_test(walltimes_are_read),
         cmocka_unit_test(every_field_is_checked),
+        cmocka_unit_test(what_a_gang_asks_of_its_nodes),
         cmocka_unit_test(all_errors_come_at_once_with_their_paths_and_hints),
         cmocka_unit_test(a_written_spec_reads_back_the_same),
         cmocka_unit_test(overrides_set_what_they_name),

@@ -86,6 +86,46 @@ static void a_job_comes_back_as_it_was_given(void **state)
     FAILS(DHA_E_INTERNAL, store_job_submit(f->s, &n, &id, &existed, &e));
 }
 
+static void what_a_gang_asks_of_nodes_is_what_the_scheduler_is_told(void **state)
+{
+    struct fixture *f = *state;
+    struct store_new_stage stage = {STAGE_FUSE, "k0"};
+    struct store_new_job n = {.name = "a",
+                              .spec = "{}",
+                              .method = "gqa",
+                              .slots = 8,
+                              .nodes = 2,
+                              .slot_memory = 1ll << 33,
+                              .node_names = "n1 n2",
+                              .device = "cpu",
+                              .stages = &stage,
+                              .n_stages = 1,
+                              .now_us = NOW};
+    int64_t id[2];
+    bool existed;
+    struct store_candidate *c;
+    size_t count;
+    char *names;
+    OK(store_job_submit(f->s, &n, &id[0], &existed, &e));
+    n.nodes = 0;
+    n.slot_memory = 0;
+    n.node_names = NULL;
+    OK(store_job_submit(f->s, &n, &id[1], &existed, &e));
+    OK(store_candidates(f->s, &c, &count, &e));
+    assert_int_equal(count, 2);
+    assert_int_equal(c[0].nodes, 2);
+    assert_int_equal(c[0].slots, 8);
+    assert_true(c[0].slot_memory == 1ll << 33);
+    assert_true(c[0].named);
+    assert_int_equal(c[1].nodes, 1);
+    assert_false(c[1].named);
+    free(c);
+    OK(store_job_node_names(f->s, id[0], &names, &e));
+    assert_string_equal(names, "n1 n2");
+    free(names);
+    FAILS(DHA_E_NOT_FOUND, store_job_node_names(f->s, 99, &names, &e));
+}
+
 /* Ten thousand jobs are in the list that `dha list` has to show at once; how fast is the bench's business. */
 static void lists_page_and_filter_ten_thousand_jobs(void **state)
 {
@@ -350,6 +390,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(the_same_key_of_the_same_owner_is_the_same_job),
         T(a_job_comes_back_as_it_was_given),
+        T(what_a_gang_asks_of_nodes_is_what_the_scheduler_is_told),
+        T(what_a_gang_asks_of_nodes_is_what_the_scheduler_is_told),
         T(lists_page_and_filter_ten_thousand_jobs),
         T(a_sweep_finds_its_jobs),
         T(a_job_waits_for_the_ends_it_asked_for),
