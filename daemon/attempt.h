@@ -14,6 +14,7 @@
 #include "daemon/daemon.h"
 #include "daemon/ingest.h"
 #include "daemon/procs.h"
+#include "daemon/stall.h"
 #include "daemon/tmpdir.h"
 
 enum attempt_phase {
@@ -63,8 +64,8 @@ struct attempt {
     /* being stopped */
     enum attempt_stop stop;
     bool over_time, stalled;
-    int64_t changed_us;     /* when the stage last moved, as the store has it */
-    uint64_t moved_ms;      /* when this daemon saw that */
+    struct stall stall;     /* how long its steps take */
+    char stalled_why[320];  /* what was frozen, for how long, and which limit that is */
     uint64_t next_pulse_ms; /* when to look for progress again */
     uint64_t next_trim_ms;  /* when to look at the size of stderr.log again */
     bool trimmed;           /* said once that its log is cut */

@@ -120,7 +120,7 @@ static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
                                 .over_time = a->over_time,
                                 .walltime_s = a->walltime_s,
                                 .stalled = a->stalled,
-                                .stall_s = a->d->stall_s,
+                                .stalled_why = a->stalled_why,
                                 .retries = st.retries};
     read_record(&row, f);
     rc = read_status(a, f, e) == 0 && read_exit(a, f, e) == 0 ? 0 : -1;

@@ -4,6 +4,8 @@
 #include "daemon/attempt.h"
 
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -69,27 +71,87 @@ static void kill_all(struct attempt *a)
     }
 }
 
-/* Alive is not progressing: a hung collective looks alive. Step, phase or a phase's count must have moved. */
-static bool is_stalled(struct attempt *a)
+/* Alive is not progressing: a hung collective looks alive. Step, phase or a phase's count must have moved. Measured on
+ * this daemon's monotonic clock: neither a jump of the wall clock nor the time that no daemon was there is held against
+ * the attempt; and what is known of its pace begins anew with each daemon. */
+static bool look_at_progress(struct attempt *a, struct stall_limit *l, char setting[SETTING_NAME])
 {
     struct store_stage st;
     struct dha_err e = {0};
-    uint64_t now = uv_now(&a->d->loop);
-    if (a->d->stall_s == 0 || a->stop != STOP_NONE || now < a->next_pulse_ms) {
-        return false;
-    }
-    a->next_pulse_ms = now + PULSE_MS;
+    char work[STALL_NAME + 8];
     if (store_stage_get(a->d->store, a->stage, &st, &e) != 0) {
         return false;
     }
-    /* Measured on this daemon's monotonic clock: neither a jump of the wall clock nor the time that no daemon
-     * was there is held against the attempt. */
-    if (a->moved_ms == 0 || st.progress.changed_us != a->changed_us) {
-        a->changed_us = st.progress.changed_us;
-        a->moved_ms = now;
-    }
+    bool phase = st.progress.phase[0] != '\0';
+    int64_t done = phase ? st.progress.done : st.progress.step,
+            of = phase ? st.progress.total : st.progress.steps;
+    const char *name = phase ? st.progress.phase : of > 0 || done > 0 ? STALL_STEP : STALL_START;
+    stall_work_name(name, done, of, work, sizeof work);
+    stall_see(&a->stall, work, done, of, st.progress.changed_us, uv_now(&a->d->loop));
+    int64_t bound_s = settings_stall(&a->d->settings, st.kind, setting, SETTING_NAME);
+    *l = stall_limit(&a->stall, bound_s, a->d->settings.stall_min_s);
     store_stage_finish(&st);
-    return now - a->moved_ms > (uint64_t)a->d->stall_s * 1000;
+    return true;
+}
+
+static bool is_stalled(struct attempt *a, struct stall_limit *l, char setting[SETTING_NAME])
+{
+    uint64_t now = uv_now(&a->d->loop);
+    if (a->stop != STOP_NONE || now < a->next_pulse_ms) {
+        return false;
+    }
+    a->next_pulse_ms = now + PULSE_MS;
+    return look_at_progress(a, l, setting) && stall_frozen(&a->stall, l, now);
+}
+
+/* What was frozen, for how long, and by which limit: into the attempt, the log and the event log. */
+static void tell_stalled(struct attempt *a, const struct stall_limit *l, const char *setting)
+{
+    char what[128], from[96];
+    struct dha_err e = {0};
+    int64_t frozen_ms = (int64_t)(uv_now(&a->d->loop) - a->stall.moved_ms);
+    stall_work_text(&a->stall, what, sizeof what);
+    stall_limit_text(l, setting, from, sizeof from);
+    snprintf(a->stalled_why, sizeof a->stalled_why,
+             "%s made no progress for %lld s; the limit is %lld s (%s)", what,
+             (long long)(frozen_ms / 1000), (long long)(l->ms / 1000), from);
+    log_warn("job %lld: attempt %d: %s", (long long)a->job, a->number, a->stalled_why);
+    cJSON *data = cJSON_CreateObject();
+    int rc = json_put_str(data, "what", what) |
+             json_put_num(data, "frozen_s", (double)frozen_ms / 1e3) |
+             json_put_num(data, "limit_s", (double)l->ms / 1e3) |
+             json_put_str(data, "limit_from", from);
+    char *text = rc == 0 ? json_text(data) : NULL;
+    if (text && store_event_add(a->d->store, "attempt.stalled", a->job, a->stage, a->number, text,
+                                now_us(), NULL, &e) != 0) {
+        log_fail("event", &e);
+    }
+    free(text);
+    cJSON_Delete(data);
+}
+
+bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
+{
+    for (struct attempt *a = d->attempts; a; a = a->next) {
+        struct stall_limit l;
+        char setting[SETTING_NAME], what[128], from[96];
+        if (a->job != job || !look_at_progress(a, &l, setting)) {
+            continue;
+        }
+        stall_work_text(&a->stall, what, sizeof what);
+        stall_limit_text(&l, setting, from, sizeof from);
+        long long s = (long long)((uv_now(&d->loop) - a->stall.moved_ms) / 1000);
+        if (l.ms == 0) {
+            snprintf(text, size, "it has been at %s for %lld s, and may be (setting %s is 0)", what,
+                     s, setting);
+        } else {
+            snprintf(text, size,
+                     "it has been at %s for %lld s, and counts as frozen after %lld s (%s)", what,
+                     s, (long long)(l.ms / 1000), from);
+        }
+        return true;
+    }
+    return false;
 }
 
 /* The wall clock is asked once, for how long it ran under other daemons: it may jump later. */
@@ -110,10 +172,11 @@ static bool is_over_time(struct attempt *a)
 void attempt_ladder(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
-    if (is_stalled(a)) {
+    struct stall_limit limit;
+    char setting[SETTING_NAME];
+    if (is_stalled(a, &limit, setting)) {
         a->stalled = true;
-        log_warn("job %lld: attempt %d made no progress for %lld s", (long long)a->job, a->number,
-                 (long long)a->d->stall_s);
+        tell_stalled(a, &limit, setting);
         stop_one(a, STALL_GRACE_MS);
     }
     if (is_over_time(a)) {

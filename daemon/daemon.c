@@ -129,7 +129,7 @@ static int apply_settings(struct daemon *d, struct dha_err *e)
         register_node(d, s.slots, e) != 0) {
         return -1;
     }
-    d->stall_s = s.stall_s;
+    d->settings = s;
     d->ageing_us = (int64_t)s.ageing_s * 1000000;
     d->preempt = s.preempt;
     d->log_bytes = (int64_t)s.log_mib << 20;

@@ -20,6 +20,7 @@
  *   preempt.c (pure)           who gives way to a higher priority, where that is wanted
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
+ *   stall.c (pure)             when a step that does not end is frozen
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
  *   logcap.c                   its stderr, kept to a size
@@ -82,7 +83,8 @@ struct daemon {
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
     struct daemon_options options; /* its strings are the caller's */
-    int64_t started_us, stall_s, ageing_us, log_bytes;
+    struct settings settings;      /* as they hold now */
+    int64_t started_us, ageing_us, log_bytes;
     bool preempt;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
@@ -173,6 +175,8 @@ void attempts_child_ended(void *d, int pid); /* a shim of ours; for launch_confi
 bool attempts_of_job(struct daemon *d, int64_t job);
 /* Asks the job's live attempts to stop: checkpoint first, SIGKILL grace_ms later; grace_ms < 0: never. */
 void attempts_stop(struct daemon *d, int64_t job, int64_t grace_ms);
+/* What the job's running stage is at, for how long, and after how long that counts as frozen; false: nothing of it runs. */
+bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size);
 void attempts_close(struct daemon *d); /* forgets them all; they go on */
 
 #endif

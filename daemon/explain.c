@@ -327,7 +327,9 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         return 0;
     }
     if (attempts_of_job(d, job->id)) {
-        SAY(reason, "its processes are at work");
+        char pace[256];
+        bool known = attempts_pace(d, job->id, pace, sizeof pace);
+        SAY(reason, "its processes are at work%s%s", known ? ": " : "", known ? pace : "");
         return 0;
     }
     return explain_queue(d, job, x, e);

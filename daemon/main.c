@@ -33,9 +33,10 @@ static const char help_text[] =
     "  --shim PATH       dha-shim (default: beside dhad, else in PATH)\n"
     "  --launcher NAME   local (mpirun on this host) or fake:SCRIPT, which runs SCRIPT SPEC.JSON\n"
     "                    instead, for trying the daemon without a worker (default: local)\n"
-    "  --stall SECONDS   stop and retry a stage that makes no progress for so long (default: "
-    "3600;\n"
-    "                    0: never)\n"
+    "  --stall SECONDS   stop and retry a stage that makes no progress for so long at the latest "
+    "(default: 3600;\n"
+    "                    0: never); once its pace is known: after 10 times the longest step\n"
+    "  --stall-min SECS  but not before so many seconds (default: 300)\n"
     "  --ageing SECONDS  waiting that long counts as one priority (default: 0: priorities are "
     "absolute)\n"
     "  --log-mib N       disk for what the ranks of an attempt write to stderr; beyond it the "
@@ -44,10 +45,13 @@ static const char help_text[] =
     "                    (default: 64)\n"
     "  --preempt 0|1     1: running stages checkpoint and give way to those of higher priority "
     "(default: 0)\n"
-    "  --config FILE     slots, stall, ageing, log-mib and preempt from a file: {\"slots\": 8, "
-    "\"stall_s\": "
-    "3600,\n"
-    "                    \"ageing_s\": 0, \"log_mib\": 64};\n"
+    "  --config FILE     these from a file: {\"slots\": 8, \"stall_s\": 3600, "
+    "\"stall_min_s\": 300,\n"
+    "                    \"ageing_s\": 0, \"log_mib\": 64, \"preempt\": 0}, and "
+    "\"stall_search_s\", "
+    "\"stall_fuse_s\",\n"
+    "                    \"stall_train_s\", \"stall_eval_s\", \"stall_export_s\": stall_s for one "
+    "kind of stage;\n"
     "                    SIGHUP reads it again; what the command line says goes before it\n"
     "  --foreground      stay in the foreground, log to the terminal as well (default)\n"
     "  --detach          go to the background; returns when the socket answers\n"
@@ -64,6 +68,7 @@ enum {
     OPT_SOCKET,
     OPT_SLOTS,
     OPT_STALL,
+    OPT_STALL_MIN,
     OPT_AGEING,
     OPT_LOG_MIB,
     OPT_PREEMPT,
@@ -83,6 +88,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"socket", required_argument, NULL, OPT_SOCKET},
                                         {"slots", required_argument, NULL, OPT_SLOTS},
                                         {"stall", required_argument, NULL, OPT_STALL},
+                                        {"stall-min", required_argument, NULL, OPT_STALL_MIN},
                                         {"ageing", required_argument, NULL, OPT_AGEING},
                                         {"log-mib", required_argument, NULL, OPT_LOG_MIB},
                                         {"preempt", required_argument, NULL, OPT_PREEMPT},
@@ -126,6 +132,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_STALL:
             if (settings_option(&a->opt.said, "stall", optarg) != 0) {
                 return usage_error("--stall wants a number of seconds");
+            }
+            break;
+        case OPT_STALL_MIN:
+            if (settings_option(&a->opt.said, "stall-min", optarg) != 0) {
+                return usage_error("--stall-min wants a number of seconds from 1 on");
             }
             break;
         case OPT_AGEING:
@@ -218,7 +229,7 @@ static int to_null(int fd)
 
 int main(int argc, char **argv)
 {
-    struct arguments a = {.opt.said = SETTINGS_NONE};
+    struct arguments a = {.opt.said = settings_none()};
     if (argc > 1 && strcmp(argv[1], "fsck") == 0) {
         return fsck_main(argc - 1, argv + 1);
     }

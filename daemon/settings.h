@@ -1,25 +1,31 @@
 /* settings.h: what dhad may be told in a file (--config FILE), and again while it runs (SIGHUP):
- *   {"slots": 8, "stall_s": 3600, "ageing_s": 86400, "log_mib": 64, "preempt": 0}
+ *   {"slots": 8, "stall_s": 3600, "stall_train_s": 900, "ageing_s": 86400, "log_mib": 64, "preempt": 0}
  * Every member may be left out; one that is not known is an error. An option of the command line goes before the file.
  */
 #ifndef DHA_DAEMON_SETTINGS_H
 #define DHA_DAEMON_SETTINGS_H
 
 #include "proto/json.h"
+#include "proto/spec.h"
 
 struct settings {
-    long slots;   /* cores that stages may use on this host; default: all that are online */
-    long stall_s; /* seconds without progress that end an attempt; 0 = never; default 3600 */
-    long log_mib; /* of disk for what the ranks of an attempt write to stderr; default 64 */
+    long slots; /* cores that stages may use on this host; default: all that are online */
+    long
+        stall_s; /* seconds without progress that end an attempt at the latest; 0 = never; default 3600 */
+    long stall_min_s; /* and at the earliest, once its pace is known (stall.h); default 300 */
+    long stall_kind_s
+        [STAGE_KINDS]; /* "stall_train_s": stall_s for one kind of stage; default: stall_s */
+    long log_mib;      /* of disk for what the ranks of an attempt write to stderr; default 64 */
     long
         preempt; /* 1: running stages give way to those of higher priority (preempt.h); default 0 */
     long ageing_s; /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
 };
-#define SETTINGS_NONE                                                                              \
-    (struct settings)                                                                              \
-    {                                                                                              \
-        -1, -1, -1, -1, -1                                                                         \
-    } /* nothing said */
+
+struct settings settings_none(void); /* nothing said: -1 everywhere */
+
+/* How long a stage of this kind may stand still at most (0 = for ever), and the name of the setting that says so. */
+enum { SETTING_NAME = 24 };
+int64_t settings_stall(const struct settings *s, enum stage_kind kind, char *name, size_t size);
 
 /* The bounds of a value, by its option's name ("slots", "stall", "ageing", "log-mib", "preempt"): 0, or -1 if it is none or outside. */
 int settings_option(struct settings *s, const char *option, const char *value);

@@ -60,10 +60,9 @@ struct verdict verdict_of(const struct verdict_facts *f)
     }
     if (f->stalled && dha_code_retry(v.error.code) != DHA_RETRY_USER) {
         memset(&v.error, 0, sizeof v.error);
-        dha_fail(&v.error, DHA_E_TIMEOUT, "the stage made no progress for %lld s",
-                 (long long)f->stall_s);
-        dha_err_hint(&v.error, "a rank or a collective hangs; see the stage's stderr log "
-                               "(dhad --stall sets the limit)");
+        dha_fail(&v.error, DHA_E_TIMEOUT, "%s", f->stalled_why);
+        dha_err_hint(&v.error, "a rank or a collective hangs: dha logs shows what each rank said "
+                               "(dhad --help: the settings stall_s, stall_min_s)");
     }
     enum dha_retry class = dha_code_retry(v.error.code);
     if (f->cancel) {

@@ -33,8 +33,8 @@ struct verdict_facts {
     bool asked;     /* it was told to stop (hold) */
     bool over_time; /* it ran into its walltime */
     int64_t walltime_s;
-    bool stalled; /* it made no progress for stall_s seconds */
-    int64_t stall_s;
+    bool stalled; /* it made no progress: what of it, for how long, which limit (borrowed) */
+    const char *stalled_why;
     int retries; /* counted before this one */
 };
 

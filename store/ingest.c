@@ -68,7 +68,7 @@ static int hello(struct store *s, const struct target *t, const struct record *r
     return say(s, t, "attempt.hello", j, rc, e);
 }
 
-/* One event a phase, not one a record of it: the log is for people. */
+/* One event a phase, not one a record of it, and none for what is only declared (no total): the log is for people. */
 static int phase(struct store *s, const struct target *t, const struct record *r, struct dha_err *e)
 {
     int64_t same;
@@ -85,7 +85,7 @@ static int phase(struct store *s, const struct target *t, const struct record *r
                DB_I(t->stage), DB_S(r->phase.name), DB_I(r->phase.done), DB_I(r->phase.total),
                DB_I(t->now_us)) != 0)
         return -1;
-    if (same)
+    if (same || r->phase.total == 0)
         return 0;
     cJSON *j = cJSON_CreateObject();
     return say(s, t, "stage.phase", j, json_put_str(j, "phase", r->phase.name), e);

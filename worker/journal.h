@@ -16,6 +16,8 @@ struct journal {
 
 double journal_now(void);
 void journal_write(struct journal *j, struct record *r); /* sets r->time */
+/* total 0: work that has no count, or is a single thing ("save"); it is declared so that the daemon does not measure its
+ * time by that of the steps around it. */
 void journal_phase(struct journal *j, const char *name, int64_t done, int64_t total);
 void journal_eval(struct journal *j, const char *name, double loss, int64_t tokens, int64_t windows,
                   int64_t step, int64_t trained);

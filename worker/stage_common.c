@@ -99,6 +99,7 @@ struct method_env stage_method_env(struct stage *st, struct model *parent)
 int stage_load_parent(struct stage *st, struct model **m, struct dha_err *e)
 {
     struct model *as_is = NULL;
+    journal_phase(st->journal, "load", 0, 0);
     int rc = model_load(&as_is, st->k, st->s->spec.model, e);
     if (rc == 0 && model_config_head_budget(&as_is->cfg) < 1.0)
         rc = model_expand(m, as_is, e);
@@ -126,6 +127,7 @@ static int save_rank0(struct stage *st, struct model *m, const char *dtype, bool
 int stage_save_model(struct stage *st, struct model *m, const char *dtype, bool plain,
                      struct dha_err *e)
 {
+    journal_phase(st->journal, "save", 0, 0);
     int rc = st->comm->rank == 0 ? save_rank0(st, m, dtype, plain, e) : 0;
     return comm_agree(st->comm, rc, e);
 }

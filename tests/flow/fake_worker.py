@@ -9,6 +9,8 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   exit=RC[:N]     leave no status.json, exit with RC
   die=SIG[:N]     leave no status.json, end by that signal
   freeze=1[:N]    make no progress after the first step
+  freezeat=K[:N]  make none after step K-1
+  pace=S          steps of S seconds instead of 50 ms (as many as sleep= says in all)
   deaf=1          ignore SIGUSR2
   litter=1        leave a process behind in a session of its own
   rootchild=1|setsid  leave a process that is root's (setsid: in a session of its own), by the set-user-ID program $DHA_TEST_TO_ROOT
@@ -128,7 +130,8 @@ with open(os.path.join(out, "launches"), "a") as f:
 print(f"fake {kind} attempt {attempt}", file=sys.stderr, flush=True)
 if "OMPI_MCA_orte_tmpdir_base" in os.environ:
     print("tmp " + os.environ["OMPI_MCA_orte_tmpdir_base"], file=sys.stderr, flush=True)
-steps = max(1, int(float(active("sleep") or 0) / 0.05))
+pace = float(active("pace") or 0.05)
+steps = max(1, int(float(active("sleep") or 0) / pace))
 record("hello", stage=kind, backend="fake", version="0", host="here", attempt=attempt,
        ranks=int(os.environ["DHA_RANKS"]), threads=int(os.environ["OMP_NUM_THREADS"]),
        pid=os.getpid(), steps=steps, resumed_from=-1)
@@ -175,8 +178,8 @@ losses = [float(x) for x in (by_method("evals") or "").split(":") if x]
 begin = time.time()
 for step in range(1, steps + 1):
     if active("sleep"):
-        time.sleep(0.05)
-    while active("freeze") and step == 2 and not stop:
+        time.sleep(pace)
+    while (active("freeze") and step == 2 or step == int(active("freezeat") or 0)) and not stop:
         time.sleep(0.05)
     if kind == "train" or steps > 1:
         record("progress", step=step, steps=steps, tokens=step * 100, loss=5.0 / step, lm=5.0 / step,

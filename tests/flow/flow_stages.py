@@ -1,4 +1,5 @@
 """Stages as functions of their inputs, and what becomes of them when things go wrong or users step in."""
+import json
 import os
 import shutil
 import time
@@ -316,6 +317,62 @@ class Watchdog(harness.Case):
         j = d.until_state(job, *harness.FINAL, seconds=40)
         self.assertEqual((j["state"], j["stages"][2]["attempts"]), ("done", 2))
         self.assertEqual(d.stray(), [])
+
+
+class LearnedWatchdog(harness.Case):
+    """The bound is an hour: who is ended within a test was ended by what was learned of its pace."""
+    args = ("--stall-min", "1")
+
+    def test_a_frozen_step_is_ended_by_the_pace_of_those_before_it(self):
+        d = self.dhad
+        job = d.submit("train.sleep=9 train.freezeat=160:1")
+        d.until_running(job, "train")
+        said = d.until(lambda: (r := d.get(f"/v1/jobs/{job}/explain").json["reason"]) and
+                       "10 times the longest before it" in r and r)
+        self.assertRegex(said, r"its processes are at work: it has been at step \d+ of 180 for \d+ s, and counts as frozen after \d+ s")
+        j = d.until_state(job, *harness.FINAL, seconds=200)
+        self.assertEqual((j["state"], j["stages"][2]["attempts"]), ("done", 2))
+        e, = (e["data"] for e in events_of(d, job, "attempt.stalled"))
+        self.assertEqual(e["what"], "step 160 of 180")
+        self.assertGreater(e["frozen_s"], e["limit_s"])
+        self.assertLess(e["limit_s"], 3600)
+        self.assertIn("10 times the longest before it", e["limit_from"])
+        ends = [e["data"] for e in events_of(d, job, "attempt.end")]
+        self.assertIn("step 160 of 180 made no progress for", str(ends))
+
+    def test_slow_and_steady_steps_are_let_be(self):
+        d = self.dhad
+        job = d.submit("train.sleep=24 train.pace=2")
+        j = d.until_state(job, *harness.FINAL, seconds=120)
+        self.assertEqual((j["state"], j["stages"][2]["attempts"]), ("done", 1))
+        self.assertEqual(events_of(d, job, "attempt.stalled"), [])
+
+
+class WatchdogByKind(harness.Case):
+    def setUp(self):
+        super().setUp()
+        self.dhad.stop()
+        path = os.path.join(self.dhad.dir, "dhad.json")
+        with open(path, "w") as f:
+            json.dump({"stall_s": 0, "stall_train_s": 2}, f)
+        self.dhad.args = ["--config", path]
+        self.dhad.start()
+
+    def test_each_kind_of_stage_has_its_limit(self):
+        d = self.dhad
+        job = d.submit("search.sleep=6 search.freeze=1 train.sleep=3 train.freeze=1:1")
+        d.until_running(job, "search")
+        self.assertIn("(setting stall_s is 0)", d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        time.sleep(4)  # longer than the limit of the other kind
+        self.assertEqual(d.stage(job, "search")["state"], "running")
+        self.assertEqual(events_of(d, job, "attempt.stalled"), [])
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.until_state(job, "cancelled")
+        job = d.submit("train.sleep=3 train.freeze=1:1", seed=2)
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], j["stages"][2]["attempts"]), ("done", 2))
+        e, = (e["data"] for e in events_of(d, job, "attempt.stalled"))
+        self.assertEqual((e["limit_s"], e["limit_from"]), (2, "setting stall_train_s"))
 
 
 class Cancel(harness.Case):

@@ -9,7 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct settings s = SETTINGS_NONE, before = s;
+    struct settings s = settings_none(), before = s;
     struct dha_err e = {0};
     cJSON *doc = json_parse((const char *)data, size, NULL, NULL);
     if (!doc)

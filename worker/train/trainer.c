@@ -444,6 +444,7 @@ static int save(struct trainer *t, struct dha_err *e)
     if (t->saved_step == t->state.step)
         return 0;
     struct ckpt_info info;
+    journal_phase(o->journal, "save", 0, 0);
     if (ckpt_save(o->ckpt_dir, &t->optim, &t->state, o->identity, CKPT_KEEP, &info, e))
         return -1;
     t->saved_step = t->state.step;
@@ -486,6 +487,7 @@ static int evaluate_now(struct trainer *t, struct dha_err *e)
 {
     const struct trainer_options *o = t->o;
     struct eval_result v;
+    journal_phase(o->journal, "evaluate", 0, 0);
     show_operators(t);
     if (evaluate(o->model, o->valid, o->seq, o->eval_windows, o->comm, &v, e))
         return dha_err_context(e, "evaluating at step %" PRId64, t->state.step);

@@ -162,19 +162,22 @@ static void no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped
     (void)state;
     struct verdict_facts f = said(DHA_E_STOPPED);
     f.stalled = true;
-    f.stall_s = 60;
+    f.stalled_why = "step 3 of 9 made no progress for 60 s";
     struct verdict v = verdict_of(&f);
     assert_int_equal(v.kind, VERDICT_AGAIN);
     assert_true(v.count_retry);
     assert_int_equal(v.error.code, DHA_E_TIMEOUT);
+    assert_string_equal(v.error.msg, "step 3 of 9 made no progress for 60 s");
     f = exited(137);
     f.stalled = true;
+    f.stalled_why = "its start made no progress for 60 s";
     assert_int_equal(verdict_of(&f).error.code, DHA_E_TIMEOUT);
     f = said(DHA_E_OK);
     f.stalled = true;
     assert_int_equal(verdict_of(&f).kind, VERDICT_DONE);
     f = said(DHA_E_INPUT);
     f.stalled = true;
+    f.stalled_why = "";
     assert_int_equal(verdict_of(&f).error.code, DHA_E_INPUT);
 }
 
