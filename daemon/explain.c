@@ -3,6 +3,7 @@
 #include "daemon/plan.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -120,8 +121,74 @@ void explain_never(const struct snapshot *s, const struct sched_decision *dec, c
     }
 }
 
-static void say_busy(const struct snapshot *s, const struct sched_decision *dec, const char *what,
-                     int64_t job, struct plan_explanation *x)
+/* "vm (fan), node-2": nodes that take no work, and why. first: one of them. */
+static void drained_words(const struct snapshot *s, const struct sched_stage *st,
+                          char text[GANG_SIZE], const char **first)
+{
+    int n = 0;
+    *first = "NAME";
+    text[0] = '\0';
+    for (size_t i = 0; i < s->n_nodes && n < GANG_SIZE - 100; i++) {
+        const struct store_node *node = &s->nodes[i];
+        bool allowed = st->n_only == 0;
+        for (size_t k = 0; k < st->n_only; k++) {
+            allowed |= st->only[k] == node->id;
+        }
+        if (node->drained && allowed) {
+            *first = n ? *first : node->name;
+            n += snprintf(text + n, GANG_SIZE - (size_t)n, "%s%.40s%s%.80s%s", n ? ", " : "",
+                          node->name, node->reason[0] ? " (" : "", node->reason,
+                          node->reason[0] ? ")" : "");
+        }
+    }
+}
+
+enum { HOLDERS = 3 };
+
+/* Whose end would free slots of the kind: the first jobs by slot; returns how many. */
+static int holders(struct daemon *d, enum sched_device device, int64_t jobs[HOLDERS])
+{
+    struct store_slot *slots;
+    size_t n;
+    int found = 0;
+    struct dha_err e = {0};
+    if (store_slots(d->store, &slots, &n, &e) != 0) {
+        return 0;
+    }
+    for (size_t i = 0; i < n && found < HOLDERS; i++) {
+        bool known = slots[i].job == 0 ||
+                     (strcmp(slots[i].device, "cuda") == 0) != (device == SCHED_CUDA);
+        for (int k = 0; k < found; k++) {
+            known |= jobs[k] == slots[i].job;
+        }
+        if (!known) {
+            jobs[found++] = slots[i].job;
+        }
+    }
+    free(slots);
+    return found;
+}
+
+static void say_holders(struct daemon *d, enum sched_device device, struct plan_explanation *x)
+{
+    int64_t jobs[HOLDERS];
+    int n = holders(d, device, jobs), len;
+    SAY(unblock, "the end of a running stage");
+    if (n == 0) {
+        return;
+    }
+    len = SAY(unblock, "the end of what runs: job %lld", (long long)jobs[0]);
+    for (int i = 1; i < n; i++) {
+        len += snprintf(x->unblock + len, sizeof x->unblock - (size_t)len, "%s%lld",
+                        i == n - 1 ? " or " : ", ", (long long)jobs[i]);
+    }
+    snprintf(x->unblock + len, sizeof x->unblock - (size_t)len,
+             " (dha watch %lld); or dha hold %lld: it checkpoints and gives way",
+             (long long)jobs[0], (long long)jobs[0]);
+}
+
+static void say_busy(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,
+                     const char *what, int64_t job, struct plan_explanation *x)
 {
     int64_t first = dec->ahead ? job_of(s, dec->blocker) : 0;
     if (!first) {
@@ -130,7 +197,7 @@ static void say_busy(const struct snapshot *s, const struct sched_decision *dec,
         gang_words(s, st, gang);
         SAY(reason, "%s is first in line: it needs %s, %d of %d are free%s", what, gang, dec->free,
             dec->most, is_plain(st) ? "" : " on the best node");
-        SAY(unblock, "the end of a running stage");
+        say_holders(d, st->device, x);
     } else {
         SAY(reason, "%s is behind job %lld, which waits for slots", what, (long long)first);
         if (dec->ahead > 1) {
@@ -232,16 +299,20 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
     case SCHED_BACKOFF: return say_backoff(d, dec->stage, what, x, e);
     case SCHED_NEVER: explain_never(s, dec, what, x->reason, x->unblock); break;
     case SCHED_DRAINED: {
-        char gang[GANG_SIZE];
-        gang_words(s, snapshot_stage(s, dec->stage), gang);
-        SAY(reason, "%s needs %s, and %s drained", what, gang,
+        const struct sched_stage *st = snapshot_stage(s, dec->stage);
+        char gang[GANG_SIZE], which[GANG_SIZE];
+        const char *first;
+        gang_words(s, st, gang);
+        drained_words(s, st, which, &first);
+        SAY(reason, "%s needs %.100s, and %s drained: %s", what, gang,
             dec->fitting > 1 ? "too many of the nodes that have them are"
-                             : "every node that has them is");
-        SAY(unblock, "resume a node: dha nodes resume NAME");
+                             : "every node that has them is",
+            which);
+        SAY(unblock, "when the node is fit again: dha nodes resume %.60s", first);
         break;
     }
     case SCHED_BUSY:
-        say_busy(s, dec, what, job, x);
+        say_busy(d, s, dec, what, job, x);
         say_date(dec, x);
         break;
     case SCHED_BEHIND:
@@ -330,6 +401,7 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         char pace[256];
         bool known = attempts_pace(d, job->id, pace, sizeof pace);
         SAY(reason, "its processes are at work%s%s", known ? ": " : "", known ? pace : "");
+        SAY(unblock, "nothing to do: dha watch %lld", (long long)job->id);
         return 0;
     }
     return explain_queue(d, job, x, e);
