@@ -15,44 +15,46 @@ struct route {
     const char *query; /* names it knows, blank-separated */
     const char *body;  /* members it knows; NULL = it takes no body */
     api_handler *handler;
+    enum access_need need;
 };
 
 static const struct route routes[] = {
-    {"GET", "/v1/version", "", NULL, api_version},
-    {"GET", "/livez", "", NULL, api_alive},
-    {"GET", "/readyz", "", NULL, api_ready},
-    {"GET", "/metrics", "", NULL, api_prometheus},
-    {"POST", "/v1/shutdown", "", "", api_shutdown},
-    {"POST", "/v1/jobs", "", "spec dry_run hold after", api_job_submit},
-    {"GET", "/v1/jobs", "state name limit before", NULL, api_job_list},
-    {"GET", "/v1/jobs/ID", "", NULL, api_job_get},
-    {"POST", "/v1/jobs/ID/cancel", "", "reason now", api_job_cancel},
-    {"POST", "/v1/jobs/ID/hold", "", "", api_job_hold},
-    {"POST", "/v1/jobs/ID/release", "", "", api_job_release},
-    {"POST", "/v1/jobs/ID/retry", "", "", api_job_retry},
-    {"POST", "/v1/jobs/ID/priority", "", "priority", api_job_priority},
-    {"GET", "/v1/jobs/ID/explain", "", NULL, api_job_explain},
-    {"GET", "/v1/jobs/ID/metrics", "stage name after_step limit", NULL, api_job_metrics},
-    {"GET", "/v1/jobs/ID/metrics/names", "stage", NULL, api_job_metric_names},
-    {"GET", "/v1/jobs/ID/checkpoints", "limit after", NULL, api_job_checkpoints},
-    {"GET", "/v1/jobs/ID/logs", "stage attempt stream offset", NULL, api_job_logs},
-    {"GET", "/v1/events", "after limit wait job type", NULL, api_events},
-    {"GET", "/v1/nodes", "", NULL, api_nodes},
-    {"POST", "/v1/nodes/NAME/drain", "", "reason", api_node_drain},
-    {"POST", "/v1/nodes/NAME/resume", "", "", api_node_resume},
+    {"GET", "/v1/version", "", NULL, api_version, ACCESS_READ},
+    {"GET", "/livez", "", NULL, api_alive, ACCESS_READ},
+    {"GET", "/readyz", "", NULL, api_ready, ACCESS_READ},
+    {"GET", "/metrics", "", NULL, api_prometheus, ACCESS_READ},
+    {"POST", "/v1/shutdown", "", "", api_shutdown, ACCESS_ADMIN},
+    {"POST", "/v1/jobs", "", "spec dry_run hold after", api_job_submit, ACCESS_SUBMIT},
+    {"GET", "/v1/jobs", "state name limit before", NULL, api_job_list, ACCESS_READ},
+    {"GET", "/v1/jobs/ID", "", NULL, api_job_get, ACCESS_READ},
+    {"POST", "/v1/jobs/ID/cancel", "", "reason now", api_job_cancel, ACCESS_JOB},
+    {"POST", "/v1/jobs/ID/hold", "", "", api_job_hold, ACCESS_JOB},
+    {"POST", "/v1/jobs/ID/release", "", "", api_job_release, ACCESS_JOB},
+    {"POST", "/v1/jobs/ID/retry", "", "", api_job_retry, ACCESS_JOB},
+    {"POST", "/v1/jobs/ID/priority", "", "priority", api_job_priority, ACCESS_JOB},
+    {"GET", "/v1/jobs/ID/explain", "", NULL, api_job_explain, ACCESS_READ},
+    {"GET", "/v1/jobs/ID/metrics", "stage name after_step limit", NULL, api_job_metrics,
+     ACCESS_READ},
+    {"GET", "/v1/jobs/ID/metrics/names", "stage", NULL, api_job_metric_names, ACCESS_READ},
+    {"GET", "/v1/jobs/ID/checkpoints", "limit after", NULL, api_job_checkpoints, ACCESS_READ},
+    {"GET", "/v1/jobs/ID/logs", "stage attempt stream offset", NULL, api_job_logs, ACCESS_LOGS},
+    {"GET", "/v1/events", "after limit wait job type", NULL, api_events, ACCESS_READ},
+    {"GET", "/v1/nodes", "", NULL, api_nodes, ACCESS_READ},
+    {"POST", "/v1/nodes/NAME/drain", "", "reason", api_node_drain, ACCESS_ADMIN},
+    {"POST", "/v1/nodes/NAME/resume", "", "", api_node_resume, ACCESS_ADMIN},
     {"POST", "/v1/sweeps", "",
-     "spec budgets methods seeds name dry_run skip_impossible stop_dominated margin",
-     api_sweep_new},
-    {"GET", "/v1/sweeps", "limit before name", NULL, api_sweep_list},
-    {"GET", "/v1/sweeps/ID", "", NULL, api_sweep_get},
-    {"POST", "/v1/admin/fsck", "", "deep", api_admin_fsck},
-    {"POST", "/v1/admin/backup", "", "file", api_admin_backup},
-    {"POST", "/v1/admin/export", "", "job out", api_admin_export},
-    {"POST", "/v1/admin/import", "", "dir", api_admin_import},
+     "spec budgets methods seeds name dry_run skip_impossible stop_dominated margin", api_sweep_new,
+     ACCESS_SUBMIT},
+    {"GET", "/v1/sweeps", "limit before name", NULL, api_sweep_list, ACCESS_READ},
+    {"GET", "/v1/sweeps/ID", "", NULL, api_sweep_get, ACCESS_READ},
+    {"POST", "/v1/admin/fsck", "", "deep", api_admin_fsck, ACCESS_ADMIN},
+    {"POST", "/v1/admin/backup", "", "file", api_admin_backup, ACCESS_ADMIN},
+    {"POST", "/v1/admin/export", "", "job out", api_admin_export, ACCESS_ADMIN},
+    {"POST", "/v1/admin/import", "", "dir", api_admin_import, ACCESS_ADMIN},
     {"POST", "/v1/admin/prune", "", "keep_last keep_every keep_best metrics_older_than_s",
-     api_admin_prune},
-    {"GET", "/v1/admin/chores/ID", "wait", NULL, api_admin_chore},
-    {"POST", "/v1/admin/chores/ID/apply", "", "", api_admin_apply},
+     api_admin_prune, ACCESS_ADMIN},
+    {"GET", "/v1/admin/chores/ID", "wait", NULL, api_admin_chore, ACCESS_ADMIN},
+    {"POST", "/v1/admin/chores/ID/apply", "", "", api_admin_apply, ACCESS_ADMIN},
 };
 
 int api_to_int(const char *text, int64_t *out)
@@ -275,14 +277,47 @@ static const struct route *find_route(struct api_call *c, char *name)
     return NULL;
 }
 
-static bool may(struct api_call *c)
+static int refuse(struct api_call *c, enum access_need need, bool others_job)
 {
-    if (c->rq->peer_uid == 0 || c->rq->peer_uid == geteuid()) {
-        return true;
+    static const char *const doing[ACCESS_NEEDS] = {[ACCESS_ADMIN] = "administer this daemon",
+                                                    [ACCESS_READ] = "read here",
+                                                    [ACCESS_LOGS] = "read a job's logs",
+                                                    [ACCESS_SUBMIT] = "submit jobs",
+                                                    [ACCESS_JOB] = "change jobs"};
+    long uid = (long)c->rq->peer_uid, owner = (long)geteuid();
+    if (others_job) {
+        dha_fail(&c->e, DHA_E_FORBIDDEN, "job %lld is not yours: you are uid %ld", (long long)c->id,
+                 uid);
+        return dha_err_hint(&c->e, "its owner may do that, and uid %ld, who runs this daemon",
+                            owner);
     }
-    dha_fail(&c->e, DHA_E_FORBIDDEN, "this daemon serves uid %ld only; you are uid %ld",
-             (long)geteuid(), (long)c->rq->peer_uid);
-    return false;
+    dha_fail(&c->e, DHA_E_FORBIDDEN, "uid %ld may not %s: this daemon is uid %ld's, and you are %s",
+             uid, doing[need], owner,
+             c->role == ACCESS_NONE     ? "nobody to it"
+             : c->role == ACCESS_VIEWER ? "a viewer"
+                                        : "an operator");
+    return need == ACCESS_ADMIN
+               ? dha_err_hint(&c->e, "ask uid %ld to do it", owner)
+               : dha_err_hint(&c->e,
+                              "uid %ld can let you in: settings \"group\" and \"others\" "
+                              "(dhad --help)",
+                              owner);
+}
+
+static int check_access(struct api_call *c, const struct route *r)
+{
+    const struct server_request *rq = c->rq;
+    c->role = access_role(&c->d->access, rq->peer_uid, rq->peer_groups, rq->n_peer_groups);
+    enum access_answer may = access_may(c->role, r->need);
+    if (may == ACCESS_OWN) {
+        struct store_job job;
+        if (store_job_get(c->d->store, c->id, &job, &c->e) != 0) {
+            return -1;
+        }
+        may = job.owner_uid == (int64_t)rq->peer_uid ? ACCESS_YES : ACCESS_OWN;
+        store_job_finish(&job);
+    }
+    return may == ACCESS_YES ? 0 : refuse(c, r->need, may == ACCESS_OWN);
 }
 
 /* What is done to a job may say how the job must be (If-Match). */
@@ -307,7 +342,9 @@ static enum api_outcome run(struct api_call *c, const struct route *r)
     if (store_mark(c->d->store, &mark, &c->e) != 0) {
         return API_FAIL;
     }
+    store_set_actor(c->d->store, (int64_t)c->rq->peer_uid);
     enum api_outcome out = r->handler(c);
+    store_set_actor(c->d->store, STORE_NO_ACTOR);
     if (out == API_FAIL) {
         store_undo(c->d->store, &mark);
     } else if (store_keep(c->d->store, &mark, &c->e) != 0) {
@@ -324,7 +361,7 @@ enum server_outcome api_handle(void *ctx, struct server_request *rq)
     c.d->stat.requests++;
     c.name = name;
     const struct route *r = find_route(&c, name);
-    if (r && may(&c) && check_query(&c, r) == 0 && parse_body(&c, r) == 0 &&
+    if (r && check_access(&c, r) == 0 && check_query(&c, r) == 0 && parse_body(&c, r) == 0 &&
         (!acts_on_job(r) || api_if_match(&c) == 0)) {
         out = run(&c, r);
     }

@@ -2,9 +2,8 @@
  *
  * A handler gets the call with its ids taken out of the path and its body parsed, fills call->doc (a tree,
  * without "api": the router adds it) and call->status, and returns API_OK; or fills call->e and
- * returns API_FAIL; or returns API_WAIT (long poll) after setting rq->deadline_ms. Only the
- * daemon's own user and root are served, reads as well: specs and logs may be private. The router has checked that only known
- * members are in the body and only known arguments in the query.
+ * returns API_FAIL; or returns API_WAIT (long poll) after setting rq->deadline_ms. The router has checked that the
+ * caller may do this (access.h), that only known members are in the body and only known arguments in the query.
  */
 #ifndef DHA_DAEMON_API_H
 #define DHA_DAEMON_API_H
@@ -18,8 +17,9 @@ struct api_call {
     struct server_request *rq;
     int64_t id;       /* of the path's ID; 0 = none */
     const char *name; /* the path's NAME; NULL = none */
-    cJSON *body;      /* parsed; an empty object if there was none */
-    int status;       /* 200 unless set */
+    enum access_role role;
+    cJSON *body; /* parsed; an empty object if there was none */
+    int status;  /* 200 unless set */
     cJSON *doc;
     struct dha_err e;
     cJSON *errors; /* list for the error document, or NULL */

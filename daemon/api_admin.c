@@ -12,6 +12,7 @@ static enum api_outcome answer(struct api_call *c, int rc)
         return API_FAIL;
     }
     c->status = 202;
+    c->d->chore->by = (int64_t)c->rq->peer_uid;
     return api_answer(c, "chore", chore_doc(c->d, c->d->chore->id, &c->e));
 }
 

@@ -118,6 +118,7 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struc
                               .after = s->after,
                               .n_after = s->n_after,
                               .idempotency_key = s->idempotency_key,
+                              .queue_limit = c->d->settings.queue_per_user,
                               .stages = stages,
                               .n_stages = n,
                               .now_us = now_us()};

@@ -358,8 +358,12 @@ static int submit_all(struct api_call *c, const struct sweep_request *q, const c
                                 .margin = q->margin,
                                 .idempotency_key = key,
                                 .now_us = now_us()};
-    int rc = text && skipped ? store_sweep_new(c->d->store, &w, sweep, &c->e)
-                             : dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+    /* all of them or none: said before the first is made */
+    int rc = store_queue_check(c->d->store, w.owner_uid, c->d->settings.queue_per_user, q->n,
+                               &c->e);
+    rc = rc != 0           ? rc
+         : text && skipped ? store_sweep_new(c->d->store, &w, sweep, &c->e)
+                           : dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
     for (int i = 0; i < q->n && rc == 0; i++) {
         int64_t id;
         bool existed;

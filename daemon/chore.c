@@ -34,7 +34,7 @@ static void say_end(struct chore *c)
     snprintf(type, sizeof type, "admin.%s", c->ops->name);
     int rc = json_put_str(j, "state", state_names[c->state]) |
              json_put_str(j, "code", dha_code_name(failed ? c->error.code : DHA_E_OK)) |
-             json_put_str(j, "message", failed ? c->error.msg : "");
+             json_put_str(j, "message", failed ? c->error.msg : "") | json_put_id(j, "by", c->by);
     char *text = rc == 0 ? json_text(j) : NULL;
     if (text && store_event_add(c->d->store, type, 0, 0, 0, text, now_us(), NULL, &e) != 0) {
         log_fail(type, &e);

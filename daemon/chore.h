@@ -38,7 +38,7 @@ struct chore {
     const struct chore_ops *ops;
     void *arg;
     char *state_dir;
-    int64_t id;
+    int64_t id, by; /* the uid that asked for it */
     bool apply;
     enum chore_state state;
     struct progress progress;

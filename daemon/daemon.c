@@ -125,17 +125,22 @@ static int register_node(struct daemon *d, long slots, struct dha_err *e)
 static int apply_settings(struct daemon *d, struct dha_err *e)
 {
     struct settings s;
+    struct access access;
     if (settings_settle(&d->options.said, d->options.config, online_cores(), &s, e) != 0 ||
-        register_node(d, s.slots, e) != 0) {
+        access_settle(&s, &access, e) != 0 || register_node(d, s.slots, e) != 0 ||
+        (d->server && statedir_open_socket(d->socket_path, &access, e) != 0)) {
         return -1;
     }
     d->settings = s;
+    d->access = access;
     d->ageing_us = (int64_t)s.ageing_s * 1000000;
     d->preempt = s.preempt;
     d->log_bytes = (int64_t)s.log_mib << 20;
     d->want_pass = true;
-    log_info("settings: slots %ld, stall %ld s, ageing %ld s, logs %ld MiB", s.slots, s.stall_s,
-             s.ageing_s, s.log_mib);
+    log_info("settings: slots %ld, stall %ld s, ageing %ld s, logs %ld MiB, group %s, others %s, "
+             "%ld jobs a user",
+             s.slots, s.stall_s, s.ageing_s, s.log_mib, s.group[0] ? s.group : "none", s.others,
+             s.queue_per_user);
     return 0;
 }
 
@@ -273,7 +278,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         log_warn("%s; models that were finished are in %s/jobs/*/export/out/model", d->notice,
                  d->state_dir);
     }
-    fd = statedir_listen(o->socket, e);
+    fd = statedir_listen(o->socket, &d->access, e);
     if (fd < 0) {
         free(d->socket_path); /* not ours to remove */
         d->socket_path = NULL;

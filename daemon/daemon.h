@@ -11,6 +11,7 @@
  *   main.c daemon.c turn.c     start, the turn
  *   settings.c notify.c        what it is told (SIGHUP: again), what it tells systemd
  *   server.c server_stream.c   requests, replies, streams
+ *   access.c (pure)            who may do what
  *   api*.c doc.c result.c feed.c   what they say
  *   stagekey.c                 what makes two stages equal
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
@@ -32,6 +33,7 @@
 
 #include <uv.h>
 
+#include "daemon/access.h"
 #include "daemon/histogram.h"
 #include "daemon/launch.h"
 #include "daemon/server.h"
@@ -84,6 +86,7 @@ struct daemon {
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
     struct daemon_options options; /* its strings are the caller's */
     struct settings settings;      /* as they hold now */
+    struct access access;          /* who may do what */
     int64_t started_us, ageing_us, log_bytes;
     bool preempt;
     int64_t events_seen; /* last event that waiting requests were told of */

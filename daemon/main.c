@@ -27,7 +27,7 @@ static const char help_text[] =
     "PATH.\n"
     "\n"
     "  --state DIR       state directory (made with mode 0700; one daemon each)\n"
-    "  --socket PATH     where to listen (made with mode 0600)\n"
+    "  --socket PATH     where to listen (made with mode 0600; see --group and --others)\n"
     "  --slots N         cores that stages may use on this host (default: all that are online)\n"
     "  --worker PATH     dha-worker (default: beside dhad, else in PATH)\n"
     "  --shim PATH       dha-shim (default: beside dhad, else in PATH)\n"
@@ -45,9 +45,20 @@ static const char help_text[] =
     "                    (default: 64)\n"
     "  --preempt 0|1     1: running stages checkpoint and give way to those of higher priority "
     "(default: 0)\n"
+    "  --group GROUP     its members may submit, and change and read the logs of their own jobs; "
+    "all "
+    "jobs run\n"
+    "                    with the rights of the user who runs dhad (default: only that user and "
+    "root)\n"
+    "  --others none|read   what everybody else on this host may do; read: all but logs (default: "
+    "none)\n"
+    "  --queue-per-user N   jobs of one user that have not ended; more are refused (default: "
+    "100000; 0: any\n"
+    "                    number)\n"
     "  --config FILE     these from a file: {\"slots\": 8, \"stall_s\": 3600, "
     "\"stall_min_s\": 300,\n"
-    "                    \"ageing_s\": 0, \"log_mib\": 64, \"preempt\": 0}, and "
+    "                    \"ageing_s\": 0, \"log_mib\": 64, \"preempt\": 0, \"group\": \"gpu\",\n"
+    "                    \"others\": \"read\", \"queue_per_user\": 1000}, and "
     "\"stall_search_s\", "
     "\"stall_fuse_s\",\n"
     "                    \"stall_train_s\", \"stall_eval_s\", \"stall_export_s\": stall_s for one "
@@ -72,6 +83,9 @@ enum {
     OPT_AGEING,
     OPT_LOG_MIB,
     OPT_PREEMPT,
+    OPT_GROUP,
+    OPT_OTHERS,
+    OPT_QUEUE,
     OPT_CONFIG,
     OPT_WORKER,
     OPT_SHIM,
@@ -92,6 +106,9 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"ageing", required_argument, NULL, OPT_AGEING},
                                         {"log-mib", required_argument, NULL, OPT_LOG_MIB},
                                         {"preempt", required_argument, NULL, OPT_PREEMPT},
+                                        {"group", required_argument, NULL, OPT_GROUP},
+                                        {"others", required_argument, NULL, OPT_OTHERS},
+                                        {"queue-per-user", required_argument, NULL, OPT_QUEUE},
                                         {"config", required_argument, NULL, OPT_CONFIG},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
@@ -152,6 +169,21 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_PREEMPT:
             if (settings_option(&a->opt.said, "preempt", optarg) != 0) {
                 return usage_error("--preempt wants 0 or 1");
+            }
+            break;
+        case OPT_GROUP:
+            if (settings_option(&a->opt.said, "group", optarg) != 0) {
+                return usage_error("--group wants the name of a group, or its number");
+            }
+            break;
+        case OPT_OTHERS:
+            if (settings_option(&a->opt.said, "others", optarg) != 0) {
+                return usage_error("--others wants none or read");
+            }
+            break;
+        case OPT_QUEUE:
+            if (settings_option(&a->opt.said, "queue-per-user", optarg) != 0) {
+                return usage_error("--queue-per-user wants a number from 0 to 1000000000");
             }
             break;
         case OPT_CONFIG: a->opt.config = optarg; break;

@@ -122,6 +122,31 @@ static struct server_user *user_of(struct server *s, uid_t uid)
     return u;
 }
 
+/* The socket's other end: its group and all supplementary ones. 0 / -1. */
+static int read_groups(int fd, gid_t own, struct server_peer *p)
+{
+    socklen_t len = 0;
+    int rc = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len);
+    if (rc != 0 && errno != ERANGE) {
+        return -1;
+    }
+    p->groups = calloc(len / sizeof *p->groups + 1, sizeof *p->groups);
+    if (!p->groups || (len && getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, p->groups, &len) != 0)) {
+        return -1;
+    }
+    p->n_groups = len / sizeof *p->groups;
+    p->groups[p->n_groups++] = own;
+    return 0;
+}
+
+static void peer_free(struct server_peer *p)
+{
+    if (p) {
+        free(p->groups);
+    }
+    free(p);
+}
+
 static struct server_peer *peer_new(struct server *s, struct MHD_Connection *conn)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(
@@ -132,8 +157,9 @@ static struct server_peer *peer_new(struct server *s, struct MHD_Connection *con
         return NULL;
     }
     struct server_peer *p = calloc(1, sizeof *p);
-    if (!p || !(p->user = user_of(s, cred.uid))) {
-        free(p);
+    if (!p || read_groups(info->connect_fd, cred.gid, p) != 0 ||
+        !(p->user = user_of(s, cred.uid))) {
+        peer_free(p);
         return NULL;
     }
     p->over = ++p->user->connections > s->limits.connections_per_user;
@@ -158,7 +184,7 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
     s->n_connections--;
     if (p) {
         p->user->connections--;
-        free(p);
+        peer_free(p);
     }
     *context = NULL;
 }
@@ -235,6 +261,8 @@ static struct server_request *request_new(struct MHD_Connection *conn, const cha
     rq->method = strcmp(method, "GET") == 0 ? "GET" : strcmp(method, "POST") == 0 ? "POST" : "?";
     const struct server_peer *peer = server_peer(conn);
     rq->peer_uid = peer ? peer->user->uid : (uid_t)-1;
+    rq->peer_groups = peer ? peer->groups : NULL;
+    rq->n_peer_groups = peer ? peer->n_groups : 0;
     rq->phase = READING;
     rq->refusal = (int)check_limits(conn, peer);
     return rq;

@@ -75,6 +75,8 @@ struct server_reply {
 struct server_request {
     const char *method, *path;
     uid_t peer_uid;
+    const gid_t *peer_groups; /* n_peer_groups */
+    size_t n_peer_groups;
     char *body; /* NUL-terminated; "" when there is none */
     size_t body_len;
     bool too_large;       /* the body was over SERVER_BODY_MAX and is gone */

@@ -16,6 +16,8 @@ struct server_user {
 /* One for each connection, as long as it is open. */
 struct server_peer {
     struct server_user *user;
+    gid_t *groups; /* n_groups: all that the process was in when it connected */
+    size_t n_groups;
     bool over; /* it was one too many: its requests are refused */
 };
 

@@ -2,6 +2,7 @@
 #include "daemon/settings.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,22 +13,43 @@
 enum { FILE_MAX = 64 * 1024 };
 
 #define KIND(k) (offsetof(struct settings, stall_kind_s) + (k) * sizeof(long))
+static bool is_group(const char *text)
+{
+    return text[0] &&
+           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") ==
+               strlen(text);
+}
+
+static bool is_others(const char *text)
+{
+    return strcmp(text, "none") == 0 || strcmp(text, "read") == 0;
+}
+
+/* A number from lo to hi, or (valid != NULL) a text that fits into `hi` bytes with its NUL. */
 static const struct member {
     const char *name, *option; /* option NULL: only in a file */
     size_t at;
     long lo, hi;
+    bool (*valid)(const char *text);
+    const char *what; /* a text's values, for people */
 } members[] = {
-    {"slots", "slots", offsetof(struct settings, slots), 1, 65536},
-    {"stall_s", "stall", offsetof(struct settings, stall_s), 0, 1000000000},
-    {"stall_min_s", "stall-min", offsetof(struct settings, stall_min_s), 1, 1000000000},
-    {"stall_search_s", NULL, KIND(STAGE_SEARCH), 0, 1000000000},
-    {"stall_fuse_s", NULL, KIND(STAGE_FUSE), 0, 1000000000},
-    {"stall_train_s", NULL, KIND(STAGE_TRAIN), 0, 1000000000},
-    {"stall_eval_s", NULL, KIND(STAGE_EVAL), 0, 1000000000},
-    {"stall_export_s", NULL, KIND(STAGE_EXPORT), 0, 1000000000},
-    {"ageing_s", "ageing", offsetof(struct settings, ageing_s), 0, 1000000000},
-    {"log_mib", "log-mib", offsetof(struct settings, log_mib), 1, 1048576},
-    {"preempt", "preempt", offsetof(struct settings, preempt), 0, 1},
+    {"slots", "slots", offsetof(struct settings, slots), 1, 65536, NULL, NULL},
+    {"stall_s", "stall", offsetof(struct settings, stall_s), 0, 1000000000, NULL, NULL},
+    {"stall_min_s", "stall-min", offsetof(struct settings, stall_min_s), 1, 1000000000, NULL, NULL},
+    {"stall_search_s", NULL, KIND(STAGE_SEARCH), 0, 1000000000, NULL, NULL},
+    {"stall_fuse_s", NULL, KIND(STAGE_FUSE), 0, 1000000000, NULL, NULL},
+    {"stall_train_s", NULL, KIND(STAGE_TRAIN), 0, 1000000000, NULL, NULL},
+    {"stall_eval_s", NULL, KIND(STAGE_EVAL), 0, 1000000000, NULL, NULL},
+    {"stall_export_s", NULL, KIND(STAGE_EXPORT), 0, 1000000000, NULL, NULL},
+    {"ageing_s", "ageing", offsetof(struct settings, ageing_s), 0, 1000000000, NULL, NULL},
+    {"log_mib", "log-mib", offsetof(struct settings, log_mib), 1, 1048576, NULL, NULL},
+    {"preempt", "preempt", offsetof(struct settings, preempt), 0, 1, NULL, NULL},
+    {"queue_per_user", "queue-per-user", offsetof(struct settings, queue_per_user), 0, 1000000000,
+     NULL, NULL},
+    {"group", "group", offsetof(struct settings, group), 0, sizeof((struct settings *)0)->group,
+     is_group, "the name of a group of this host, or its number"},
+    {"others", "others", offsetof(struct settings, others), 0, sizeof((struct settings *)0)->others,
+     is_others, "\"none\" or \"read\""},
 };
 enum { MEMBERS = sizeof members / sizeof *members };
 
@@ -40,7 +62,9 @@ struct settings settings_none(void)
 {
     struct settings s = {0};
     for (int i = 0; i < MEMBERS; i++) {
-        *value_of(&s, &members[i]) = -1;
+        if (!members[i].valid) {
+            *value_of(&s, &members[i]) = -1;
+        }
     }
     return s;
 }
@@ -56,6 +80,21 @@ int64_t settings_stall(const struct settings *s, enum stage_kind kind, char *nam
     return own ? s->stall_kind_s[kind] : s->stall_s;
 }
 
+static char *text_of(struct settings *s, const struct member *m)
+{
+    return (char *)s + m->at;
+}
+
+static int set_text(struct settings *s, const struct member *m, const char *text)
+{
+    if (strlen(text) >= (size_t)m->hi || !m->valid(text)) {
+        return -1;
+    }
+    memset(text_of(s, m), 0, (size_t)m->hi);
+    memcpy(text_of(s, m), text, strlen(text));
+    return 0;
+}
+
 int settings_option(struct settings *s, const char *option, const char *value)
 {
     for (int i = 0; i < MEMBERS; i++) {
@@ -63,6 +102,9 @@ int settings_option(struct settings *s, const char *option, const char *value)
         char *end;
         if (!m->option || strcmp(m->option, option) != 0) {
             continue;
+        }
+        if (m->valid) {
+            return set_text(s, m, value);
         }
         errno = 0;
         long v = strtol(value, &end, 10);
@@ -83,9 +125,30 @@ static int unknown(const char *name, struct dha_err *e)
     }
     const char *near = text_nearest(name, names, MEMBERS);
     dha_fail(e, DHA_E_INPUT, "there is no setting \"%.40s\"", name);
-    return near ? dha_err_hint(e, "did you mean \"%s\"?", near)
-                : dha_err_hint(e, "slots, stall_s, stall_min_s, stall_train_s (and other stages), "
-                                  "ageing_s, log_mib, preempt");
+    if (near) {
+        return dha_err_hint(e, "did you mean \"%s\"?", near);
+    }
+    char all[sizeof e->hint] = "";
+    for (size_t i = 0, n = 0; i < MEMBERS && n < sizeof all; i++) {
+        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", names[i]);
+    }
+    return dha_err_hint(e, "%s", all);
+}
+
+/* A group may also be given as a number: its gid. */
+static int take_text(struct settings *s, const struct member *m, const cJSON *v, struct dha_err *e)
+{
+    char digits[24];
+    int64_t number;
+    const char *text = cJSON_IsString(v) ? v->valuestring : NULL;
+    if (m->valid == is_group && cJSON_IsNumber(v) && json_to_int(v, &number) && number >= 0) {
+        snprintf(digits, sizeof digits, "%lld", (long long)number);
+        text = digits;
+    }
+    if (!text || set_text(s, m, text) != 0) {
+        return dha_fail(e, DHA_E_INPUT, "\"%s\" is %s", m->name, m->what);
+    }
+    return 0;
 }
 
 int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)
@@ -104,6 +167,12 @@ int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)
         }
         if (!m) {
             return unknown(v->string, e);
+        }
+        if (m->valid) {
+            if (take_text(&read, m, v, e) != 0) {
+                return -1;
+            }
+            continue;
         }
         if (!cJSON_IsNumber(v) || !json_to_int(v, &number) || number < m->lo || number > m->hi) {
             return dha_fail(e, DHA_E_INPUT, "\"%s\" is a whole number from %ld to %ld", m->name,
@@ -124,6 +193,8 @@ int settings_settle(const struct settings *said, const char *file, long online,
     read.stall_min_s = 300;
     read.log_mib = 64;
     read.ageing_s = read.preempt = 0;
+    read.queue_per_user = 100000;
+    snprintf(read.others, sizeof read.others, "none");
     if (file) {
         cJSON *doc = json_parse_file(file, FILE_MAX, e);
         int rc = doc ? settings_parse(doc, &read, e) : -1;
@@ -134,9 +205,14 @@ int settings_settle(const struct settings *said, const char *file, long online,
     }
     for (int i = 0; i < MEMBERS; i++) {
         struct settings copy = *said;
-        long v = *value_of(&copy, &members[i]);
-        if (v >= 0) {
-            *value_of(&read, &members[i]) = v;
+        const struct member *m = &members[i];
+        if (m->valid) {
+            const char *text = text_of(&copy, m);
+            if (text[0]) {
+                memcpy(text_of(&read, m), text, (size_t)m->hi);
+            }
+        } else if (*value_of(&copy, m) >= 0) {
+            *value_of(&read, m) = *value_of(&copy, m);
         }
     }
     *out = read;

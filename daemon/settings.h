@@ -1,5 +1,6 @@
 /* settings.h: what dhad may be told in a file (--config FILE), and again while it runs (SIGHUP):
- *   {"slots": 8, "stall_s": 3600, "stall_train_s": 900, "ageing_s": 86400, "log_mib": 64, "preempt": 0}
+ *   {"slots": 8, "stall_s": 3600, "stall_train_s": 900, "ageing_s": 86400, "log_mib": 64, "preempt": 0,
+ *    "group": "gpu", "others": "read", "queue_per_user": 1000}
  * Every member may be left out; one that is not known is an error. An option of the command line goes before the file.
  */
 #ifndef DHA_DAEMON_SETTINGS_H
@@ -19,15 +20,19 @@ struct settings {
     long
         preempt; /* 1: running stages give way to those of higher priority (preempt.h); default 0 */
     long ageing_s; /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
+    long queue_per_user; /* jobs of one user that have not ended; 0 = any number; default 100000 */
+    /* Texts; "" = nothing said. */
+    char group[64];  /* whose members may submit: a name or a gid; default: nobody */
+    char others[16]; /* what everybody else on this host may do: "none" (default) or "read" */
 };
 
-struct settings settings_none(void); /* nothing said: -1 everywhere */
+struct settings settings_none(void); /* nothing said: -1 and "" everywhere */
 
 /* How long a stage of this kind may stand still at most (0 = for ever), and the name of the setting that says so. */
 enum { SETTING_NAME = 24 };
 int64_t settings_stall(const struct settings *s, enum stage_kind kind, char *name, size_t size);
 
-/* The bounds of a value, by its option's name ("slots", "stall", "ageing", "log-mib", "preempt"): 0, or -1 if it is none or outside. */
+/* A value by its option's name ("slots", "stall", "log-mib", "group", ...): 0, or -1 if it is none of its values. */
 int settings_option(struct settings *s, const char *option, const char *value);
 /* What the document says into *s, the rest stays. DHA_E_INPUT names the member; *s is then untouched. */
 int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e);

@@ -291,7 +291,8 @@ int stages_retry(struct daemon *d, int64_t job, struct dha_err *e)
         dha_err_hint(e, "only failed and cancelled jobs can");
         goto out;
     }
-    if (move_job(d, job, j.state, JOB_QUEUED, "retried by a user", NULL, e) != 0 ||
+    if (store_queue_check(d->store, j.owner_uid, d->settings.queue_per_user, 1, e) != 0 ||
+        move_job(d, job, j.state, JOB_QUEUED, "retried by a user", NULL, e) != 0 ||
         store_stages_of_job(d->store, job, &l, e) != 0) {
         goto out;
     }

@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "daemon/log.h"
+
 int make_dirs(const char *path, struct dha_err *e)
 {
     char buf[4096];
@@ -99,7 +101,67 @@ static int clear_stale(const struct sockaddr_un *addr, struct dha_err *e)
     return dha_err_hint(e, "choose another --socket");
 }
 
-int statedir_listen(const char *path, struct dha_err *e)
+/* The directory of the socket: made if it is not there. Whoever the settings let in must be able to pass it, and all
+ * above it: a warning says where that is not so. */
+static int socket_dir(const char *dir, const struct access *a, struct dha_err *e)
+{
+    char part[4096];
+    struct stat st;
+    mode_t want = a->others_read ? 0755 : a->has_group ? 0750 : 0700;
+    if (lstat(dir, &st) != 0 && errno == ENOENT) {
+        if (make_dirs(dir, e) != 0) {
+            return -1;
+        }
+        if (want != 0700 &&
+            ((a->has_group && chown(dir, (uid_t)-1, a->group) != 0) || chmod(dir, want) != 0)) {
+            return dha_fail_errno(e, errno, "cannot let users into %s", dir);
+        }
+    } else if (make_dirs(dir, e) != 0) {
+        return -1;
+    }
+    snprintf(part, sizeof part, "%s", dir);
+    for (char *end = part + strlen(part); end && want != 0700; end = strrchr(part, '/')) {
+        *end = '\0';
+        if (part[0] && stat(part, &st) == 0 && !(st.st_mode & S_IXOTH) &&
+            (a->others_read || st.st_gid != a->group || !(st.st_mode & S_IXGRP))) {
+            log_warn(
+                "%s (mode %04o) keeps users whom the settings let in from the socket: chmod %s",
+                part, (unsigned)st.st_mode & 07777, a->others_read ? "o+x" : "g+x and chgrp");
+        }
+    }
+    return 0;
+}
+
+int statedir_open_socket(const char *path, const struct access *a, struct dha_err *e)
+{
+    char name[32];
+    struct stat st;
+    mode_t mode = a->others_read ? 0666 : a->has_group ? 0660 : 0600;
+    gid_t group = a->has_group ? a->group : getegid();
+    int rc = 0, fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0) {
+        rc = dha_fail_errno(e, errno, "socket %s", path);
+    } else if (!S_ISSOCK(st.st_mode) || st.st_uid != geteuid()) {
+        rc = dha_fail(e, DHA_E_CONFLICT, "%s is not this daemon's socket any more", path);
+    }
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    /* closed first, so that a group that is no longer let in is out before another comes in */
+    if (rc == 0 && st.st_gid != group &&
+        (chmod(name, 0600) != 0 || chown(name, (uid_t)-1, group) != 0)) {
+        dha_fail_errno(e, errno, "cannot give %s to group %s", path,
+                       a->has_group ? a->group_name : "of the daemon");
+        rc = dha_err_hint(e, "the user who runs dhad has to be a member of the group");
+    }
+    if (rc == 0 && chmod(name, mode) != 0) {
+        rc = dha_fail_errno(e, errno, "cannot change the mode of %s", path);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return rc;
+}
+
+int statedir_listen(const char *path, const struct access *a, struct dha_err *e)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     size_t n = strlen(path);
@@ -114,7 +176,7 @@ int statedir_listen(const char *path, struct dha_err *e)
     char *slash = strrchr(dir, '/');
     if (slash && slash != dir) {
         *slash = '\0';
-        if (make_dirs(dir, e) != 0) {
+        if (socket_dir(dir, a, e) != 0) {
             return dha_err_context(e, "directory of the socket");
         }
     }
@@ -137,6 +199,11 @@ int statedir_listen(const char *path, struct dha_err *e)
     if (rc != 0) {
         close(fd);
         return dha_fail_errno(e, err, "cannot listen on %s", path);
+    }
+    if (statedir_open_socket(path, a, e) != 0) {
+        unlink(path);
+        close(fd);
+        return -1;
     }
     return fd;
 }

@@ -44,7 +44,8 @@
     X(NO_SLOT, "no_slot", 422, 83, USER, "no node could ever hold this gang")                      \
     X(TIMEOUT, "timeout", 504, 84, INFRA, "walltime or watchdog limit reached")                    \
     X(CANCELLED, "cancelled", 409, 85, USER, "cancelled by a user")                                \
-    X(PRECONDITION, "precondition", 412, 86, USER, "changed since the caller last looked")
+    X(PRECONDITION, "precondition", 412, 86, USER, "changed since the caller last looked")         \
+    X(QUEUE_FULL, "queue_full", 429, 87, USER, "the user has as many jobs as one may have")
 
 enum dha_code {
 #define X(sym, name, http, rc, retry, text) DHA_E_##sym,

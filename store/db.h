@@ -12,7 +12,13 @@
 
 #include "store/store.h"
 
-#define DB_CACHE 512 /* a power of two, well over the number of statements */
+#define DB_CACHE     512 /* a power of two, well over the number of statements */
+
+#define QUEUE_BOUNDS 16 /* users whose number of jobs is kept in mind (queue.c) */
+struct queue_bound {
+    int64_t owner_uid, jobs;
+    bool known;
+};
 
 struct store {
     sqlite3 *db;      /* state.db */
@@ -24,6 +30,9 @@ struct store {
     bool metrics_open; /* a transaction on metrics.db is open */
     bool metrics_failed;
     int64_t event_seq, event_committed;
+    struct queue_bound queue[QUEUE_BOUNDS];
+    unsigned queue_next;
+    int64_t actor;  /* uid, or STORE_NO_ACTOR */
     int64_t now_us; /* the last time a caller gave: stamps what has no caller */
     struct {
         const char *sql;
@@ -95,6 +104,10 @@ bool db_is_damage(int rc);
 
 /* Grows *p for one more element of `size` bytes: returns the zeroed element or NULL. cap 2^k growth. */
 void *db_grow(void *p_to_array, size_t *n, size_t size);
+
+/* queue.c: a job of the owner was added; a job that had ended goes on, whose ever. */
+void queue_added(struct store *s, int64_t owner_uid);
+void queue_forget(struct store *s);
 
 /* schema.c: brings a file to STORE_SCHEMA. */
 enum db_file { DB_STATE, DB_METRICS };

@@ -20,9 +20,18 @@ int store_event_add(struct store *s, const char *type, int64_t job, int64_t stag
     return 0;
 }
 
+void store_set_actor(struct store *s, int64_t uid)
+{
+    s->actor = uid;
+}
+
 int event_json(struct store *s, const char *type, int64_t job, int64_t stage, int attempt,
                cJSON *json, int64_t now_us, struct dha_err *e)
 {
+    if (s->actor != STORE_NO_ACTOR && json_put_id(json, "by", s->actor) != 0) {
+        cJSON_Delete(json);
+        return db_no_memory(e);
+    }
     char *text = json ? json_text(json) : NULL;
     cJSON_Delete(json);
     if (!text)

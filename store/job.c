@@ -108,8 +108,9 @@ int store_job_submit(struct store *s, const struct store_new_job *j, int64_t *id
         *existed = true;
         return 0;
     }
-    if (db_mark(s, &m, e) != 0)
+    if (store_queue_check(s, j->owner_uid, j->queue_limit, 1, e) != 0 || db_mark(s, &m, e) != 0)
         return -1;
+    queue_added(s, j->owner_uid);
     if (insert_job(s, j, id, e) != 0)
         return db_undo(s, &m);
     return db_keep(s, &m, e);
@@ -371,6 +372,8 @@ static int apply_move(struct store *s, const struct store_job_move *m, struct dh
         return -1;
     if (sqlite3_changes(s->db) != 1)
         return 0;
+    if (job_state_final(m->from))
+        queue_forget(s);
     if (event_move(s, "job.state", m->job, 0, 0, job_state_name(m->from), job_state_name(m->to),
                    m->reason, m->now_us, e) != 0)
         return -1;

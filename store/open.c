@@ -98,6 +98,7 @@ static int take_lock(struct store *s, struct dha_err *e)
         }
         close(s->lock_fd);
         s->lock_fd = -1;
+        s->actor = STORE_NO_ACTOR;
     } else {
         int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
         /* the pid is only told to people: that it could not be written changes nothing */
@@ -168,6 +169,7 @@ int store_open(const char *state_dir, unsigned flags, int64_t now_us, struct sto
     if (!s)
         return db_no_memory(e);
     s->lock_fd = -1;
+    s->actor = STORE_NO_ACTOR;
     s->now_us = now_us;
     s->dir = strdup(state_dir);
     if (!s->dir) {
@@ -227,6 +229,7 @@ int store_open_reader(const char *state_dir, struct store **out, struct dha_err 
     if (!s)
         return db_no_memory(e);
     s->lock_fd = -1;
+    s->actor = STORE_NO_ACTOR;
     s->dir = strdup(state_dir);
     if (!s->dir) {
         free(s);

@@ -168,15 +168,21 @@ struct store_new_job {
     const struct store_dependency *after; /* n_after: nothing of it starts before */
     size_t n_after;
     const char *idempotency_key;          /* NULL = none */
+    int64_t queue_limit;                  /* of this owner's jobs that have not ended; 0 = none */
     const struct store_new_stage *stages; /* in order */
     int n_stages;
     int64_t now_us;
 };
 /* Job, stages (the first ready), dependencies, event and idempotency key together. The same key of the same owner
  * again: the same id, *existed = true; with another spec: DHA_E_CONFLICT. A dependency on a job that is not there:
- * DHA_E_NOT_FOUND. */
+ * DHA_E_NOT_FOUND. One job too many of its owner: DHA_E_QUEUE_FULL. */
 int store_job_submit(struct store *s, const struct store_new_job *j, int64_t *id, bool *existed,
                      struct dha_err *e);
+
+/* May the owner have n more jobs that have not ended, with at most limit (0 = any number) of them? DHA_E_QUEUE_FULL.
+ * Counts in the open turn; cheap as long as the limit is far. */
+int store_queue_check(struct store *s, int64_t owner_uid, int64_t limit, int64_t n,
+                      struct dha_err *e);
 
 struct store_job {
     int64_t id, owner_uid, sweep;
@@ -506,6 +512,9 @@ struct store_events {
     size_t n;
 };
 void store_events_finish(struct store_events *l);
+/* The uid on whose word what comes next is changed: "by" in the data of the events of these changes. */
+#define STORE_NO_ACTOR (-1)
+void store_set_actor(struct store *s, int64_t uid);
 /* data: JSON object text, NULL = "{}". seq may be NULL. */
 int store_event_add(struct store *s, const char *type, int64_t job, int64_t stage, int attempt,
                     const char *data, int64_t now_us, int64_t *seq, struct dha_err *e);

@@ -362,6 +362,7 @@ class Sites(unittest.TestCase):
         "launch.c:write_spec": "launch_before_spec and launch_before_spawn lie around it",
         "launch.c:spawn_shim": "launch_before_spawn and launch_after_spawn lie around it",
         "statedir.c:clear_stale": "a dead daemon's socket is removed again or found gone",
+        "statedir.c:statedir_listen": "a socket without a daemon is replaced by the next one, at whatever mode it stopped",
         "main.c:main": "--detach forks before anything is open",
         "shim.c:sweep": "shim_swept; killed earlier it is a lost shim, as after shim_before_fork",
         "tmpdir.c:tmpdir_remove": "its callers have them",

@@ -55,7 +55,7 @@ def daemon_routes():
     """{(method, path): (arguments, members or None)} out of the table in daemon/api.c."""
     with open(os.path.join(ROOT, "daemon", "api.c")) as f:
         table = re.search(r"routes\[\] = \{\n(.*?)\n\};", f.read(), re.S)[1]
-    rows = re.findall(r'\{"(\w+)",\s*"([^"]+)",\s*"([^"]*)",\s*(NULL|"[^"]*"),\s*(\w+)\}', table)
+    rows = re.findall(r'\{"(\w+)",\s*"([^"]+)",\s*"([^"]*)",\s*(NULL|"[^"]*"),\s*(\w+),\s*ACCESS_\w+\}', table)
     assert len(rows) == table.count("{"), "the table in daemon/api.c is written otherwise than this test reads it"
     return {(m, p): (set(q.split()), None if b == "NULL" else set(b.strip('"').split()))
             for m, p, q, b, _ in rows}

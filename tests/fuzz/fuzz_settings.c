@@ -17,7 +17,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (settings_parse(doc, &s, &e) != 0) {
         if (e.code == DHA_E_OK || e.msg[0] == '\0' || memcmp(&s, &before, sizeof s) != 0)
             abort();
-    } else if (s.slots == 0 || s.slots > 65536 || s.stall_s > 1000000000 || s.ageing_s < -1) {
+    } else if (s.slots == 0 || s.slots > 65536 || s.stall_s > 1000000000 || s.ageing_s < -1 ||
+               !memchr(s.group, 0, sizeof s.group) || !memchr(s.others, 0, sizeof s.others) ||
+               (s.others[0] && strcmp(s.others, "none") && strcmp(s.others, "read"))) {
         abort();
     }
     cJSON_Delete(doc);

@@ -1,0 +1,313 @@
+"""Who may do what: other users of this machine, for real (root starts processes with their uids and groups)."""
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import unittest
+
+import harness
+
+# uids and gids without an entry in /etc/passwd: to connect they need none
+ALICE, BOB, STRANGER, TEAM = 12345, 12346, 65534, 23456
+
+CALL = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import harness
+uid, gid, groups, socket, calls = json.loads(sys.argv[2])
+os.setgroups(groups); os.setgid(gid); os.setuid(uid)
+out = []
+for method, path, body, headers in calls:
+    try:
+        c = harness.UnixConnection(socket)
+        c.request(method, path, body, headers)
+        r = c.getresponse()
+        out.append([r.status, r.read().decode("utf-8", "replace")])
+    except OSError as e:
+        out.append([type(e).__name__, str(e)])
+print(json.dumps(out))
+"""
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root, to be several users")
+class Case(unittest.TestCase):
+    settings = {}
+
+    def setUp(self):
+        d = self.dhad = harness.Dhad()
+        self.addCleanup(d.clean)
+        os.chmod(d.dir, 0o755)
+        os.mkdir(os.path.join(d.dir, "run"), 0o755)
+        d.socket = os.path.join(d.dir, "run", "sock")
+        self.file = os.path.join(d.dir, "dhad.json")
+        self.write(self.settings)
+        d.args += ["--config", self.file]
+        d.start()
+        self.addCleanup(d.end)
+
+    def write(self, settings):
+        with open(self.file, "w") as f:
+            json.dump(settings, f)
+
+    def reload(self, settings):
+        self.write(settings)
+        with open(os.path.join(self.dhad.state, "dhad.log")) as f:
+            f.seek(0, 2)
+            self.dhad.process.send_signal(signal.SIGHUP)
+            text = ""
+
+            def settled():
+                nonlocal text
+                text += f.read()
+                return "settings: " in text or "stay as they were" in text
+            self.dhad.until(settled)
+        return text
+
+    def calls(self, uid, calls, gid=None, groups=()):
+        """[(status, document or text)] of (method, path[, body]) as that user; an OSError's name if it cannot connect."""
+        full = [[c[0], c[1], json.dumps(c[2]) if c[2:] and c[2] is not None else None, c[3] if len(c) > 3 else {}] for c in calls]
+        who = json.dumps([uid, uid if gid is None else gid, list(groups), self.dhad.socket, full])
+        r = subprocess.run([sys.executable, "-c", CALL, harness.HERE, who], capture_output=True, text=True, timeout=60)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        out = []
+        for status, text in json.loads(r.stdout):
+            try:
+                out.append((status, json.loads(text)))
+            except ValueError:
+                out.append((status, text))
+        return out
+
+    def call(self, uid, method, path, body=None, gid=None, groups=(), headers=None):
+        return self.calls(uid, [(method, path, {} if body is None and method == "POST" else body, headers or {})],
+                          gid, groups)[0]
+
+    def submit_as(self, uid, name="job", **changes):
+        status, doc = self.call(uid, "POST", "/v1/jobs", {"spec": self.dhad.spec(name, **changes)}, groups=[TEAM])
+        self.assertEqual(status, 201, doc)
+        self.assertEqual(doc["job"]["owner_uid"], str(uid))
+        return doc["job"]["id"]
+
+    def mode(self, path):
+        return stat.S_IMODE(os.stat(path).st_mode)
+
+
+READS = ("/v1/version", "/livez", "/readyz", "/metrics", "/v1/jobs", "/v1/jobs/1", "/v1/jobs/1/explain",
+         "/v1/jobs/1/metrics", "/v1/jobs/1/metrics/names", "/v1/jobs/1/checkpoints", "/v1/events", "/v1/nodes",
+         "/v1/sweeps")
+CHANGES = ("/v1/jobs/1/cancel", "/v1/jobs/1/hold", "/v1/jobs/1/release", "/v1/jobs/1/retry", "/v1/jobs/1/priority")
+ADMIN = ("/v1/shutdown", "/v1/nodes/x/drain", "/v1/nodes/x/resume", "/v1/admin/fsck", "/v1/admin/backup",
+         "/v1/admin/export", "/v1/admin/import", "/v1/admin/prune", "/v1/admin/chores/1/apply")
+
+
+class Nobody(Case):
+    """As it comes: the daemon's user and root only."""
+
+    def test_nobody_else_gets_through_the_door_or_past_it(self):
+        d = self.dhad
+        self.assertEqual(self.mode(d.socket), 0o600)
+        self.assertEqual(self.call(ALICE, "GET", "/livez", groups=[TEAM])[0], "PermissionError")
+        d.submit("sleep=30")
+        os.chmod(d.socket, 0o666)
+        calls = [("GET", p) for p in READS] + [("POST", p, {}) for p in CHANGES + ADMIN] + [
+            ("POST", "/v1/jobs", {"spec": d.spec()}), ("POST", "/v1/sweeps", {}), ("GET", "/v1/jobs/1/logs"),
+            ("GET", "/v1/admin/chores/1")]
+        for call, (status, doc) in zip(calls, self.calls(ALICE, calls, groups=[TEAM, 0])):
+            self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call, doc))
+            self.assertTrue(doc["error"]["hint"])
+
+
+class Group(Case):
+    settings = {"group": TEAM}
+
+    def test_the_socket_is_the_groups_and_nobody_elses(self):
+        d = self.dhad
+        st = os.stat(d.socket)
+        self.assertEqual((stat.S_IMODE(st.st_mode), st.st_gid), (0o660, TEAM))
+        self.assertEqual(self.call(STRANGER, "GET", "/livez")[0], "PermissionError")
+        os.chmod(d.socket, 0o666)
+        self.assertEqual(self.call(STRANGER, "GET", "/livez")[0], 403)
+
+    def test_the_primary_group_and_a_supplementary_one_count(self):
+        self.assertEqual(self.call(ALICE, "GET", "/livez", gid=TEAM)[0], 200)
+        self.assertEqual(self.call(ALICE, "GET", "/livez", groups=[1, 2, 3, TEAM, 5])[0], 200)
+        os.chmod(self.dhad.socket, 0o666)
+        self.assertEqual(self.call(ALICE, "GET", "/livez", groups=[TEAM + 1, TEAM - 1])[0], 403)
+
+    def test_a_member_submits_and_changes_its_own_jobs_and_reads_the_others(self):
+        d = self.dhad
+        a = self.submit_as(ALICE, "sleep=30 a")
+        b = self.submit_as(BOB, "sleep=30 b", seed=2)
+        mine = d.submit("sleep=30 c", seed=3)
+        d.until_running(a, "search")
+        calls = [("GET", f"/v1/jobs/{a}"), ("GET", f"/v1/jobs/{a}/explain"), ("GET", f"/v1/jobs/{b}/logs"),
+                 ("POST", f"/v1/jobs/{b}/priority", {"priority": 2}), ("POST", f"/v1/jobs/{b}/cancel", {"now": True})]
+        self.assertEqual([s for s, _ in self.calls(BOB, calls, groups=[TEAM])], [200] * 5)
+        others = [("GET", f"/v1/jobs/{i}/logs") for i in (a, mine)] + [
+            ("POST", f"/v1/jobs/{i}/{what}", {}) for i in (a, mine) for what in ("cancel", "hold", "release", "retry",
+                                                                                "priority")]
+        for call, (status, doc) in zip(others, self.calls(BOB, others, groups=[TEAM])):
+            self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call, doc))
+            self.assertIn("is not yours", doc["error"]["message"])
+        self.assertFalse(d.job(a)["cancelling"])
+        self.assertEqual(self.call(BOB, "POST", "/v1/jobs/999/cancel", groups=[TEAM])[0], 404)
+        admin = [("POST", p, {}) for p in ADMIN] + [("GET", "/v1/admin/chores/1")]
+        for call, (status, doc) in zip(admin, self.calls(BOB, admin, groups=[TEAM])):
+            self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call, doc))
+        # the daemon's owner may
+        self.assertEqual(d.post(f"/v1/jobs/{a}/cancel", {"now": True}).status, 200)
+        d.until_state(a, "cancelled")
+
+    def test_what_was_done_says_who_did_it(self):
+        d = self.dhad
+        a = self.submit_as(ALICE, "sleep=30 a")
+        d.post(f"/v1/jobs/{a}/priority", {"priority": 3})
+        self.call(ALICE, "POST", f"/v1/jobs/{a}/cancel", {"now": True}, groups=[TEAM])
+        d.until_state(a, "cancelled")
+        d.post("/v1/admin/fsck", {})
+        d.until(lambda: d.events(type="admin.fsck"))
+        d.post(f"/v1/nodes/{d.get('/v1/nodes').json['nodes'][0]['name']}/drain", {"reason": "x"})
+        by = {e["type"]: e["data"].get("by") for e in d.events()
+              if e["type"] in ("job.submit", "job.priority", "job.cancel", "admin.fsck", "node.drain")}
+        self.assertEqual(by, {"job.submit": str(ALICE), "job.priority": "0", "job.cancel": str(ALICE), "admin.fsck": "0",
+                              "node.drain": "0"})
+        ended, = (e for e in d.events(type="stage.state") if e["data"]["to"] == "running")
+        self.assertNotIn("by", ended["data"], "what the daemon does by itself is nobody's word")
+
+    def test_keys_and_names_are_each_users_own(self):
+        d = self.dhad
+        key = {"Idempotency-Key": "k"}
+        body = {"spec": d.spec("x")}
+        ids = {self.call(u, "POST", "/v1/jobs", body, groups=[TEAM], headers=key)[1]["job"]["id"] for u in (ALICE, BOB)}
+        self.assertEqual(len(ids), 2)
+        again = self.call(BOB, "POST", "/v1/jobs", body, groups=[TEAM], headers=key)
+        self.assertEqual((again[0], again[1]["job"]["owner_uid"]), (200, str(BOB)))
+
+    def test_it_can_be_changed_while_it_runs(self):
+        d = self.dhad
+        self.reload({"group": TEAM + 1, "others": "read"})
+        st = os.stat(d.socket)
+        self.assertEqual((stat.S_IMODE(st.st_mode), st.st_gid), (0o666, TEAM + 1))
+        self.assertEqual(self.call(ALICE, "POST", "/v1/jobs", {"spec": d.spec()}, groups=[TEAM])[0], 403)
+        self.assertEqual(self.call(ALICE, "POST", "/v1/jobs", {"spec": d.spec()}, groups=[TEAM + 1])[0], 201)
+        text = self.reload({"group": "there-is-no-such-group"})
+        self.assertIn("there is no group", text)
+        self.assertEqual(self.mode(d.socket), 0o666)
+        self.reload({})
+        self.assertEqual(self.mode(d.socket), 0o600)
+        self.assertEqual(self.call(ALICE, "GET", "/livez", groups=[TEAM + 1])[0], "PermissionError")
+
+    def test_a_socket_file_that_is_not_ours_is_left_alone(self):
+        d = self.dhad
+        victim = os.path.join(d.dir, "victim")
+        with open(victim, "w"):
+            pass
+        os.chmod(victim, 0o600)
+        os.rename(d.socket, d.socket + ".away")
+        os.symlink(victim, d.socket)
+        self.assertIn("stay as they were", self.reload({"group": TEAM, "others": "read"}))
+        self.assertEqual(self.mode(victim), 0o600)
+        os.unlink(d.socket)
+        os.rename(d.socket + ".away", d.socket)
+
+
+class Others(Case):
+    settings = {"others": "read"}
+
+    def test_everybody_reads_and_nobody_changes(self):
+        d = self.dhad
+        self.assertEqual(self.mode(d.socket), 0o666)
+        job = d.submit("sleep=30 a")
+        self.assertEqual(job, "1")
+        d.until_running(job, "search")
+        for path, (status, doc) in zip(READS, self.calls(STRANGER, [("GET", p) for p in READS])):
+            self.assertEqual(status, 200, (path, doc))
+        calls = [("POST", p, {}) for p in CHANGES + ADMIN] + [("GET", "/v1/jobs/1/logs"), ("GET", "/v1/admin/chores/1"),
+                                                              ("POST", "/v1/jobs", {"spec": d.spec(), "dry_run": True}),
+                                                              ("POST", "/v1/sweeps", {})]
+        for call, (status, doc) in zip(calls, self.calls(STRANGER, calls)):
+            self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call, doc))
+        self.assertFalse(d.job(job)["cancelling"])
+
+
+class Directory(Case):
+    def test_a_directory_made_for_the_socket_lets_in_whom_the_settings_let_in(self):
+        for settings, want in (({}, 0o700), ({"group": TEAM}, 0o750), ({"others": "read"}, 0o755)):
+            self.dhad.end()
+            self.write(settings)
+            run = os.path.join(self.dhad.dir, f"run{want:o}")
+            self.dhad.socket = os.path.join(run, "sock")
+            self.dhad.start()
+            self.assertEqual(self.mode(run), want)
+        with open(os.path.join(self.dhad.state, "dhad.log")) as f:
+            self.assertNotIn("keeps users", f.read())
+
+    def test_a_directory_that_was_there_is_left_as_it_is_and_said(self):
+        d = self.dhad
+        d.end()
+        self.write({"group": TEAM})
+        os.chmod(os.path.dirname(d.socket), 0o700)
+        d.start()
+        self.assertEqual(self.mode(os.path.dirname(d.socket)), 0o700)
+        with open(os.path.join(d.state, "dhad.log")) as f:
+            self.assertIn(f"{os.path.dirname(d.socket)} (mode 0700) keeps users", f.read())
+
+
+class Queue(Case):
+    settings = {"group": TEAM, "queue_per_user": 3}
+
+    def refused(self, reply):
+        status, doc = reply
+        self.assertEqual((status, doc["error"]["code"]), (429, "queue_full"), doc)
+        self.assertIn("limit of 3", doc["error"]["message"])
+        self.assertIn("queue_per_user", doc["error"]["hint"])
+
+    def submit(self, uid, n, **more):
+        return self.call(uid, "POST", "/v1/jobs", {"spec": self.dhad.spec(f"j{n}", seed=n), "hold": True, **more},
+                         groups=[TEAM])
+
+    def test_a_user_has_so_many_jobs_that_have_not_ended(self):
+        d = self.dhad
+        jobs = [self.submit(ALICE, n)[1]["job"]["id"] for n in (1, 2, 3)]
+        self.refused(self.submit(ALICE, 4))
+        self.assertEqual(self.submit(ALICE, 4, dry_run=True)[0], 200, "a plan takes no place")
+        self.assertEqual(self.submit(BOB, 4)[0], 201, "another user's are not counted")
+        self.call(ALICE, "POST", f"/v1/jobs/{jobs[0]}/cancel", {"now": True}, groups=[TEAM])
+        d.until_state(jobs[0], "cancelled")
+        self.assertEqual(self.submit(ALICE, 5)[0], 201)
+        self.refused(self.submit(ALICE, 6))
+        self.refused(self.call(ALICE, "POST", f"/v1/jobs/{jobs[0]}/retry", groups=[TEAM]))
+        self.assertEqual(d.job(jobs[0])["state"], "cancelled", "what is refused leaves nothing")
+
+    def test_a_repeat_is_no_new_job(self):
+        headers = {"Idempotency-Key": "k"}
+        body = {"spec": self.dhad.spec("a"), "hold": True}
+        first = self.call(ALICE, "POST", "/v1/jobs", body, groups=[TEAM], headers=headers)
+        self.submit(ALICE, 2), self.submit(ALICE, 3)
+        again = self.call(ALICE, "POST", "/v1/jobs", body, groups=[TEAM], headers=headers)
+        self.assertEqual((again[0], again[1]["job"]["id"]), (200, first[1]["job"]["id"]))
+
+    def test_a_sweep_is_counted_whole_and_the_daemons_owner_too(self):
+        d = self.dhad
+        sweep = {"spec": d.spec("s"), "budgets": [0.5, 0.25], "methods": ["gqa"], "seeds": [1, 2]}
+        r = d.post("/v1/sweeps", sweep)
+        self.refused((r.status, r.json))
+        self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
+        self.assertEqual(d.get("/v1/sweeps").json["sweeps"], [])
+        r = d.post("/v1/sweeps", {**sweep, "seeds": [1]})
+        self.assertEqual(r.status, 201, r)
+
+    def test_the_limit_holds_after_a_restart_and_may_be_lifted(self):
+        d = self.dhad
+        for n in (1, 2, 3):
+            self.submit(ALICE, n)
+        d.end()
+        d.start()
+        self.refused(self.submit(ALICE, 4))
+        self.reload({"group": TEAM, "queue_per_user": 0})
+        self.assertEqual(self.submit(ALICE, 4)[0], 201)
+
+
+if __name__ == "__main__":
+    harness.main()
