@@ -45,12 +45,19 @@ class Soak:
 
     # ---- operations ----
 
-    def submit(self):
+    def submit_after(self):
+        self.submit(after=True)
+
+    def submit(self, after=False):
         self.keys += 1
         name = self.random.choice(NAMES)
-        spec = self.dhad.spec(f"{name} n{self.keys}", seed=self.random.randrange(6),
+        # half of them are new work, the others find something to reuse or to wait for
+        spec = self.dhad.spec(f"{name} n{self.keys}", seed=self.random.randrange(max(6, len(self.jobs))),
                               resources={"ranks": self.random.choice((1, 2, 3))})
-        r = self.ask("/v1/jobs", {"spec": spec}, {"Idempotency-Key": f"k{self.keys}"})
+        body = {"spec": spec}
+        if after and self.jobs:
+            body["after"] = ["any:" + self.random.choice(sorted(self.jobs, key=int))]
+        r = self.ask("/v1/jobs", body, {"Idempotency-Key": f"k{self.keys}"})
         if r and r.status in (200, 201):
             self.jobs[r.json["job"]["id"]] = {"name": name, "cancelled": False, "priority": None}
 
@@ -130,7 +137,13 @@ class Soak:
     # ---- checks ----
 
     def check_answers(self):
-        there = {j["id"]: j for j in self.dhad.get("/v1/jobs?limit=1000").json["jobs"]}
+        there, before = {}, ""
+        while True:
+            page = self.dhad.get("/v1/jobs?limit=1000" + before).json["jobs"]
+            there.update((j["id"], j) for j in page)
+            if len(page) < 1000:
+                break
+            before = "&before=" + page[-1]["id"]
         for job, told in self.jobs.items():
             assert job in there, f"job {job} was acknowledged and is gone"
             if told["priority"] is not None:
@@ -203,14 +216,14 @@ class Soak:
         d.end()
 
     def run(self, seconds):
-        menu = {self.submit: 8, self.wait: 10, self.cancel: 2, self.hold: 2, self.release: 3, self.retry: 3,
+        menu = {self.submit: 6, self.submit_after: 2, self.wait: 10, self.cancel: 2, self.hold: 2, self.release: 3, self.retry: 3,
                 self.priority: 2, self.drain: 1, self.resume: 3, self.kill_shim: 1, self.kill_launcher: 2,
                 self.kill_daemon: 2}
         stop = time.time() + seconds
         self.dhad.start()
         while time.time() < stop:
             what = self.random.choices(list(menu), menu.values())[0]
-            if what == self.submit and len(self.jobs) >= 4 + 2 * seconds // 3:
+            if what in (self.submit, self.submit_after) and len(self.jobs) >= 4 + 2 * seconds // 3:
                 continue
             self.did(what.__name__)
             what()
