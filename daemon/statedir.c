@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,34 @@ int make_dirs(const char *path, struct dha_err *e)
     return 0;
 }
 
+/* A new state directory must not go with the power while what is in it is synced: its name, and those of the directories
+ * made on the way, are entries of directories of their own. What we may not open was not made by us. */
+static int sync_names(const char *full, struct dha_err *e)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s", full);
+    for (char *end; (end = strrchr(path, '/'));) {
+        *end = '\0';
+        int fd = open(path[0] ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0) {
+            continue;
+        }
+        int rc = fsync(fd), err = errno;
+        close(fd);
+        if (rc != 0 && err != EINVAL && err != EROFS) {
+            return dha_fail_errno(e, err, "cannot sync %s", path[0] ? path : "/");
+        }
+    }
+    return 0;
+}
+
+static bool is_new(const char *full)
+{
+    char db[4200];
+    snprintf(db, sizeof db, "%.4096s/state.db", full);
+    return access(db, F_OK) != 0;
+}
+
 char *statedir_make(const char *path, struct dha_err *e)
 {
     static const char *const sub[] = {"jobs", "cache"};
@@ -65,6 +94,10 @@ char *statedir_make(const char *path, struct dha_err *e)
             free(full);
             return NULL;
         }
+    }
+    if (is_new(full) && sync_names(full, e) != 0) {
+        free(full);
+        return NULL;
     }
     return full;
 }

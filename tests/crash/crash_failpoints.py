@@ -361,6 +361,7 @@ class Sites(unittest.TestCase):
     ELSEWHERE = {
         "launch.c:write_spec": "launch_before_spec and launch_before_spawn lie around it",
         "launch.c:spawn_shim": "launch_before_spawn and launch_after_spawn lie around it",
+        "statedir.c:sync_names": "before a database is there; killed there the next start does it",
         "statedir.c:clear_stale": "a dead daemon's socket is removed again or found gone",
         "statedir.c:statedir_listen": "a socket without a daemon is replaced by the next one, at whatever mode it stopped",
         "main.c:main": "--detach forks before anything is open",
