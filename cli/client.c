@@ -26,6 +26,7 @@ struct answer {
     char *data;
     size_t len, cap;
     int64_t next;
+    int ranks;
     bool end, too_large;
     char path[1024];
 };
@@ -74,6 +75,8 @@ static size_t take_header(char *data, size_t size, size_t n, void *arg)
         a->next = strtoll(value, NULL, 10);
     } else if (!strcasecmp(line, "X-Dha-End")) {
         a->end = !strcmp(value, "1");
+    } else if (!strcasecmp(line, "X-Dha-Ranks")) {
+        a->ranks = (int)strtol(value, NULL, 10);
     } else if (!strcasecmp(line, "X-Dha-Path")) {
         snprintf(a->path, sizeof a->path, "%s", value);
     }
@@ -278,6 +281,7 @@ int client_get_bytes(struct client *c, const char *path, struct client_bytes *ou
     out->len = a.len;
     out->next = a.next;
     out->end = a.end;
+    out->ranks = a.ranks;
     memcpy(out->path, a.path, sizeof out->path);
     return 0;
 }

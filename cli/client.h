@@ -33,6 +33,7 @@ struct client_bytes {
     size_t len;
     int64_t next;    /* X-Dha-Offset */
     bool end;        /* X-Dha-End: 1 */
+    int ranks;       /* X-Dha-Ranks */
     char path[1024]; /* X-Dha-Path */
 };
 int client_get_bytes(struct client *c, const char *path, struct client_bytes *out,

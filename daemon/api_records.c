@@ -1,8 +1,10 @@
 /* api_records.c: what a job's attempts said: metrics, checkpoints, log files. */
 #include "daemon/api.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,19 +223,50 @@ static int find_attempt(struct api_call *c, struct store_attempt *a)
     return rc;
 }
 
-static const char *file_of_stream(struct api_call *c)
+/* How many ranks have a log in that directory: one more than the highest number. */
+static int count_rank_logs(const char *dir)
+{
+    int ranks = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *entry; d && (entry = readdir(d));) {
+        char name[32];
+        int rank;
+        if (sscanf(entry->d_name, RANK_LOG, &rank) == 1 && rank >= ranks && rank < INT_MAX) {
+            snprintf(name, sizeof name, RANK_LOG, rank);
+            ranks = strcmp(name, entry->d_name) == 0 ? rank + 1 : ranks;
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+    return ranks;
+}
+
+/* The name of the file that `stream` or `rank` asks for. */
+static int file_asked(struct api_call *c, char *name, size_t size)
 {
     static const char *const streams[][2] = {
         {"stderr", "stderr.log"}, {"journal", "journal.ndjson"}, {"launcher", "launcher.log"}};
-    const char *want = server_query(c->rq, "stream");
+    const char *want = server_query(c->rq, "stream"), *rank = server_query(c->rq, "rank");
+    int64_t number;
+    if (rank && *rank) {
+        if (want && *want) {
+            return dha_fail(&c->e, DHA_E_USAGE, "either \"rank\" or \"stream\": each is a file");
+        }
+        if (api_query_int(c, "rank", 0, INT32_MAX, 0, &number) != 0) {
+            return -1;
+        }
+        snprintf(name, size, RANK_LOG, (int)number);
+        return 0;
+    }
     for (size_t i = 0; i < sizeof streams / sizeof *streams; i++) {
         if (!want || !*want || strcmp(want, streams[i][0]) == 0) {
-            return streams[i][1];
+            snprintf(name, size, "%s", streams[i][1]);
+            return 0;
         }
     }
     dha_fail(&c->e, DHA_E_USAGE, "there is no stream \"%.40s\"", want);
-    dha_err_hint(&c->e, "stderr, journal, launcher");
-    return NULL;
+    return dha_err_hint(&c->e, "stderr, journal, launcher");
 }
 
 /* At most LOG_CHUNK bytes from *offset; a file that is not there yet is empty. Where the middle of the log was dropped
@@ -284,14 +317,14 @@ enum api_outcome api_job_logs(struct api_call *c)
     struct store_attempt a = {0};
     struct server_reply *rp = &c->rq->reply;
     int64_t offset, size, next;
-    char path[4200];
-    const char *file = file_of_stream(c);
-    if (!file || api_query_int(c, "offset", 0, INT64_MAX, 0, &offset) != 0 ||
-        find_attempt(c, &a) != 0) {
+    char path[4200], file[32];
+    if (file_asked(c, file, sizeof file) != 0 ||
+        api_query_int(c, "offset", 0, INT64_MAX, 0, &offset) != 0 || find_attempt(c, &a) != 0) {
         return API_FAIL;
     }
     snprintf(path, sizeof path, "%.4000s/%s", a.dir ? a.dir : "", file);
     bool over = a.state == ATTEMPT_ENDED; /* before reading: what comes later is not missed */
+    int ranks = a.dir ? count_rank_logs(a.dir) : 0;
     store_attempt_finish(&a);
     if (read_log(c, path, offset, &next, &size) != 0) {
         return API_FAIL;
@@ -300,6 +333,7 @@ enum api_outcome api_job_logs(struct api_call *c)
     rp->content_type = "text/plain; charset=utf-8";
     server_reply_header(c->rq, "X-Dha-Offset", "%lld", (long long)next);
     server_reply_header(c->rq, "X-Dha-Path", "%s", path);
+    server_reply_header(c->rq, "X-Dha-Ranks", "%d", ranks);
     if (over && next >= size) {
         server_reply_header(c->rq, "X-Dha-End", "1");
     }

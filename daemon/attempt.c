@@ -364,6 +364,7 @@ static void recall_job(struct attempt *a)
     struct spec_errors errs;
     if (spec && spec_parse(spec, NULL, &parsed, &errs) == 0) {
         a->walltime_s = parsed.resources.walltime_s;
+        a->ranks = parsed.resources.ranks;
         spec_finish(&parsed);
     }
     cJSON_Delete(spec);
@@ -417,28 +418,37 @@ int attempts_adopt(struct daemon *d, struct dha_err *e)
     return recall_cancels(d, e);
 }
 
-/* A worker that talks without end must not fill the disk. */
-static void cap_log(struct attempt *a)
+static void cap_log(struct attempt *a, const char *name, int64_t limit)
 {
-    uint64_t now = uv_now(&a->d->loop);
     char path[4400];
     int64_t dropped;
+    snprintf(path, sizeof path, "%.4300s/%s", a->dir, name);
+    if (logcap_trim(path, limit, &dropped) != 0) {
+        log_warn("%s: cannot be cut, and grows: %s", path, strerror(errno));
+        a->next_trim_ms = UINT64_MAX;
+    } else if (dropped > 0 && !a->trimmed) {
+        a->trimmed = true;
+        log_warn("job %lld: attempt %d writes more than %lld KiB to %s; the middle of its log is "
+                 "dropped",
+                 (long long)a->job, a->number, (long long)(limit >> 10), name);
+    }
+}
+
+/* Workers that talk without end must not fill the disk. Each rank has its share, so that one that does leaves the others
+ * theirs. */
+static void cap_logs(struct attempt *a)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    int64_t share = a->d->log_bytes / (a->ranks + 1);
     if (now < a->next_trim_ms) {
         return;
     }
     a->next_trim_ms = now + TRIM_MS;
-    snprintf(path, sizeof path, "%.4300s/stderr.log", a->dir);
-    if (logcap_trim(path, a->d->log_bytes, &dropped) != 0) {
-        if (errno != EOPNOTSUPP) {
-            log_warn("%s: cannot be cut: %s", path, strerror(errno));
-        }
-        a->next_trim_ms = UINT64_MAX;
-    } else if (dropped > 0 && !a->trimmed) {
-        a->trimmed = true;
-        log_warn(
-            "job %lld: attempt %d writes more than %lld MiB to stderr; the middle of its log is "
-            "dropped",
-            (long long)a->job, a->number, (long long)(a->d->log_bytes >> 20));
+    cap_log(a, "stderr.log", share);
+    for (int i = 0; i < a->ranks && a->next_trim_ms != UINT64_MAX; i++) {
+        char name[32];
+        snprintf(name, sizeof name, RANK_LOG, i);
+        cap_log(a, name, share);
     }
 }
 
@@ -454,7 +464,7 @@ void attempts_tick(struct daemon *d)
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
         }
-        cap_log(a);
+        cap_logs(a);
         attempt_ladder(a);
         attempt_look(a);
     }

@@ -45,6 +45,7 @@ struct attempt {
     enum attempt_phase phase;
     struct ingest in;
     int64_t started_us, walltime_s; /* walltime 0 = none */
+    int ranks;                      /* 0 = not known */
     /* the shim */
     pid_t child; /* started by this daemon; 0 = not by us */
     int spawns;
@@ -67,7 +68,7 @@ struct attempt {
     struct stall stall;     /* how long its steps take */
     char stalled_why[320];  /* what was frozen, for how long, and which limit that is */
     uint64_t next_pulse_ms; /* when to look for progress again */
-    uint64_t next_trim_ms;  /* when to look at the size of stderr.log again */
+    uint64_t next_trim_ms;  /* when to look at the sizes of its logs again */
     bool trimmed;           /* said once that its log is cut */
     uint64_t over_at_ms;    /* end of its walltime; 0 = not known yet */
     uint64_t kill_at_ms;    /* 0 = never */

@@ -204,6 +204,7 @@ static int launch(struct attempt *a, struct dha_err *e)
         goto out;
     }
     a->walltime_s = spec.spec.resources.walltime_s;
+    a->ranks = spec.spec.resources.ranks;
     struct launch_attempt la = {
         .spec = &spec, .ranks = spec.spec.resources.ranks, .threads = spec.spec.resources.threads};
     FAILPOINT(launch_before_spawn);

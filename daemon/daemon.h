@@ -24,7 +24,7 @@
  *   stall.c (pure)             when a step that does not end is frozen
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
- *   logcap.c                   its stderr, kept to a size
+ *   logcap.c                   its logs, kept to a size
  *   dominate.c (pure) sweep_watch.c   which jobs of a sweep are stopped early
  *   api_admin.c chore.c chore_*.c   what takes long, in a thread; over fsck.c checkpoint.c files.c jobdoc.c
  */

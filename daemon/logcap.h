@@ -1,4 +1,4 @@
-/* logcap.h: what the ranks write to stderr is kept on disk to so many bytes. Who writes has the file open for appending and
+/* logcap.h: what an attempt's launcher (stderr.log) and each of its ranks (rank-N.log) write is kept on disk to so many bytes. Who writes has the file open for appending and
  * cannot be made to turn to another; so the middle is taken out of the file where it lies (a hole: offsets stay what
  * they were, the blocks go back to the file system). The first and the last lines are what people look for. */
 #ifndef DHA_DAEMON_LOGCAP_H
@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#define RANK_LOG "rank-%d.log"
 
 /* Where the file takes more than `limit` bytes of disk, all but its first limit/16 and its last limit/4 become a hole.
  * *dropped: bytes that are gone by this call. 0, or -1 with errno (EOPNOTSUPP: the file system has no holes). */

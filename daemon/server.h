@@ -68,7 +68,7 @@ struct server_reply {
     struct {
         const char *name; /* static text */
         char value[1200];
-    } header[3];
+    } header[5];
     int n_headers;
 };
 

@@ -16,7 +16,7 @@ struct settings {
     long stall_min_s; /* and at the earliest, once its pace is known (stall.h); default 300 */
     long stall_kind_s
         [STAGE_KINDS]; /* "stall_train_s": stall_s for one kind of stage; default: stall_s */
-    long log_mib;      /* of disk for what the ranks of an attempt write to stderr; default 64 */
+    long log_mib;      /* of disk for what the ranks of an attempt print; default 64 */
     long
         preempt; /* 1: running stages give way to those of higher priority (preempt.h); default 0 */
     long ageing_s; /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */

@@ -1,4 +1,5 @@
-/* cmd_stage.c: one stage, as the controller starts it: spec in a file, journal on stdout, status.json at the end. */
+/* cmd_stage.c: one stage, as the controller starts it: spec in a file, journal on stdout, status.json at the end, what
+ * its ranks print in a file of each (rank_log.h). */
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -6,6 +7,7 @@
 
 #include "worker/cmd.h"
 #include "worker/fsutil.h"
+#include "worker/rank_log.h"
 #include "worker/stage.h"
 
 /* What happened, beside the launcher's ambiguous exit code (DESIGN section 10). */
@@ -38,10 +40,14 @@ int cmd_stage(int argc, char **argv, struct comm *comm, struct dha_err *e)
     cJSON_Delete(j);
     if (rc)
         return dha_err_context(e, "reading %s", argv[first]);
-    struct journal journal = {.fd = comm->rank == 0 ? STDOUT_FILENO : -1};
-    rc = stage_run(&s, comm, &journal, backend, e);
+    struct journal journal = {.fd = -1};
+    rc = comm_agree(comm, rank_log_open(s.dir, comm->rank, &journal.fd, e), e);
+    if (rc == 0)
+        rc = stage_run(&s, comm, &journal, backend, e);
     if (comm->rank == 0)
         write_status(&s, comm->rank, rc, e);
+    if (journal.fd >= 0)
+        close(journal.fd);
     stage_spec_finish(&s);
     return rc;
 }

@@ -66,6 +66,15 @@ class Watch(cli_harness.Case):
         for kind in ("train", "export"):
             self.assertIn(f"fake {kind} attempt 1\n", out)
 
+    def test_logs_follow_every_rank_over_the_attempts(self):
+        job = self.submit("some sleep=0.7 ranklog=2 chat=hello train.fail=transient:1")
+        p = self.start("logs", job, "-f")
+        out, err = p.communicate(timeout=60)
+        self.assertEqual(p.returncode, 0, err)
+        for kind, attempt in (("train", 1), ("train", 2), ("export", 1)):
+            self.assertIn(f"[0] fake {kind} attempt {attempt}\n", out)
+        self.assertGreaterEqual(out.count("[1] hello 1\n[1] more of 1\n"), 3)
+
 
 class Convert(cli_harness.Case):
     def convert(self, *more, out="out"):

@@ -243,6 +243,22 @@ class Records(cli_harness.Case):
         r = self.fails(66, "metrics", self.job, "--plot", "-", env={**self.env, "PATH": "/nowhere"})
         self.assertIn("gnuplot-nox", r.err)
 
+    def test_logs_of_all_ranks_say_who_said_what(self):
+        job = self.submit("train.ranklog=3 train.chat=hello eval.ranklog=1 eval.chat=alone", seed=5)
+        self.dhad.until_state(job, "done")
+        self.assertEqual(self.ok("logs", job, "--stage", "train").out,
+                         "[0] hello 0\n[0] more of 0\n[0] fake train attempt 1\n[1] hello 1\n[1] more of 1\n[2] hello 2\n[2] more of 2\n")
+        self.assertEqual(self.ok("logs", job, "--stage", "train", "--rank", "2").out, "hello 2\nmore of 2\n")
+        self.assertEqual(self.ok("logs", job, "--stage", "eval").out, "alone 0\nmore of 0\nfake eval attempt 1\n")
+        path = os.path.join(self.dhad.stage_dir(job, "train"), "a1", "stderr.log")
+        with open(path, "a") as f:
+            f.write("mpirun noticed\nand its last line has no end")
+        self.assertTrue(self.ok("logs", job, "--stage", "train").out.startswith(
+            "[mpirun] mpirun noticed\n[mpirun] and its last line has no end\n[0] hello 0\n"))
+        self.assertIn("[2] more of 2\n", self.ok("logs", job, "-f", "--stage", "train").out)
+        self.fails(2, "logs", job, "--rank", "1", "--stream", "journal")
+        self.fails(2, "logs", job, "--rank", "-1")
+
     def test_logs_are_the_files_bytes(self):
         self.assertEqual(self.ok("logs", self.job, "--stage", "fuse").out, "fake fuse attempt 1\n")
         journal = self.ok("logs", self.job, "--stage", "train", "--stream", "journal").out

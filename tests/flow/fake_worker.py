@@ -26,6 +26,8 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
                   the steps; `final` is the last of them (tokens: 100 a step)
   kv=M=N,..       KV bytes a token of what method M makes
   newtype=1       write records of a type of a future worker
+  ranklog=N       print into files of N ranks, as the real one does (under mpirun it always does)
+  chat=TEXT       each of these ranks prints two lines: TEXT and its number, the number ("_" is a blank)
 """
 import hashlib
 import json
@@ -119,6 +121,20 @@ def checkpoint(at):
            digest=hashlib.sha256(manifest.encode()).hexdigest())
 
 
+
+
+def own_log(number):
+    """Like worker/rank_log.c."""
+    fd = os.open(os.path.join(adir, f"rank-{number}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+mine = [rank] if "OMPI_COMM_WORLD_RANK" in os.environ else list(range(int(active("ranklog") or 0)))
+for other in reversed(mine):
+    own_log(other)
+    if active("chat"):
+        os.write(2, (active("chat").replace("_", " ") + f" {other}\nmore of {other}\n").encode())
 if rank > 0:
     while not stop and not os.path.exists(os.path.join(adir, "status.json")):
         time.sleep(0.02)

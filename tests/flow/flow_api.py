@@ -352,6 +352,24 @@ class Records(harness.Case):
         self.assert_error(d.get(f"/v1/jobs/{job}/logs?stage=train&attempt=2"), 404, "not_found")
         self.assert_error(d.get(f"/v1/jobs/{job}/logs?stream=stdout"), 400, "usage")
 
+    def test_logs_of_each_rank(self):
+        d = self.dhad
+        job = d.submit("train.ranklog=12 train.chat=hello")
+        d.until_state(job, "done")
+        where = os.path.join(d.stage_dir(job, "train"), "a1")
+        for name in ("rank-x.log", "rank-99.log.old", "rank-007.log", "rank-99999999999.log"):  # none of ours
+            open(os.path.join(where, name), "w").close()
+        r = d.get(f"/v1/jobs/{job}/logs?stage=train&rank=11")
+        self.assertEqual((r.raw, r.headers["X-Dha-Ranks"], r.headers["X-Dha-End"]), (b"hello 11\nmore of 11\n", "12", "1"))
+        self.assertEqual(r.headers["X-Dha-Path"], os.path.join(where, "rank-11.log"))
+        self.assertEqual(d.get(f"/v1/jobs/{job}/logs?stage=train&rank=1&offset=6").raw, b"1\nmore of 1\n")
+        self.assertEqual(d.get(f"/v1/jobs/{job}/logs?stage=train").raw, b"")  # mpirun said nothing
+        self.assertEqual(d.get(f"/v1/jobs/{job}/logs?stage=train&rank=12").raw, b"")
+        self.assertEqual(d.get(f"/v1/jobs/{job}/logs?stage=fuse").headers["X-Dha-Ranks"], "0")
+        for bad in ("-1", "x", "2147483648", "1/../../x"):
+            self.assert_error(d.get(f"/v1/jobs/{job}/logs?rank={bad}"), 400, "usage")
+        self.assert_error(d.get(f"/v1/jobs/{job}/logs?rank=0&stream=journal"), 400, "usage")
+
     def test_the_end_of_a_log_is_not_said_while_its_attempt_lives(self):
         d = self.dhad
         job = d.submit("sleep=30")

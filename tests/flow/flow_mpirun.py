@@ -22,7 +22,9 @@ class MpirunWithFakeRanks(harness.Case):
         j = d.until_state(job, *harness.FINAL, seconds=60)
         self.assertEqual(j["state"], "done", j)
         self.assertEqual([s["attempts"] for s in j["stages"]], [1] * 5)
-        log = d.get(f"/v1/jobs/{job}/logs").raw.decode()
+        r = d.get(f"/v1/jobs/{job}/logs?rank=0")
+        log = r.raw.decode()
+        self.assertEqual(r.headers["X-Dha-Ranks"], "2")
         self.assertRegex(log, r"\ntmp /tmp/dha-\w{6}\n")
         self.assertFalse(os.path.exists(log.split("\ntmp ")[1].split("\n")[0]))
         self.assertEqual(d.stray(), [])
@@ -180,6 +182,10 @@ class WithTheWorker(harness.Case):
         j = d.until_state(job, *harness.FINAL, seconds=60)
         self.assertEqual((j["state"], j["error"]["code"]), ("failed", "bad_input"), j["error"])
         self.assertIn("model.safetensors", j["error"]["message"])
+        r = d.get(f"/v1/jobs/{job}/logs?rank=0")
+        self.assertIn(b"model.safetensors", r.raw)  # in its own file, not in mpirun's
+        self.assertEqual(r.headers["X-Dha-Ranks"], "2")
+        self.assertNotIn(b"model.safetensors", d.get(f"/v1/jobs/{job}/logs").raw)
         self.assertEqual(j["stages"][0]["attempts"], 1)
 
 

@@ -134,6 +134,25 @@ class Settings(unittest.TestCase):
         d.until_state(job, "done")
         d.end()
 
+    def test_each_rank_has_a_share_of_the_disk_for_logs(self):
+        d = self.daemon({"slots": 2, "log_mib": 3})
+        d.start()
+        job = d.submit("search.ranklog=2 search.chat=hello search.spew=8 search.sleep=6")
+        d.until_running(job, "search")
+        of = {n: os.path.join(d.stage_dir(job, "search"), "a1", n) for n in ("stderr.log", "rank-0.log", "rank-1.log")}
+        d.until(lambda: os.path.getsize(of["rank-0.log"]) > 8 << 20 and os.stat(of["rank-0.log"]).st_blocks * 512 < 1 << 20)
+        self.assertIn("attempt 1 writes more than 1024 KiB to rank-0.log; the middle of its log is dropped", self.log(d))
+        with open(of["rank-1.log"]) as f:
+            self.assertEqual(f.read(), "hello 1\nmore of 1\n")
+        d.kill()  # an adopted attempt's logs are kept to their size as well
+        with open(of["rank-1.log"], "a") as f:
+            f.write("line\n" * (4 << 20))
+        d.start()
+        d.until(lambda: os.stat(of["rank-1.log"]).st_blocks * 512 < 1 << 20)
+        d.until_state(job, "done")
+        d.end()
+
+
 
 class Systemd(unittest.TestCase):
     def test_it_says_when_it_is_ready_that_it_lives_and_when_it_ends(self):
