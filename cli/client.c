@@ -18,6 +18,8 @@
 struct client {
     CURL *curl;
     struct locate_socket where;
+    const char *url;   /* $DHA_URL: over TCP instead of the socket; NULL = not */
+    const char *token; /* $DHA_TOKEN, with a URL; NULL = none */
     cJSON *errors;
     char curl_error[CURL_ERROR_SIZE];
 };
@@ -83,17 +85,29 @@ static size_t take_header(char *data, size_t size, size_t n, void *arg)
     return len;
 }
 
+static int add_header(struct curl_slist **headers, const char *name, const char *value)
+{
+    char *line = NULL;
+    struct curl_slist *more = NULL;
+
+    if (asprintf(&line, "%s%s", name, value) >= 0) {
+        more = curl_slist_append(*headers, line);
+        free(line);
+    }
+    *headers = more ? more : *headers;
+    return more ? 0 : -1;
+}
+
 /* One request. On return a->data is the body, also of a refusal; *status the HTTP status. */
 static int perform(struct client *c, const char *path, const char *body, const char *key,
                    struct answer *a, long *status, struct dha_err *e)
 {
     struct curl_slist *headers = NULL;
     char *url = NULL;
-    char *line = NULL;
     CURLcode rc;
     int ret = -1;
 
-    if (asprintf(&url, "http://dhad%s", path) < 0) {
+    if (asprintf(&url, "%s%s", c->url ? c->url : "http://dhad", path) < 0) {
         url = NULL;
         goto memory;
     }
@@ -108,21 +122,17 @@ static int perform(struct client *c, const char *path, const char *body, const c
         }
         headers = more;
     }
-    if (key) {
-        struct curl_slist *more;
-        if (asprintf(&line, "Idempotency-Key: %s", key) < 0) {
-            line = NULL;
-            goto memory;
-        }
-        more = curl_slist_append(headers, line);
-        if (!more) {
-            goto memory;
-        }
-        headers = more;
+    if ((key && add_header(&headers, "Idempotency-Key: ", key)) ||
+        (c->token && add_header(&headers, "Authorization: Bearer ", c->token))) {
+        goto memory;
     }
     curl_easy_reset(c->curl);
     c->curl_error[0] = 0;
-    curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->where.path);
+    if (c->url) {
+        curl_easy_setopt(c->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    } else {
+        curl_easy_setopt(c->curl, CURLOPT_UNIX_SOCKET_PATH, c->where.path);
+    }
     curl_easy_setopt(c->curl, CURLOPT_URL, url);
     curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->curl_error);
@@ -152,6 +162,10 @@ static int perform(struct client *c, const char *path, const char *body, const c
                  rc == CURLE_COULDNT_CONNECT && errnum ? strerror((int)errnum)
                  : c->curl_error[0]                    ? c->curl_error
                                                        : curl_easy_strerror(rc));
+        if (c->url) {
+            dha_err_hint(e, "is $DHA_URL right, and does the daemon listen there (`dhad --tcp`)?");
+            goto out;
+        }
         dha_err_hint(e,
                      errnum == EACCES
                          ? "you may not open %s: another user's? DHA_SOCKET or --socket names one"
@@ -169,7 +183,6 @@ memory:
     dha_fail(e, DHA_E_NO_MEMORY, "asking %s", path);
 out:
     curl_slist_free_all(headers);
-    free(line);
     free(url);
     return ret;
 }
@@ -346,6 +359,32 @@ static int check_state(struct client *c, struct dha_err *e)
     return rc;
 }
 
+/* $DHA_URL and $DHA_TOKEN. */
+static int find_url(struct client *c, struct dha_err *e)
+{
+    const char *url = getenv("DHA_URL");
+    const char *token = getenv("DHA_TOKEN");
+
+    if (!url || !*url) {
+        return 0;
+    }
+    if ((strncmp(url, "http://", 7) && strncmp(url, "https://", 8)) ||
+        url[strlen(url) - 1] == '/' || strlen(url) >= sizeof c->where.path) {
+        dha_fail(e, DHA_E_USAGE, "$DHA_URL is \"%.100s\"", url);
+        return dha_err_hint(e, "like http://127.0.0.1:8080, without a slash at the end");
+    }
+    if (token && strspn(token, "0123456789abcdef") != strlen(token)) {
+        dha_fail(e, DHA_E_USAGE, "$DHA_TOKEN is no token");
+        return dha_err_hint(
+            e, "it is the secret that `dha admin token create` shows, and nothing else");
+    }
+    c->url = url;
+    c->token = token && *token ? token : NULL;
+    c->where.named = true;
+    snprintf(c->where.path, sizeof c->where.path, "%s", url);
+    return 0;
+}
+
 static struct client *open_client(const struct cli *cli, bool may_start, struct dha_err *e)
 {
     struct client *c = calloc(1, sizeof *c);
@@ -361,7 +400,7 @@ static struct client *open_client(const struct cli *cli, bool may_start, struct 
         dha_fail(e, DHA_E_NO_MEMORY, "opening a client");
         goto fail;
     }
-    if (locate_socket(cli, &c->where, e)) {
+    if (find_url(c, e) || (!c->url && locate_socket(cli, &c->where, e))) {
         goto fail;
     }
     rc = request(c, "/livez", NULL, NULL, NULL, &why);

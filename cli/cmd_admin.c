@@ -1,5 +1,6 @@
 /* cmd_admin.c: dha admin: keeping a state directory in order. One function for each verb. */
 #include <errno.h>
+#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,6 +21,8 @@ static const struct cli_opt opts[] = {
     {"keep-every", 0, "N", "prune: those at multiples of N steps stay as well"},
     {"keep-best", 0, NULL, "prune: the one of the lowest validation loss stays as well"},
     {"metrics-older-than", 0, "AGE", "prune: thin the series of jobs that ended so long ago: 30d"},
+    {"role", 0, "ROLE", "token create: viewer, operator or owner (default viewer)"},
+    {"user", 0, "USER", "token create: who it speaks for, a name or a uid (default: you)"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -333,12 +336,120 @@ out:
 
 /* ---- the table ---- */
 
+/* ---- token ---- */
+
+static int user_id(const char *text, long *uid, struct dha_err *e)
+{
+    char *end;
+    const struct passwd *pw = getpwnam(text);
+
+    errno = 0;
+    *uid = pw ? (long)pw->pw_uid : strtol(text, &end, 10);
+    if (!pw && (errno || *end || end == text || *uid < 0)) {
+        return dha_fail(e, DHA_E_USAGE, "there is no user '%s' here", text);
+    }
+    return 0;
+}
+
+static int token_create(const struct call *k, const char *name, struct dha_err *e)
+{
+    const char *user = arg_value(k->a, "user");
+    const char *role = arg_value(k->a, "role");
+    cJSON *body = cJSON_CreateObject();
+    cJSON *doc = NULL;
+    long uid = 0;
+    int ret = -1;
+
+    if (user && user_id(user, &uid, e)) {
+        goto out;
+    }
+    if (json_put_str(body, "name", name) || json_put_str(body, "role", role ? role : "viewer") ||
+        (user && json_put_int(body, "uid", uid))) {
+        dha_fail(e, DHA_E_NO_MEMORY, "asking for a token");
+        goto out;
+    }
+    if (client_post(k->client, "/v1/admin/tokens", body, NULL, &doc, e)) {
+        goto out;
+    }
+    if (arg_flag(k->a, "json")) {
+        ret = cli_print_json(json_get(doc, "token"), e);
+        goto out;
+    }
+    const cJSON *t = json_get(doc, "token");
+    cli_say("token %s: %s, for uid %s. This is the only time it is shown:",
+            json_str(t, "name", "?"), json_str(t, "role", "?"), json_str(t, "uid", "?"));
+    puts(json_str(t, "secret", ""));
+    ret = 0;
+out:
+    cJSON_Delete(doc);
+    cJSON_Delete(body);
+    return ret;
+}
+
+static int token_list(const struct call *k, struct dha_err *e)
+{
+    cJSON *doc;
+    const cJSON *t;
+
+    if (client_get(k->client, &doc, e, "/v1/admin/tokens")) {
+        return -1;
+    }
+    int ret = 0;
+    if (arg_flag(k->a, "json")) {
+        ret = cli_print_json(json_get(doc, "tokens"), e);
+    } else {
+        cJSON_ArrayForEach(t, json_get(doc, "tokens"))
+        {
+            printf("%-24s %-8s uid %s\n", json_str(t, "name", "?"), json_str(t, "role", "?"),
+                   json_str(t, "uid", "?"));
+        }
+    }
+    cJSON_Delete(doc);
+    return ret;
+}
+
+static int token_revoke(const struct call *k, const char *name, struct dha_err *e)
+{
+    char *part = client_escape(k->client, name);
+    char *path = NULL;
+    int ret = -1;
+
+    if (!part || asprintf(&path, "/v1/admin/tokens/%s/revoke", part) < 0) {
+        path = NULL;
+        dha_fail(e, DHA_E_NO_MEMORY, "revoking the token");
+    } else if (!client_post(k->client, path, NULL, NULL, NULL, e)) {
+        cli_say("token %s is revoked", name);
+        ret = 0;
+    }
+    free(path);
+    free(part);
+    return ret;
+}
+
+static int run_token(const struct call *k, struct dha_err *e)
+{
+    const char *name = k->a->n_pos == 3 ? k->a->pos[2] : NULL;
+
+    if (!strcmp(k->what, "create") && name) {
+        return token_create(k, name, e);
+    }
+    if (!strcmp(k->what, "revoke") && name) {
+        return token_revoke(k, name, e);
+    }
+    if (!strcmp(k->what, "list") && !name) {
+        return token_list(k, e);
+    }
+    dha_fail(e, DHA_E_USAGE, "`dha admin token` takes create NAME, list or revoke NAME");
+    return dha_err_hint(e, "`dha admin --help` shows an example");
+}
+
 static const struct verb {
     const char *name, *argument; /* NULL = takes none */
     int (*run)(const struct call *k, struct dha_err *e);
 } verbs[] = {
-    {"fsck", NULL, run_fsck},      {"backup", "FILE", run_backup}, {"export", "JOB", run_export},
-    {"import", "DIR", run_import}, {"prune", NULL, run_prune},
+    {"fsck", NULL, run_fsck},      {"backup", "FILE", run_backup},
+    {"export", "JOB", run_export}, {"import", "DIR", run_import},
+    {"prune", NULL, run_prune},    {"token", "create, list or revoke", run_token},
 };
 
 static const struct verb *find_verb(const char *name, struct dha_err *e)
@@ -349,7 +460,7 @@ static const struct verb *find_verb(const char *name, struct dha_err *e)
         }
     }
     dha_fail(e, DHA_E_USAGE, "there is no `dha admin %s`", name);
-    dha_err_hint(e, "fsck, backup, export, import, prune; `dha admin --help` explains them");
+    dha_err_hint(e, "fsck, backup, export, import, prune, token; `dha admin --help` explains them");
     return NULL;
 }
 
@@ -362,7 +473,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     if (!v) {
         return -1;
     }
-    if (!v->argument != (a->n_pos == 1)) {
+    if (!v->argument != (a->n_pos == 1) || (a->n_pos == 3 && v->run != run_token)) {
         dha_fail(e, DHA_E_USAGE, "`dha admin %s` takes %s", v->name,
                  v->argument ? v->argument : "no argument");
         return dha_err_hint(e, "`dha admin --help` shows an example");
@@ -386,8 +497,9 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
 
 const struct command cmd_admin = {
     .name = "admin",
-    .args = "fsck|backup|export|import|prune [ARGUMENT] [OPTION]...",
-    .summary = "Check, repair, back up, move and prune what the daemon keeps",
+    .args = "fsck|backup|export|import|prune|token [ARGUMENT]... [OPTION]...",
+    .summary =
+        "Check, repair, back up, move and prune what the daemon keeps; who may come over TCP",
     .help =
         "fsck [--deep] [--repair [--dry-run]]\n"
         "    Compares the database with itself and with the disk: is every complete checkpoint and "
@@ -419,16 +531,21 @@ const struct command cmd_admin = {
         "    newest stays in any case, so that `dha retry` goes on from it. Of old series the "
         "first, last, lowest and\n"
         "    highest point of each hundredth stay. With --metrics-older-than alone no checkpoint "
-        "is touched.",
+        "is touched.\n"
+        "token create NAME [--role ROLE] [--user USER], token list, token revoke NAME\n"
+        "    What lets somebody do more than read over TCP (`dhad --tcp`), with the rights of the "
+        "role and as USER. The\n"
+        "    secret is shown once and kept nowhere: put it into $DHA_TOKEN beside $DHA_URL.",
     .example = "dha admin fsck --deep\n"
                "dha admin fsck --repair --dry-run\n"
                "dha admin backup ~/dha-$(date +%F).db\n"
                "dha admin export 12 --out /usb/job-12\n"
                "dha admin import /usb/job-12\n"
+               "dha admin token create laptop --role operator\n"
                "dha admin prune --keep-last 1 --keep-best --metrics-older-than 30d --dry-run",
     .group = "The daemon and its nodes",
     .min_pos = 1,
-    .max_pos = 2,
+    .max_pos = 3,
     .json = true,
     .opts = opts,
     .run = run,

@@ -92,6 +92,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     }
     puts(".TP\n.B 130\ninterrupted by Ctrl\\-C; jobs go on\n"
          ".SH ENVIRONMENT\n.TP\n.B DHA_SOCKET\nthe daemon's socket\n"
+         ".TP\n.B DHA_URL\nhttp://HOST:PORT of a daemon that listens there, instead of a socket\n"
+         ".TP\n.B DHA_TOKEN\nwith DHA_URL: the secret of dha admin token create\n"
          ".TP\n.B DHA_STATE\nstate directory of a daemon that is started (default ~/.dha)\n"
          ".TP\n.B DHA_DEMO\nanother demo directory\n"
          ".TP\n.B NO_COLOR\nno colours");

@@ -27,6 +27,8 @@ void help_all(FILE *out)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     }
     fputs("\n`dha COMMAND --help` tells more, with an example.\n"
+          "With $DHA_URL (http://HOST:PORT) and, for changes, $DHA_TOKEN a daemon is asked over "
+          "TCP.\n"
           "The daemon is found at $DHA_SOCKET, else --socket PATH, else your own, which is started "
           "when needed\n"
           "(state in ~/.dha; $DHA_STATE overrides).\n",

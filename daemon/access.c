@@ -22,9 +22,20 @@ enum access_answer access_may(enum access_role role, enum access_need need)
                                                                           : ACCESS_NO;
 }
 
+static const char *const names[ACCESS_ROLES] = {"none", "viewer", "operator", "owner"};
+
+enum access_role access_role_named(const char *name)
+{
+    for (int r = ACCESS_VIEWER; r < ACCESS_ROLES; r++) {
+        if (strcmp(names[r], name) == 0) {
+            return (enum access_role)r;
+        }
+    }
+    return ACCESS_NONE;
+}
+
 const char *access_role_name(enum access_role role)
 {
-    static const char *const names[ACCESS_ROLES] = {"none", "viewer", "operator", "owner"};
     return (unsigned)role < ACCESS_ROLES ? names[role] : "?";
 }
 

@@ -43,5 +43,6 @@ int access_settle(const struct settings *s, struct access *out, struct dha_err *
 enum access_role access_role(const struct access *a, uid_t uid, const gid_t *groups, size_t n);
 enum access_answer access_may(enum access_role role, enum access_need need);
 const char *access_role_name(enum access_role role);
+enum access_role access_role_named(const char *name); /* ACCESS_NONE if there is no such role */
 
 #endif

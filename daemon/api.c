@@ -54,6 +54,9 @@ static const struct route routes[] = {
     {"POST", "/v1/admin/import", "", "dir", api_admin_import, ACCESS_ADMIN},
     {"POST", "/v1/admin/prune", "", "keep_last keep_every keep_best metrics_older_than_s",
      api_admin_prune, ACCESS_ADMIN},
+    {"POST", "/v1/admin/tokens", "", "name role uid", api_token_new, ACCESS_ADMIN},
+    {"GET", "/v1/admin/tokens", "", NULL, api_token_list, ACCESS_ADMIN},
+    {"POST", "/v1/admin/tokens/NAME/revoke", "", "", api_token_revoke, ACCESS_ADMIN},
     {"GET", "/v1/admin/chores/ID", "wait", NULL, api_admin_chore, ACCESS_ADMIN},
     {"POST", "/v1/admin/chores/ID/apply", "", "", api_admin_apply, ACCESS_ADMIN},
 };
@@ -239,6 +242,9 @@ static void reply_error(struct api_call *c)
         log_warn("%s %s: %s", c->rq->method, c->rq->path, c->e.msg);
     }
     server_reply_error(c->rq, &c->e);
+    if (c->e.code == DHA_E_UNAUTHENTICATED) {
+        server_reply_header(c->rq, "WWW-Authenticate", "Bearer");
+    }
     struct server_reply *rp = &c->rq->reply;
     if (!c->errors || !rp->body) {
         return;
@@ -286,6 +292,11 @@ static int refuse(struct api_call *c, enum access_need need, bool others_job)
                                                     [ACCESS_SUBMIT] = "submit jobs",
                                                     [ACCESS_JOB] = "change jobs"};
     long uid = (long)c->rq->peer_uid, owner = (long)geteuid();
+    if (c->rq->peer_uid == SERVER_NOBODY) {
+        dha_fail(&c->e, DHA_E_UNAUTHENTICATED, "nobody may %s without a token", doing[need]);
+        return dha_err_hint(&c->e, "send \"Authorization: Bearer TOKEN\" with one of `dha admin "
+                                   "token create`");
+    }
     if (others_job) {
         dha_fail(&c->e, DHA_E_FORBIDDEN, "job %lld is not yours: you are uid %ld", (long long)c->id,
                  uid);
@@ -305,10 +316,20 @@ static int refuse(struct api_call *c, enum access_need need, bool others_job)
                               owner);
 }
 
+/* Before anything is said about what there is: whose request is this? */
+static int identify(struct api_call *c)
+{
+    const struct server_request *rq = c->rq;
+    if (rq->tcp) {
+        return api_token_check(c);
+    }
+    c->role = access_role(&c->d->access, rq->peer_uid, rq->peer_groups, rq->n_peer_groups);
+    return 0;
+}
+
 static int check_access(struct api_call *c, const struct route *r)
 {
     const struct server_request *rq = c->rq;
-    c->role = access_role(&c->d->access, rq->peer_uid, rq->peer_groups, rq->n_peer_groups);
     enum access_answer may = access_may(c->role, r->need);
     if (may == ACCESS_OWN) {
         struct store_job job;
@@ -361,7 +382,7 @@ enum server_outcome api_handle(void *ctx, struct server_request *rq)
     enum api_outcome out = API_FAIL;
     c.d->stat.requests++;
     c.name = name;
-    const struct route *r = find_route(&c, name);
+    const struct route *r = identify(&c) == 0 ? find_route(&c, name) : NULL;
     if (r && check_access(&c, r) == 0 && check_query(&c, r) == 0 && parse_body(&c, r) == 0 &&
         (!acts_on_job(r) || api_if_match(&c) == 0)) {
         out = run(&c, r);

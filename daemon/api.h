@@ -53,6 +53,10 @@ api_handler api_sweep_new, api_sweep_list, api_sweep_get;
 /* api_admin.c */
 api_handler api_admin_fsck, api_admin_backup, api_admin_export, api_admin_import, api_admin_prune,
     api_admin_apply, api_admin_chore;
+/* api_tokens.c */
+api_handler api_token_new, api_token_list, api_token_revoke;
+/* For a request over TCP: is it for us, and whose is it? Sets call->role and the request's peer_uid. */
+int api_token_check(struct api_call *c);
 /* api_daemon.c */
 api_handler api_version, api_alive, api_ready, api_shutdown;
 /* api_metrics.c */

@@ -37,7 +37,9 @@ enum api_outcome api_version(struct api_call *c)
              json_put_str(j, "worker", c->d->launch.worker) |
              json_put_str(j, "launcher", c->d->launch.launcher->name) |
              json_put_int(j, "schema", STORE_SCHEMA) | doc_put_trouble(j, c->d) |
-             doc_put_notice(j, c->d) | json_put(j, "limits", limits_doc(c->d));
+             doc_put_notice(j, c->d) | json_put(j, "limits", limits_doc(c->d)) |
+             doc_put_text(j, "tcp", c->d->tcp[0] ? c->d->tcp : NULL) |
+             json_put_str(j, "role", access_role_name(c->role));
     if (rc != 0) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
     }

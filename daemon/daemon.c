@@ -121,13 +121,39 @@ static int register_node(struct daemon *d, long slots, struct dha_err *e)
     return rc;
 }
 
+/* Where it listens is settled at the start. */
+static int same_door(const struct daemon *d, const struct settings *s, struct dha_err *e)
+{
+    if (!d->server || strcmp(d->settings.tcp, s->tcp) == 0) {
+        return 0;
+    }
+    dha_fail(e, DHA_E_CONFLICT, "\"tcp\" is %s now and would be %s: that needs a restart",
+             d->settings.tcp[0] ? d->settings.tcp : "not set", s->tcp[0] ? s->tcp : "not set");
+    return dha_err_hint(e, "stages that run go on meanwhile");
+}
+
+/* TCP, where the settings want it. */
+static int open_tcp(struct daemon *d, struct dha_err *e)
+{
+    if (!d->settings.tcp[0]) {
+        return 0;
+    }
+    int fd = tcp_listen(&d->settings, d->tcp, e);
+    if (fd < 0 || server_listen_tcp(d->server, fd, e) != 0) {
+        return -1;
+    }
+    log_info("listening on http://%s", d->tcp);
+    return 0;
+}
+
 /* Settings as the command line and the file have them. In the open turn. */
 static int apply_settings(struct daemon *d, struct dha_err *e)
 {
     struct settings s;
     struct access access;
     if (settings_settle(&d->options.said, d->options.config, online_cores(), &s, e) != 0 ||
-        access_settle(&s, &access, e) != 0 || register_node(d, s.slots, e) != 0 ||
+        same_door(d, &s, e) != 0 || access_settle(&s, &access, e) != 0 ||
+        register_node(d, s.slots, e) != 0 ||
         (d->server && statedir_open_socket(d->socket_path, &access, e) != 0)) {
         return -1;
     }
@@ -296,7 +322,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     }
     struct server_ops ops = {.ctx = d, .handle = api_handle, .uncommitted = uncommitted};
     d->server = server_open(&d->loop, fd, &ops, e);
-    if (!d->server) {
+    if (!d->server || open_tcp(d, e) != 0) {
         goto fail;
     }
     d->want_pass = d->want_watch = true;

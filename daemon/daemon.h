@@ -11,7 +11,7 @@
  *   main.c daemon.c turn.c     start, the turn
  *   settings.c notify.c        what it is told (SIGHUP: again), what it tells systemd
  *   server.c server_stream.c   requests, replies, streams
- *   access.c (pure)            who may do what
+ *   access.c tcp.c             who may do what, and who is who over TCP
  *   api*.c doc.c result.c feed.c   what they say
  *   stagekey.c                 what makes two stages equal
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
@@ -38,6 +38,7 @@
 #include "daemon/launch.h"
 #include "daemon/server.h"
 #include "daemon/settings.h"
+#include "daemon/tcp.h"
 #include "store/store.h"
 
 struct daemon;
@@ -87,6 +88,7 @@ struct daemon {
     struct daemon_options options; /* its strings are the caller's */
     struct settings settings;      /* as they hold now */
     struct access access;          /* who may do what */
+    char tcp[TCP_BOUND_MAX];       /* where it listens as well; "" = nowhere */
     int64_t started_us, ageing_us, log_bytes;
     bool preempt;
     int64_t events_seen; /* last event that waiting requests were told of */

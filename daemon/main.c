@@ -56,10 +56,17 @@ static const char help_text[] =
     "  --queue-per-user N   jobs of one user that have not ended; more are refused (default: "
     "100000; 0: any\n"
     "                    number)\n"
+    "  --tcp ADDRESS:PORT   listens there as well: who can connect reads all but logs, a token "
+    "(dha admin token)\n"
+    "                    may do more. Not encrypted: 127.0.0.1, and ssh -L from elsewhere "
+    "(default: "
+    "no TCP)\n"
     "  --config FILE     these from a file: {\"slots\": 8, \"stall_s\": 3600, "
     "\"stall_min_s\": 300,\n"
     "                    \"ageing_s\": 0, \"log_mib\": 64, \"preempt\": 0, \"group\": \"gpu\",\n"
-    "                    \"others\": \"read\", \"queue_per_user\": 1000}, and "
+    "                    \"others\": \"read\", \"queue_per_user\": 1000, \"tcp\": "
+    "\"127.0.0.1:8080\",\n"
+    "                    \"tcp_hosts\": [\"dha.example.org\"]}, and "
     "\"stall_search_s\", "
     "\"stall_fuse_s\",\n"
     "                    \"stall_train_s\", \"stall_eval_s\", \"stall_export_s\": stall_s for one "
@@ -87,6 +94,7 @@ enum {
     OPT_GROUP,
     OPT_OTHERS,
     OPT_QUEUE,
+    OPT_TCP,
     OPT_CONFIG,
     OPT_WORKER,
     OPT_SHIM,
@@ -110,6 +118,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"group", required_argument, NULL, OPT_GROUP},
                                         {"others", required_argument, NULL, OPT_OTHERS},
                                         {"queue-per-user", required_argument, NULL, OPT_QUEUE},
+                                        {"tcp", required_argument, NULL, OPT_TCP},
                                         {"config", required_argument, NULL, OPT_CONFIG},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
@@ -185,6 +194,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_QUEUE:
             if (settings_option(&a->opt.said, "queue-per-user", optarg) != 0) {
                 return usage_error("--queue-per-user wants a number from 0 to 1000000000");
+            }
+            break;
+        case OPT_TCP:
+            if (settings_option(&a->opt.said, "tcp", optarg) != 0) {
+                return usage_error("--tcp wants ADDRESS:PORT, like 127.0.0.1:8080");
             }
             break;
         case OPT_CONFIG: a->opt.config = optarg; break;

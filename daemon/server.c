@@ -6,8 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "daemon/log.h"
 #include "proto/json.h"
@@ -23,6 +25,8 @@ enum { CONNECTIONS_MAX = 1400, OTHER_FILES = 256 };
 enum { CLOSING_RUNS = 10 };
 /* A connection over a user's share gets this long to hear why. */
 enum { OVER_TIMEOUT_S = 2 };
+/* All who come over TCP share this part of what one user may have. */
+enum { TCP_SHARE = 8, TCP_AGAIN_MS = 200 };
 /* The library (0.9.75) wants to run on and on for a client that sent the beginning of a chunk, and no end of its line. After
  * so many runs that led to nothing it has to wait a little between them. */
 enum { FRUITLESS_RUNS = 1000, FRUITLESS_MS = 20 };
@@ -38,6 +42,28 @@ const char *server_query(const struct server_request *rq, const char *name)
 const char *server_header(const struct server_request *rq, const char *name)
 {
     return MHD_lookup_connection_value(rq->conn, MHD_HEADER_KIND, name);
+}
+
+struct count {
+    const char *name;
+    int n;
+};
+
+static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const char *key,
+                                    const char *value)
+{
+    (void)kind;
+    (void)value;
+    struct count *c = cls;
+    c->n += strcasecmp(key, c->name) == 0;
+    return MHD_YES;
+}
+
+int server_header_count(const struct server_request *rq, const char *name)
+{
+    struct count c = {.name = name};
+    MHD_get_connection_values(rq->conn, MHD_HEADER_KIND, count_header, &c);
+    return c.n;
 }
 
 struct each {
@@ -115,7 +141,10 @@ static struct server_user *user_of(struct server *s, uid_t uid)
         u = u->next;
     }
     if (!u && (u = calloc(1, sizeof *u))) {
+        bool tcp = uid == SERVER_NOBODY; /* all of them together */
         u->uid = uid;
+        u->max_connections = s->limits.connections_per_user / (tcp ? TCP_SHARE : 1);
+        u->max_streams = s->limits.streams_per_user / (tcp ? TCP_SHARE : 1);
         u->next = s->users;
         s->users = u;
     }
@@ -151,18 +180,23 @@ static struct server_peer *peer_new(struct server *s, struct MHD_Connection *con
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(
         conn, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct ucred cred;
+    struct ucred cred = {.uid = SERVER_NOBODY};
     socklen_t len = sizeof cred;
-    if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) != 0) {
+    int domain = 0;
+    socklen_t domain_len = sizeof domain;
+    if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_DOMAIN, &domain, &domain_len) != 0 ||
+        (domain == AF_UNIX &&
+         getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) != 0)) {
         return NULL;
     }
     struct server_peer *p = calloc(1, sizeof *p);
-    if (!p || read_groups(info->connect_fd, cred.gid, p) != 0 ||
+    if (!p || (domain == AF_UNIX && read_groups(info->connect_fd, cred.gid, p) != 0) ||
         !(p->user = user_of(s, cred.uid))) {
         peer_free(p);
         return NULL;
     }
-    p->over = ++p->user->connections > s->limits.connections_per_user;
+    p->over = ++p->user->connections > p->user->max_connections;
+    p->tcp = domain != AF_UNIX;
     return p;
 }
 
@@ -221,13 +255,24 @@ static enum refusal check_limits(struct MHD_Connection *conn, const struct serve
                                            : WELCOME;
 }
 
-static void refuse(const struct server *s, struct server_request *rq)
+const char *server_user_name(const struct server_user *u, char text[32])
 {
+    if (u->uid == SERVER_NOBODY) {
+        return "clients over TCP have";
+    }
+    snprintf(text, 32, "uid %ld has", (long)u->uid);
+    return text;
+}
+
+static void refuse(struct server_request *rq)
+{
+    const struct server_peer *peer = server_peer(rq->conn);
+    char name[32];
     struct dha_err e = {0};
     switch ((enum refusal)rq->refusal) {
     case TOO_MANY_CONNECTIONS:
-        dha_fail(&e, DHA_E_TRANSIENT, "uid %ld has over %u connections open", (long)rq->peer_uid,
-                 s->limits.connections_per_user);
+        dha_fail(&e, DHA_E_TRANSIENT, "%s over %u connections open",
+                 server_user_name(peer->user, name), peer->user->max_connections);
         dha_err_hint(&e, "close some, or use one for many requests (keep-alive)");
         break;
     case TOO_MANY_HEADERS:
@@ -260,7 +305,8 @@ static struct server_request *request_new(struct MHD_Connection *conn, const cha
     /* Only two methods are told apart; both names are static text. */
     rq->method = strcmp(method, "GET") == 0 ? "GET" : strcmp(method, "POST") == 0 ? "POST" : "?";
     const struct server_peer *peer = server_peer(conn);
-    rq->peer_uid = peer ? peer->user->uid : (uid_t)-1;
+    rq->peer_uid = peer ? peer->user->uid : SERVER_NOBODY;
+    rq->tcp = !peer || peer->tcp;
     rq->peer_groups = peer ? peer->groups : NULL;
     rq->n_peer_groups = peer ? peer->n_groups : 0;
     rq->phase = READING;
@@ -368,7 +414,7 @@ static void dispatch(struct server *s, struct server_request *rq)
         server_reply_error(rq, &bye);
         rq->phase = READY;
     } else if (rq->refusal != WELCOME) {
-        refuse(s, rq);
+        refuse(rq);
         rq->phase = READY;
     } else if (s->ops.handle(s->ops.ctx, rq) == SERVER_WAIT) {
         rq->phase = WAITING;
@@ -591,6 +637,7 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
         return NULL;
     }
     s->loop = loop;
+    s->tcp_fd = -1;
     s->ops = *ops;
     s->limits = find_limits();
     s->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
@@ -618,6 +665,61 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     s->open_handles = 4 + server_stream_init(s);
     uv_poll_start(&s->poll, UV_READABLE, on_readable);
     return s;
+}
+
+/* ---- TCP ---- */
+
+static void on_tcp_again(uv_timer_t *t);
+
+static void on_tcp(uv_poll_t *p, int status, int events)
+{
+    struct server *s = p->data;
+    (void)status;
+    (void)events;
+    for (;;) {
+        struct sockaddr_storage from;
+        socklen_t len = sizeof from;
+        int fd = accept4(s->tcp_fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            MHD_add_connection(s->mhd, fd, (struct sockaddr *)&from, len); /* closes it, too */
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            uv_poll_stop(p);
+            uv_timer_start(&s->tcp_again, on_tcp_again, TCP_AGAIN_MS, 0);
+            break;
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            break;
+        }
+    }
+    server_run(s);
+}
+
+static void on_tcp_again(uv_timer_t *t)
+{
+    struct server *s = t->data;
+    uv_poll_start(&s->tcp, UV_READABLE, on_tcp);
+}
+
+int server_listen_tcp(struct server *s, int fd, struct dha_err *e)
+{
+    if (uv_poll_init(s->loop, &s->tcp, fd) != 0) {
+        close(fd);
+        return dha_fail(e, DHA_E_INTERNAL, "the loop does not take the TCP socket");
+    }
+    uv_timer_init(s->loop, &s->tcp_again);
+    s->tcp.data = s->tcp_again.data = s;
+    s->tcp_fd = fd;
+    s->open_handles += 2;
+    uv_poll_start(&s->tcp, UV_READABLE, on_tcp);
+    return 0;
+}
+
+static void close_tcp(struct server *s)
+{
+    if (s->tcp_fd >= 0) {
+        uv_close((uv_handle_t *)&s->tcp, server_handle_closed);
+        uv_close((uv_handle_t *)&s->tcp_again, server_handle_closed);
+        close(s->tcp_fd);
+    }
 }
 
 void server_handle_closed(uv_handle_t *h)
@@ -649,6 +751,9 @@ void server_close(struct server *s)
     s->closing = true;
     server_stream_stop(s);
     uv_poll_stop(&s->poll);
+    if (s->tcp_fd >= 0) {
+        uv_poll_stop(&s->tcp);
+    }
     for (int i = 0; i < CLOSING_RUNS; i++) {
         MHD_run(s->mhd);
     }
@@ -659,6 +764,7 @@ void server_close(struct server *s)
         free(u);
     }
     server_stream_close(s);
+    close_tcp(s);
     uv_close((uv_handle_t *)&s->poll, server_handle_closed);
     uv_close((uv_handle_t *)&s->timer, server_handle_closed);
     uv_close((uv_handle_t *)&s->at_once, server_handle_closed);

@@ -40,6 +40,8 @@
 #define SERVER_HEADERS_MAX  64   /* header fields of a request */
 #define SERVER_HEADER_BYTES 8192 /* of their names and values together */
 
+#define SERVER_NOBODY       ((uid_t)-1)
+
 struct server;
 struct live;
 
@@ -74,7 +76,8 @@ struct server_reply {
 
 struct server_request {
     const char *method, *path;
-    uid_t peer_uid;
+    bool tcp;       /* it came over TCP: nobody knows from whom, peer_uid is SERVER_NOBODY */
+    uid_t peer_uid; /* the handler may set it, once it knows */
     const gid_t *peer_groups; /* n_peer_groups */
     size_t n_peer_groups;
     char *body; /* NUL-terminated; "" when there is none */
@@ -112,6 +115,10 @@ void server_query_each(const struct server_request *rq,
 
 struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_ops *ops,
                            struct dha_err *e);
+/* Listens on that TCP socket as well, which it owns from then on. What comes that way has rq->tcp. */
+int server_listen_tcp(struct server *s, int fd, struct dha_err *e);
+/* How often the request has that header. */
+int server_header_count(const struct server_request *rq, const char *name);
 /* Lets the replies that were held back go. If commit_error is not NULL the transaction was lost: every
  * held reply becomes that error. */
 void server_release(struct server *s, const struct dha_err *commit_error);

@@ -10,6 +10,7 @@
 struct server_user {
     uid_t uid;
     unsigned connections, streams;
+    unsigned max_connections, max_streams;
     struct server_user *next;
 };
 
@@ -18,6 +19,7 @@ struct server_peer {
     struct server_user *user;
     gid_t *groups; /* n_groups: all that the process was in when it connected */
     size_t n_groups;
+    bool tcp;
     bool over; /* it was one too many: its requests are refused */
 };
 
@@ -45,8 +47,13 @@ struct server {
     unsigned n_streams;
     uint64_t round_ms; /* not before then the next round begins */
     uv_timer_t pump, round, beat;
+    uv_poll_t tcp;
+    uv_timer_t tcp_again; /* no descriptor was left: not before then it accepts again */
+    int tcp_fd;
 };
 
+/* For people: "uid 12", or that they are who come over TCP. */
+const char *server_user_name(const struct server_user *u, char text[32]);
 /* NULL where there was no memory for it. */
 struct server_peer *server_peer(struct MHD_Connection *conn);
 /* Close callback of the server's own handles (data = the server), which the last one frees. */

@@ -183,17 +183,17 @@ void server_stream_check(struct server *s, struct server_request *rq)
 {
     const struct server_peer *peer = server_peer(rq->conn);
     bool all = s->n_streams >= s->limits.streams;
-    if (!rq->reply.stream.read ||
-        (!all && peer && peer->user->streams < s->limits.streams_per_user)) {
+    if (!rq->reply.stream.read || (!all && peer && peer->user->streams < peer->user->max_streams)) {
         return;
     }
     struct dha_err e = {0};
     if (all) {
         dha_fail(&e, DHA_E_TRANSIENT, "%u event streams are open; that is the limit", s->n_streams);
     } else {
-        dha_fail(&e, DHA_E_TRANSIENT,
-                 "uid %ld has %u event streams open; that is the limit of one user",
-                 (long)rq->peer_uid, peer ? peer->user->streams : 0);
+        char name[32];
+        dha_fail(&e, DHA_E_TRANSIENT, "%s %u event streams open; that is the limit",
+                 peer ? server_user_name(peer->user, name) : "you have",
+                 peer ? peer->user->streams : 0);
     }
     dha_err_hint(&e, "close some, or ask without a stream: GET /v1/events?after=SEQ&wait=30");
     server_reply_error(rq, &e);

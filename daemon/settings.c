@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/tcp.h"
 #include "proto/text.h"
 
 enum { FILE_MAX = 64 * 1024 };
@@ -50,6 +51,11 @@ static const struct member {
      is_group, "the name of a group of this host, or its number"},
     {"others", "others", offsetof(struct settings, others), 0, sizeof((struct settings *)0)->others,
      is_others, "\"none\" or \"read\""},
+    {"tcp", "tcp", offsetof(struct settings, tcp), 0, sizeof((struct settings *)0)->tcp,
+     tcp_is_address, "ADDRESS:PORT, like \"127.0.0.1:8080\" or \"[::1]:8080\""},
+    {"tcp_hosts", NULL, offsetof(struct settings, tcp_hosts), 0,
+     sizeof((struct settings *)0)->tcp_hosts, tcp_is_hosts,
+     "a list of names, with or without :PORT"},
 };
 enum { MEMBERS = sizeof members / sizeof *members };
 
@@ -135,7 +141,24 @@ static int unknown(const char *name, struct dha_err *e)
     return dha_err_hint(e, "%s", all);
 }
 
-/* A group may also be given as a number: its gid. */
+/* ["a", "b"] -> "a b"; false if it is no list of words, or too long. */
+static bool join(const cJSON *list, char *out, size_t size)
+{
+    const cJSON *v;
+    size_t n = 0;
+    out[0] = '\0';
+    cJSON_ArrayForEach(v, list)
+    {
+        const char *word = cJSON_IsString(v) ? v->valuestring : "";
+        if (!word[0] || strchr(word, ' ') || n + strlen(word) + 2 > size) {
+            return false;
+        }
+        n += (size_t)snprintf(out + n, size - n, "%s%s", n ? " " : "", word);
+    }
+    return true;
+}
+
+/* A group may also be given as a number: its gid; hosts are a list. */
 static int take_text(struct settings *s, const struct member *m, const cJSON *v, struct dha_err *e)
 {
     char digits[24];
@@ -144,6 +167,10 @@ static int take_text(struct settings *s, const struct member *m, const cJSON *v,
     if (m->valid == is_group && cJSON_IsNumber(v) && json_to_int(v, &number) && number >= 0) {
         snprintf(digits, sizeof digits, "%lld", (long long)number);
         text = digits;
+    }
+    char all[sizeof s->tcp_hosts];
+    if (m->valid == tcp_is_hosts) {
+        text = cJSON_IsArray(v) && join(v, all, sizeof all) ? all : NULL;
     }
     if (!text || set_text(s, m, text) != 0) {
         return dha_fail(e, DHA_E_INPUT, "\"%s\" is %s", m->name, m->what);

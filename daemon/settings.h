@@ -1,6 +1,7 @@
 /* settings.h: what dhad may be told in a file (--config FILE), and again while it runs (SIGHUP):
  *   {"slots": 8, "stall_s": 3600, "stall_train_s": 900, "ageing_s": 86400, "log_mib": 64, "preempt": 0,
- *    "group": "gpu", "others": "read", "queue_per_user": 1000}
+ *    "group": "gpu", "others": "read", "queue_per_user": 1000,
+ *    "tcp": "127.0.0.1:8080", "tcp_hosts": ["dha.example.org:443"]}
  * Every member may be left out; one that is not known is an error. An option of the command line goes before the file.
  */
 #ifndef DHA_DAEMON_SETTINGS_H
@@ -24,6 +25,9 @@ struct settings {
     /* Texts; "" = nothing said. */
     char group[64];  /* whose members may submit: a name or a gid; default: nobody */
     char others[16]; /* what everybody else on this host may do: "none" (default) or "read" */
+    char tcp
+        [64]; /* ADDRESS:PORT to listen on as well (tcp.h); default: none. Read at the start only */
+    char tcp_hosts[1024]; /* names by which clients reach it, blank-separated (in a file: a list) */
 };
 
 struct settings settings_none(void); /* nothing said: -1 and "" everywhere */

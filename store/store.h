@@ -498,6 +498,23 @@ int store_node_drain(struct store *s, const char *name, const char *reason, int6
                      struct dha_err *e);
 int store_node_resume(struct store *s, const char *name, int64_t now_us, struct dha_err *e);
 
+/* ---- tokens: who may come over TCP ---------------------------------------------------------- */
+
+#define STORE_DIGEST_SIZE 65 /* SHA-256 in hex + NUL */
+struct store_token {
+    char name[64], role[16];
+    int64_t owner_uid, created_us;
+};
+/* DHA_E_CONFLICT if the name is taken. */
+int store_token_new(struct store *s, const struct store_token *t, const char *digest,
+                    struct dha_err *e);
+int store_token_revoke(struct store *s, const char *name, int64_t now_us, struct dha_err *e);
+/* In the order they were made; *out: free(). */
+int store_tokens(struct store *s, struct store_token **out, size_t *n, struct dha_err *e);
+/* digest: STORE_DIGEST_SIZE bytes. */
+int store_token_find(struct store *s, const char *digest, struct store_token *out, bool *found,
+                     struct dha_err *e);
+
 /* ---- events and outbox -------------------------------------------------------------------- */
 
 struct store_event {

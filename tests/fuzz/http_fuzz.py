@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Raw bytes to a running dhad: valid requests of every route, damaged, cut, joined, sent in pieces and slowly.
+"""Raw bytes to a running dhad: valid requests of every route, damaged, cut, joined, sent in pieces and slowly,
+over the unix socket and over TCP.
 
   http_fuzz.py [--seconds 20] [--seed N] [--first I] [--count N] [--program dhad]
 
@@ -52,7 +53,7 @@ class Generator:
             "/v1/jobs/ID/metrics/names?stage=train", "/v1/jobs/ID/checkpoints?limit=2&after=0",
             "/v1/jobs/ID/logs?stage=train&attempt=1&stream=stderr&offset=0", "/v1/events?after=0&limit=5",
             "/v1/events?after=0&limit=5&wait=1&job=1&type=job.", "/v1/nodes", "/v1/sweeps?limit=2&before=9&name=s",
-            "/v1/sweeps/ID", "/v1/admin/chores/ID?wait=1")]
+            "/v1/sweeps/ID", "/v1/admin/tokens", "/v1/admin/chores/ID?wait=1")]
         self.routes += [("POST", p, b) for p, b in (
             ("/v1/jobs", {"spec": spec, "hold": True}), ("/v1/jobs", {"spec": spec, "dry_run": True}),
             ("/v1/jobs", {"spec": spec, "hold": True, "after": ["1"]}), ("/v1/jobs/ID/cancel", {"reason": "x", "now": False}),
@@ -61,6 +62,7 @@ class Generator:
             ("/v1/sweeps", sweep), ("/v1/sweeps", {**sweep, "spec": {**spec, "model": pipe}}), ("/v1/admin/fsck", {"deep": False}), ("/v1/admin/backup", {"file": inside("b.db")}),
             ("/v1/admin/export", {"job": "1", "out": inside("exported")}), ("/v1/admin/import", {"dir": inside("exported")}),
             ("/v1/admin/prune", {"keep_last": 1, "keep_every": 10, "keep_best": True, "metrics_older_than_s": 1}),
+            ("/v1/admin/tokens", {"name": "fuzzed", "role": "viewer", "uid": 7}), ("/v1/admin/tokens/fuzzed/revoke", {}),
             ("/v1/admin/chores/ID/apply", {}), ("/v1/shutdown", {"no": 1}))]
         self.ids = ids
 
@@ -186,6 +188,8 @@ class Fuzzer:
     def __init__(self, dhad, seed):
         self.dhad, self.seed = dhad, seed
         self.gen = Generator(dhad)
+        self.tcp = (-1, "")
+        self.token = dhad.post("/v1/admin/tokens", {"name": "fuzz", "role": "owner"}).json["token"]["secret"].encode()
         self.lingering, self.recent, self.statuses, self.stops = [], [], {}, 0
 
     def send(self, r, sock, data):
@@ -204,7 +208,7 @@ class Fuzzer:
                     time.sleep(pause)
             if r.random() < 0.1:
                 sock.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+        except OSError:
             pass
 
     @staticmethod
@@ -225,13 +229,27 @@ class Fuzzer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
 
+    def connect(self, r, data):
+        """To the unix socket, or (some of them) over TCP with the Host that is wanted there, with or without a token."""
+        if r.random() < 0.7:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(5)
+            sock.connect(self.dhad.socket)
+            return sock, data
+        if self.tcp[0] != self.stops:
+            self.tcp = (self.stops, self.dhad.get("/v1/version").json["tcp"])
+        host, port = self.tcp[1].split(":")
+        lines = b"Host: " + self.tcp[1].encode() + b"\r\n"
+        if r.random() < 0.8:
+            lines += b"Authorization: Bearer " + (self.token if r.random() < 0.9 else self.token[:-1]) + b"\r\n"
+        sock = socket.create_connection((host, int(port)), timeout=5)
+        return sock, data.replace(b"Host: localhost\r\n", lines)
+
     def one(self, index):
         r = random.Random(f"{self.seed}:{index}")
         data = self.gen.case(r)
         self.last = data
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(5)
-        sock.connect(self.dhad.socket)
+        sock, data = self.connect(random.Random(f"tcp:{self.seed}:{index}"), data)
         self.send(r, sock, data)
         raw = self.read(sock, 0.015)
         for status, is_json, body in answers(raw):
@@ -345,7 +363,7 @@ def main():
     a = p.parse_args()
     with open(os.path.join(harness.BIN, a.program), "rb") as f:
         asan = b"__asan_init" in f.read()  # keeps what is freed for a while
-    dhad = harness.Dhad(slots=2, program=a.program)
+    dhad = harness.Dhad(slots=2, program=a.program, args=["--tcp", "127.0.0.1:0"])
     print(f"seed {a.seed}", flush=True)
     try:
         dhad.start()
