@@ -317,6 +317,12 @@ cJSON *json_parse(const char *buf, size_t len, const struct json_limits *lim, st
     return j;
 }
 
+int json_check(const char *buf, size_t len, struct dha_err *e)
+{
+    struct scan s = {.p = (const unsigned char *)buf, .n = len, .e = e};
+    return scan_document(&s, 64);
+}
+
 cJSON *json_parse_file(const char *path, size_t max_bytes, struct dha_err *e)
 {
     cJSON *j = NULL;
@@ -373,11 +379,6 @@ free_buf:
 close_file:
     close(fd);
     return j;
-}
-
-char *json_text(const cJSON *j)
-{
-    return cJSON_PrintUnformatted(j);
 }
 
 char *json_text_pretty(const cJSON *j)
@@ -462,7 +463,10 @@ free_text:
 
 const cJSON *json_get(const cJSON *obj, const char *key)
 {
-    return cJSON_IsObject(obj) ? cJSON_GetObjectItemCaseSensitive(obj, key) : NULL;
+    const cJSON *c = cJSON_IsObject(obj) ? obj->child : NULL;
+    while (c && (!c->string || c->string[0] != key[0] || strcmp(c->string, key) != 0))
+        c = c->next;
+    return c;
 }
 
 const cJSON *json_at(const cJSON *obj, const char *path)

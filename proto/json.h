@@ -22,10 +22,14 @@ struct json_limits {
 
 /* Whole input consumed or error DHA_E_PROTOCOL with the byte offset in msg. lim may be NULL. */
 cJSON *json_parse(const char *buf, size_t len, const struct json_limits *lim, struct dha_err *e);
+/* Whether json_parse() would take it, whatever its size and members that are given twice; nothing is built. 0 / -1. */
+int json_check(const char *buf, size_t len, struct dha_err *e);
 /* Reads a file of at most max_bytes (0 = 64 MiB) and parses it. The error names the file. */
 cJSON *json_parse_file(const char *path, size_t max_bytes, struct dha_err *e);
 /* Unformatted / formatted text; free() the result; NULL when out of memory. */
 char *json_text(const cJSON *j);
+/* Without the members of these names, wherever they stand (NULL-terminated). *whole: the text with them, unless NULL. */
+char *json_text_less(const cJSON *j, const char *const *less, char **whole);
 char *json_text_pretty(const cJSON *j);
 /* Writes pretty text + newline atomically: temp file in the same directory, fsync, rename, fsync of
  * the directory. */
@@ -54,5 +58,9 @@ int json_put_int(cJSON *obj, const char *key, int64_t v);
 int json_put_id(cJSON *obj, const char *key, int64_t v); /* as a decimal string */
 int json_put_bool(cJSON *obj, const char *key, bool v);
 int json_put(cJSON *obj, const char *key, cJSON *v); /* takes v; NULL v = -1 */
+
+/* From here on this thread keeps blocks of trees that are freed for the next trees; what other threads do is as before. For a
+ * program that makes and drops trees all the time; call it before there are threads. */
+void json_pool_start(void);
 
 #endif

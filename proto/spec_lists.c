@@ -346,12 +346,16 @@ static int each_at(cJSON *v, const char *place, char *path, size_t n,
     }
     place += *place == '.';
     size_t len = strcspn(place, ".[");
-    int k = snprintf(path + n, 96 - n, ".%.*s", (int)len, place);
-    snprintf(key, sizeof key, "%.*s", (int)len, place);
-    cJSON *next = cJSON_IsObject(v) ? cJSON_GetObjectItemCaseSensitive(v, key) : NULL;
-    if (!next || k < 0 || n + (size_t)k >= 96)
+    if (len >= sizeof key || n + 1 + len >= 96)
         return 0;
-    return each_at(next, place + len, path, n + (size_t)k, f, arg);
+    memcpy(key, place, len);
+    key[len] = '\0';
+    cJSON *next = cJSON_IsObject(v) ? cJSON_GetObjectItemCaseSensitive(v, key) : NULL;
+    if (!next)
+        return 0;
+    path[n++] = '.';
+    memcpy(path + n, key, len + 1);
+    return each_at(next, place + len, path, n + len, f, arg);
 }
 
 int spec_each_file(cJSON *doc, int (*f)(void *arg, cJSON *item, const char *where), void *arg)

@@ -1,4 +1,4 @@
-/* What json_parse() accepts must print, and the print must be accepted and print the same. */
+/* What json_parse() accepts must print, as cJSON prints it, and the print must be accepted and print the same. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +11,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct dha_err e = {0};
     cJSON *j = json_parse((const char *)data, size, NULL, &e);
+    if (j && json_check((const char *)data, size, NULL) != 0)
+        abort();
     if (!j) {
         if (e.code == DHA_E_OK || e.msg[0] == '\0')
             abort(); /* a refusal without a reason */
         return 0;
     }
-    char *a = json_text(j);
-    cJSON *k = a ? json_parse(a, strlen(a), &(struct json_limits){.max_bytes = 8 << 20}, &e) : NULL;
+    char *a = json_text(j), *theirs = cJSON_PrintUnformatted(j);
+    if (!a || !theirs || strcmp(a, theirs) != 0)
+        abort();
+    free(theirs);
+    cJSON *k = json_parse(a, strlen(a), &(struct json_limits){.max_bytes = 8 << 20}, &e);
     char *b = k ? json_text(k) : NULL;
     if (!b || strcmp(a, b) != 0)
         abort();

@@ -242,6 +242,133 @@ static void builders_replace_and_never_lose_silently(void **state)
     cJSON_Delete(j);
 }
 
+static void same_as_cjson(cJSON *j)
+{
+    char *ours = json_text(j), *theirs = cJSON_PrintUnformatted(j);
+    assert_string_equal(ours, theirs);
+    free(ours);
+    free(theirs);
+    cJSON_Delete(j);
+}
+
+static void text_is_what_cjson_writes(void **state)
+{
+    (void)state;
+    static const double numbers[] = {0,
+                                     -0.0,
+                                     1,
+                                     -7,
+                                     0.25,
+                                     3e-4,
+                                     1e-4,
+                                     9.9999e-5,
+                                     -0.1,
+                                     0.1 + 0.2,
+                                     1.0 / 3,
+                                     1e14,
+                                     1e15,
+                                     999999999999999,
+                                     123456.789012345,
+                                     99999.9999999999,
+                                     2147483648.5,
+                                     0.000123456789,
+                                     1e-300,
+                                     1.7976931348623157e308,
+                                     5e-324,
+                                     4.35,
+                                     1.005,
+                                     (double)INT64_MAX,
+                                     NAN,
+                                     -INFINITY};
+    static const char *const strings[] = {
+        "", "a", "\"\\/\b\f\n\r\t\x01\x1f\x7f", "gr\xc3\xbc\xc3\x9f", "\xf0\x9f\x99\x82", "end\\"};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        same_as_cjson(cJSON_CreateNumber(numbers[i]));
+    for (size_t i = 0; i < sizeof strings / sizeof strings[0]; i++) {
+        cJSON *j = cJSON_CreateObject();
+        assert_int_equal(json_put_str(j, strings[i], strings[i]), 0);
+        same_as_cjson(j);
+    }
+    same_as_cjson(parse("{\"a\":[],\"b\":{},\"c\":[1,[true,false,null],{\"d\":\"x\"}]}"));
+    uint64_t x = 88172645463325252u; /* xorshift: any bits, decimals of few digits, both signs */
+    for (int i = 0; i < 300000; i++) {
+        double d;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        if (i % 2)
+            memcpy(&d, &x, sizeof d);
+        else
+            d = (double)(int64_t)(x >> (14 + x % 40)) / pow(10, (double)(x % 13)) *
+                (x & 4 ? 1 : -1);
+        same_as_cjson(cJSON_CreateNumber(d));
+    }
+}
+
+/* Without these members the text is that of a tree that never had them. */
+static void less(const char *text, const char *const *names, const char *expected)
+{
+    cJSON *j = parse(text);
+    char *whole, *t = json_text_less(j, names, &whole), *all = json_text(j);
+    assert_string_equal(t, expected);
+    assert_string_equal(whole, all);
+    cJSON_Delete(parse(t));
+    free(all);
+    free(whole);
+    free(t);
+    cJSON_Delete(j);
+}
+
+static void members_can_be_left_out(void **state)
+{
+    (void)state;
+    static const char *const ad[] = {"a", "d", NULL}, *const b[] = {"b", NULL};
+    static const char text[] =
+        "{\"a\":1,\"b\":{\"a\":2,\"c\":[{\"b\":3,\"d\":4}]},\"e\":{\"a\":5}}";
+    less(text, ad, "{\"b\":{\"c\":[{\"b\":3}]},\"e\":{}}");
+    less(text, b, "{\"a\":1,\"e\":{\"a\":5}}");
+    less("{\"a\":{\"d\":1},\"d\":2,\"x\":[1,2],\"a2\":3,\"d2\":{\"a\":1,\"d\":1,\"y\":2,\"z\":3}}",
+         ad, "{\"x\":[1,2],\"a2\":3,\"d2\":{\"y\":2,\"z\":3}}");
+    less("{\"a\":1,\"d\":2}", ad, "{}");
+    less("{\"x\":1,\"a\":2,\"y\":3,\"d\":4}", ad, "{\"x\":1,\"y\":3}");
+    less("[{\"a\":1},{\"b\":{\"a\":1,\"b\":[{\"a\":1}]},\"a\":1}]", ad,
+         "[{},{\"b\":{\"b\":[{}]}}]");
+    cJSON *j = parse("{\"e\":{}}");
+    assert_int_equal(json_put(j, "raw", cJSON_CreateRaw("{\"a\": 1}")), 0);
+    char *t = json_text_less(j, ad, NULL);
+    assert_string_equal(t, "{\"e\":{},\"raw\":{\"a\": 1}}");
+    free(t);
+    assert_null(json_text(NULL));
+    cJSON_Delete(j);
+}
+
+static void trees_come_from_the_pool(void **state)
+{
+    (void)state;
+    cJSON *early = parse("{\"made\":[\"before\",1,2]}");
+    json_pool_start();
+    for (int i = 0; i < 50; i++) { /* each in blocks of the one before */
+        cJSON *j = cJSON_CreateObject();
+        for (int k = 0; k < 100; k++) {
+            char name[120];
+            snprintf(name, sizeof name, "%0*d", 1 + (k * 7 + i) % 110, k);
+            assert_int_equal(json_put_str(j, name, name), 0);
+        }
+        for (const cJSON *c = j->child; c; c = c->next)
+            assert_string_equal(c->string, c->valuestring);
+        same_as_cjson(j);
+    }
+    cJSON_Delete(early);
+    char *t = cJSON_Print(NULL);
+    assert_null(t);
+    early = parse("{\"a\":1}");
+    t = json_text_pretty(early);
+    assert_string_equal(t, "{\n\t\"a\":\t1\n}");
+    free(t);
+    cJSON_Delete(early);
+    cJSON_InitHooks(NULL);
+}
+
 static void files_are_read_whole_and_written_atomically(void **state)
 {
     (void)state;
@@ -298,6 +425,9 @@ int main(void)
         cmocka_unit_test(lookups_are_exact),
         cmocka_unit_test(numbers_come_back_as_they_went),
         cmocka_unit_test(builders_replace_and_never_lose_silently),
+        cmocka_unit_test(text_is_what_cjson_writes),
+        cmocka_unit_test(members_can_be_left_out),
+        cmocka_unit_test(trees_come_from_the_pool),
         cmocka_unit_test(files_are_read_whole_and_written_atomically),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

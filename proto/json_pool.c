@@ -1,0 +1,70 @@
+/* json_pool.c: see json.h. Lists of freed blocks by their size, as malloc itself keeps them, but for hundreds of each instead
+ * of seven: a document is some hundred nodes and names of a few sizes, that come and go together. All blocks are malloc's:
+ * what one thread took another may give back, and what is printed may be given to free(). */
+#include <malloc.h>
+#include <stdlib.h>
+
+#include "proto/json.h"
+
+/* A sanitizer is to see each block come and go. */
+#if defined(__SANITIZE_ADDRESS__)
+#define DHA_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define DHA_SANITIZED
+#endif
+#endif
+
+enum { STEP = 16, SIZES = 6, KEPT_MAX = 2048 }; /* up to 88 bytes: 64 is a node */
+
+struct freed {
+    struct freed *next;
+};
+
+static _Thread_local bool here; /* only the thread that asked for it */
+static struct {
+    struct freed *first;
+    size_t n;
+} kept[SIZES];
+
+/* Which list has blocks of at least n bytes; malloc's sizes are 24, 40, 56 ... */
+static size_t list_of(size_t n)
+{
+    return n <= 24 ? 0 : (n - 24 + STEP - 1) / STEP;
+}
+
+static void *take(size_t n)
+{
+    size_t i = list_of(n);
+    if (!here || i >= SIZES)
+        return malloc(n);
+    struct freed *f = kept[i].first;
+    if (!f)
+        return malloc(24 + i * STEP);
+    kept[i].first = f->next;
+    kept[i].n--;
+    return f;
+}
+
+static void give(void *p)
+{
+    size_t size = here && p ? malloc_usable_size(p) : 0;
+    size_t i = size >= 24 ? (size - 24) / STEP : SIZES;
+    if (i >= SIZES || kept[i].n >= KEPT_MAX) {
+        free(p);
+        return;
+    }
+    struct freed *f = p;
+    f->next = kept[i].first;
+    kept[i].first = f;
+    kept[i].n++;
+}
+
+void json_pool_start(void)
+{
+#ifndef DHA_SANITIZED
+    cJSON_Hooks hooks = {take, give};
+    here = true;
+    cJSON_InitHooks(&hooks);
+#endif
+}
