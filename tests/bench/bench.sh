@@ -29,6 +29,8 @@ echo "== event streams (goals: 1,000 readers, 1,000 events a second, none lost, 
 "${DHA_PYTHON:-python3}" "$here/bench_events.py" "$bin"
 echo "== submissions beside Slurm's (goals: 20 times; p99 5 and 20 ms)"
 "${DHA_PYTHON:-python3}" "$here/bench_slurm.py" "$bin"
+echo "== stage hand-over (goal: 50 ms over mpirun's own start-up)"
+"${DHA_PYTHON:-python3}" "$here/bench_handover.py" "$bin"
 echo "== 1,000 live attempts after kill -9 (goal: 5 s); 100,000 finished jobs (goals: 2 s, 200 MiB)"
 "${DHA_PYTHON:-python3}" "$here/bench_adopt.py" "$bin"
 "${DHA_PYTHON:-python3}" "$here/bench_many.py" "$bin"

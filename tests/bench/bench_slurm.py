@@ -3,11 +3,9 @@
 
 A private slurmctld and slurmd (Debian's slurm-wlm and munge; docs/TOOLCHAIN.md has the recipe) whose one node is full, and
 a private dhad whose slots are: so both only take jobs and queue them. sbatch by one client and by four; jobs through
-dhad's API by one connection and by 64, each in a thread of its own process, every 201 committed and synced. slurmctld saves its state every few
+dhad's API by one connection and by 64 (bench_load), every 201 committed and synced. slurmctld saves its state every few
 seconds, not before it answers: what is compared is less durable there. Needs root; what is not installed is said (exit status 77).
 """
-import json
-import multiprocessing
 import os
 import shutil
 import socket
@@ -19,7 +17,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
 import harness
-from uds import Client, percentile
+from load import Load
 
 harness.BIN = sys.argv[1]
 JOBS = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
@@ -120,37 +118,6 @@ def many(n, clients, work):
     return n / (time.perf_counter() - begin)
 
 
-def submit_some(path, bodies, out):
-    client, times = Client(path), []
-    for body in bodies:
-        begin = time.perf_counter()
-        status, text = client.request("POST /v1/jobs HTTP/1.1", body)
-        times.append(time.perf_counter() - begin)
-        assert status == 201, text
-    out.extend(times)
-
-
-def submit(d, n, clients, first):
-    """(rate, times): n jobs by so many connections, in threads of a process of their own."""
-    bodies = [json.dumps({"spec": d.spec(f"job-{first + i}", seed=first + i)}).encode() for i in range(n)]
-
-    def run(pipe):
-        times = []
-        threads = [threading.Thread(target=submit_some, args=(d.socket, bodies[k::clients], times)) for k in range(clients)]
-        begin = time.perf_counter()
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        pipe.send((n / (time.perf_counter() - begin), times))
-    here, there = multiprocessing.Pipe()
-    p = multiprocessing.get_context("fork").Process(target=run, args=(there,))
-    p.start()
-    got = here.recv()
-    p.join()
-    return got
-
-
 missing = [w for w in ("sbatch", "slurmctld", "slurmd", "munged") if not shutil.which(w)]
 if missing or os.geteuid() != 0:
     print("left out: " + (", ".join(missing) + " not installed (slurm-wlm, munge)" if missing else "needs root"))
@@ -163,13 +130,12 @@ try:
     d.start()
     blocker = d.submit("sleep=3600")
     d.until_running(blocker, "search")
-    submit(d, 100, 1, 10 ** 6)  # warm
-    rate, times = submit(d, JOBS, 1, 0)
-    print(f"submit   1 client: sbatch {one:.1f}/s, API {rate:.0f}/s: {rate / one:.0f} times (goal 20); p50 "
-          f"{percentile(times, 50):.2f} ms, p99 {percentile(times, 99):.2f} ms (goal 5)")
-    rate, times = submit(d, JOBS, 64, 10 ** 7)
-    print(f"submit   sbatch by 4 clients {four:.1f}/s, API by 64 {rate:.0f}/s: {rate / four:.0f} times (goal 20); p50 "
-          f"{percentile(times, 50):.2f} ms, p99 {percentile(times, 99):.2f} ms (goal 20)")
+    Load(d, 100, 1, 10 ** 6)  # warm
+    api = Load(d, JOBS, 1)
+    print(f"submit   1 client: sbatch {one:.1f}/s, API {api}: {api.rate / one:.1f} times (goal 20; p99 5 ms)")
+    api = Load(d, JOBS, 64, 10 ** 7)
+    print(f"submit   sbatch by 4 clients {four:.1f}/s, API by 64 {api}: {api.rate / four:.1f} times (goal 20; p99 20 ms)")
+    print(f"machine  {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 finally:
     slurm.stop()
     d.clean()

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """How fast the daemon takes jobs: bench_submit.py BIN_DIR [JOBS [LISTED]]
 
-One client, one keep-alive connection on the unix socket, one request after the other: each 201 means
-committed and synced. Then GET /v1/jobs (what `dha list` asks) with LISTED jobs in the database.
+One keep-alive connection on the unix socket, one request after the other, then 16 and 64 of them: each 201 means
+committed and synced (bench_load sends them). Then GET /v1/jobs (what `dha list` asks) with LISTED jobs in the database.
 Beside it, in the same run: what one small append + fdatasync costs in the same directory, which no
 durable submission can be faster than.
 """
-import json
 import os
 import sys
 import tempfile
@@ -14,17 +13,12 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
 import harness
+from load import Load
 from uds import Client, percentile
 
 harness.BIN = sys.argv[1]
 JOBS = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
 LISTED = int(sys.argv[3]) if len(sys.argv) > 3 else 10000
-
-
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def fdatasync_rate(directory, n=500):
@@ -36,42 +30,21 @@ def fdatasync_rate(directory, n=500):
         return n / (time.perf_counter() - begin)
 
 
-def submit_many(client, d, first, n):
-    times = []
-    for i in range(first, first + n):
-        body = json.dumps({"spec": d.spec(f"job-{i}", seed=i)}).encode()
-        begin = time.perf_counter()
-        status, text = client.request("POST /v1/jobs HTTP/1.1", body)
-        times.append(time.perf_counter() - begin)
-        assert status == 201, text
-    return times
-
-
 d = harness.Dhad(slots=2)
 try:
     d.start()
     client = Client(d.socket)
     blocker = d.submit("sleep=3600")
     d.until_running(blocker, "search")
-    submit_many(client, d, 1000000, 50)  # warm
-    begin, cpu = time.perf_counter(), cpu_seconds(d.process.pid)
-    times = submit_many(client, d, 0, JOBS)
-    wall, cpu = time.perf_counter() - begin, cpu_seconds(d.process.pid) - cpu
+    Load(d, 50, 1, 10 ** 7)  # warm
+    one = Load(d, JOBS, 1)
     rate = fdatasync_rate(d.state)
-    print(f"submit   {JOBS} jobs, one connection, in sequence: {JOBS / wall:.0f}/s "
-          f"(p50 {percentile(times, 50):.2f} ms, p99 {percentile(times, 99):.2f} ms); "
-          f"append+fdatasync alone: {rate:.0f}/s; ratio {JOBS / wall / rate:.2f}; "
-          f"daemon CPU {cpu / JOBS * 1e3:.3f} ms each")
-    many = [Client(d.socket) for _ in range(16)]
-    begin = time.perf_counter()
-    for i in range(0, JOBS, len(many)):
-        for k, c in enumerate(many):
-            c.send("POST /v1/jobs HTTP/1.1", json.dumps({"spec": d.spec(f"job-{i + k}", seed=10 ** 7 + i + k)}).encode())
-        for c in many:
-            assert c.receive()[0] == 201
-    print(f"submit   {JOBS} jobs, 16 connections at once (group commit): "
-          f"{JOBS / (time.perf_counter() - begin):.0f}/s")
-    submit_many(client, d, JOBS, max(0, LISTED - 2 * JOBS))
+    print(f"submit   {JOBS} jobs, one connection, in sequence: {one}; append+fdatasync alone: {rate:.0f}/s, "
+          f"ratio {one.rate / rate:.2f}")
+    for clients in (16, 64):
+        print(f"submit   {JOBS} jobs, {clients} connections at once (group commit): {Load(d, JOBS, clients, clients * 10 ** 6)}")
+    if LISTED > 3 * JOBS:
+        Load(d, LISTED - 3 * JOBS, 64, JOBS)
     times = []
     for _ in range(50):
         begin = time.perf_counter()
