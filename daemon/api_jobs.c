@@ -374,17 +374,16 @@ enum api_outcome api_job_list(struct api_call *c)
 
 enum api_outcome api_answer_job(struct api_call *c, int64_t id)
 {
-    char tag[DOC_TAG_SIZE];
+    char tag[DOC_TAG_SIZE], *text = NULL;
     cJSON *job = doc_job(c->d, id, &c->e);
-    if (job && doc_job_tag(job, tag, &c->e) != 0) {
-        cJSON_Delete(job);
-        return API_FAIL;
+    int rc = job ? doc_job_tag(job, tag, &text, &c->e) : -1;
+    cJSON_Delete(job);
+    enum api_outcome out = rc == 0 ? api_answer(c, "job", cJSON_CreateRaw(text)) : API_FAIL;
+    free(text);
+    if (out == API_OK) {
+        server_reply_header(c->rq, "ETag", "%s", tag);
     }
-    if (api_answer(c, "job", job) != API_OK) {
-        return API_FAIL;
-    }
-    server_reply_header(c->rq, "ETag", "%s", tag);
-    return API_OK;
+    return out;
 }
 
 /* Is it "*", or a list of tags in quotes? */
@@ -430,7 +429,7 @@ int api_if_match(struct api_call *c)
         return dha_err_hint(&c->e, "send the ETag of GET /v1/jobs/ID as it came, with its quotes");
     }
     cJSON *job = doc_job(c->d, c->id, &c->e);
-    int rc = job ? doc_job_tag(job, tag, &c->e) : -1;
+    int rc = job ? doc_job_tag(job, tag, NULL, &c->e) : -1;
     cJSON_Delete(job);
     if (rc != 0 || names_tag(wanted, tag)) {
         return rc;
@@ -452,7 +451,7 @@ enum api_outcome api_job_explain(struct api_call *c)
 {
     struct store_job job;
     struct plan_explanation x;
-    if (store_job_get(c->d->store, c->id, &job, &c->e) != 0) {
+    if (store_job_brief(c->d->store, c->id, &job, &c->e) != 0) {
         return API_FAIL;
     }
     enum api_outcome out = API_FAIL;

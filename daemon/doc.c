@@ -277,14 +277,13 @@ cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
 {
     struct store_job job = {0};
     struct store_stages l = {0};
-    cJSON *j = NULL, *result = NULL, *spec = NULL, *after = NULL;
+    cJSON *j = NULL, *result = NULL, *after = NULL;
     char *dir = NULL;
     if (store_job_get(d->store, id, &job, e) != 0) {
         return NULL;
     }
-    if (store_stages_of_job(d->store, id, &l, e) != 0 ||
-        !(spec = json_parse(job.spec, strlen(job.spec), NULL, e)) ||
-        !(result = doc_result(d, &job, &l, e)) || !(after = after_doc(d, id, e))) {
+    if (store_stages_of_job(d->store, id, &l, e) != 0 || !(result = doc_result(d, &job, &l, e)) ||
+        !(after = after_doc(d, id, e))) {
         goto out;
     }
     j = cJSON_CreateObject();
@@ -299,8 +298,7 @@ cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
              json_put_str(j, "dir", dir) | doc_put_error(j, "error", &job.error) |
              (job_state_final(job.state) ? doc_put_null(j, "trouble") : doc_put_trouble(j, d)) |
              json_put(j, "stages", stages_doc(d, &l));
-    rc |= json_put(j, "spec", spec);
-    spec = NULL;
+    rc |= json_put(j, "spec", cJSON_CreateRaw(job.spec)); /* the store has looked at it */
     rc |= json_put(j, "result", result);
     result = NULL;
     rc |= json_put(j, "after", after);
@@ -310,7 +308,6 @@ cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e)
     }
 out:
     free(dir);
-    cJSON_Delete(spec);
     cJSON_Delete(result);
     cJSON_Delete(after);
     store_stages_finish(&l);
@@ -318,19 +315,10 @@ out:
     return j;
 }
 
-int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], struct dha_err *e)
+int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], char **whole, struct dha_err *e)
 {
-    char digest[STAGEKEY_SIZE];
-    cJSON *copy = cJSON_Duplicate(job, true), *st;
-    cJSON_DeleteItemFromObjectCaseSensitive(copy, "trouble");
-    cJSON_DeleteItemFromObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(copy, "result"),
-                                            "wall_s");
-    cJSON_ArrayForEach(st, cJSON_GetObjectItemCaseSensitive(copy, "stages"))
-    {
-        cJSON_DeleteItemFromObjectCaseSensitive(st, "progress");
-    }
-    char *text = copy ? json_text(copy) : NULL;
-    cJSON_Delete(copy);
+    static const char *const moving[] = {"progress", "wall_s", "trouble", NULL};
+    char digest[STAGEKEY_SIZE], *text = json_text_less(job, moving, whole);
     int rc = text ? stagekey_digest(text, digest, e)
                   : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     free(text);

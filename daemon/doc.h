@@ -6,9 +6,9 @@
 
 cJSON *doc_job(struct daemon *d, int64_t id, struct dha_err *e);
 /* A tag that changes with every change of a job's document (doc_job()), except what moves by itself all the time:
- * the progress of its stages, the time it has taken so far, and trouble of the daemon. 0 / -1 with e set. */
+ * the progress of its stages, the time it has taken so far, and trouble of the daemon. *whole: the text of the document, unless NULL; free() it also after -1. 0 / -1 with e set. */
 #define DOC_TAG_SIZE 40
-int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], struct dha_err *e);
+int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], char **whole, struct dha_err *e);
 /* JOB-SHORT. The job is borrowed. */
 cJSON *doc_job_short(struct daemon *d, const struct store_job *j, struct dha_err *e);
 /* The result of a job (JSON null until something is known). */

@@ -238,7 +238,7 @@ static int say_dependency(struct daemon *d, int64_t on, const char *what,
                           struct plan_explanation *x, struct dha_err *e)
 {
     struct store_job j;
-    if (store_job_get(d->store, on, &j, e) != 0) {
+    if (store_job_brief(d->store, on, &j, e) != 0) {
         return -1;
     }
     SAY(reason, "%s waits for the end of job %lld, which is %s", what, (long long)on,

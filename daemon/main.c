@@ -18,6 +18,7 @@
 #include "daemon/fsck_main.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
+#include "proto/json.h"
 
 static const char help_text[] =
     "usage: dhad --state DIR --socket PATH [option...]\n"
@@ -311,6 +312,7 @@ int main(int argc, char **argv)
     }
     a.opt.copy_log = !a.detach;
     struct dha_err e = {0};
+    json_pool_start();
     struct daemon *d = daemon_open(&a.opt, &e);
     if (!d) {
         if (ready >= 0) {

@@ -296,7 +296,7 @@ static struct preempt_attempt *running(struct daemon *d, size_t *n, struct dha_e
     }
     for (const struct attempt *a = d->attempts; a; a = a->next) {
         struct store_job j;
-        if (store_job_get(d->store, a->job, &j, e) != 0) {
+        if (store_job_brief(d->store, a->job, &j, e) != 0) {
             free(l);
             return NULL;
         }
@@ -522,7 +522,7 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
     int64_t depends_on = 0, mine = INT64_MAX;
     for (size_t i = 0; i < n_after && !depends_on; i++) {
         struct store_job j;
-        if (store_job_get(d->store, after[i].job, &j, e) != 0) {
+        if (store_job_brief(d->store, after[i].job, &j, e) != 0) {
             goto out;
         }
         bool met = j.state == JOB_DONE || (after[i].any && job_state_final(j.state));

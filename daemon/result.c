@@ -54,11 +54,15 @@ static int take_evals(struct collected *c, enum stage_kind kind, const struct st
 static int take_stage(struct daemon *d, struct collected *c, const struct store_stage *st,
                       struct dha_err *e)
 {
+    bool untouched = st->attempt == 0 && (st->state == STAGE_PENDING || st->state == STAGE_READY);
     int64_t from = st->reused_from ? st->reused_from : st->id;
     struct store_eval *ev = NULL;
     struct store_head_budget *hb = NULL;
     size_t n = 0, n_hb = 0;
     int rc = -1;
+    if (untouched) { /* nothing has spoken of it */
+        return 0;
+    }
     if (store_evals(d->store, from, &ev, &n, e) != 0 ||
         store_head_budgets(d->store, from, &hb, &n_hb, e) != 0) {
         goto out;

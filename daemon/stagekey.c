@@ -11,28 +11,84 @@
 #include <sys/stat.h>
 #include <openssl/evp.h>
 
-static int add_identity(cJSON *list, const char *path, struct dha_err *e)
+#include "daemon/grow.h"
+
+/* Who the files are, each asked once for all stages of a job: as the text that goes into their keys. */
+struct identity {
+    char *path, *text;
+};
+
+struct identities {
+    struct identity *at;
+    size_t n;
+    cJSON *list; /* what add_identity() adds to */
+    struct dha_err *e;
+};
+
+static void identities_finish(struct identities *ids)
+{
+    for (size_t i = 0; i < ids->n; i++) {
+        free(ids->at[i].path);
+        free(ids->at[i].text);
+    }
+    free(ids->at);
+}
+
+static int no_memory(struct dha_err *e)
+{
+    return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+}
+
+static char *identity_text(const char *path, const struct stat *st)
+{
+    int64_t mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+    /* what sets the times of a changed file back cannot set this one */
+    int64_t ctime_ns = (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec;
+    cJSON *id = cJSON_CreateObject(); /* in the order of the names, as all of a key's text */
+    bool good = json_put_id(id, "ctime_ns", ctime_ns) == 0 &&
+                json_put_id(id, "inode", (int64_t)st->st_ino) == 0 &&
+                json_put_id(id, "mtime_ns", mtime_ns) == 0 && json_put_str(id, "path", path) == 0 &&
+                json_put_id(id, "size", (int64_t)st->st_size) == 0;
+    char *text = good ? json_text(id) : NULL;
+    cJSON_Delete(id);
+    return text;
+}
+
+/* The file's identity, or NULL with e set. */
+static const char *identify(struct identities *ids, const char *path)
 {
     struct stat st;
+    for (size_t i = 0; i < ids->n; i++) {
+        if (strcmp(ids->at[i].path, path) == 0) {
+            return ids->at[i].text;
+        }
+    }
     if (stat(path, &st) != 0) {
         int err = errno;
-        return dha_fail(e, DHA_E_INPUT, "%s: %s", path, strerror(err));
+        dha_fail(ids->e, DHA_E_INPUT, "%s: %s", path, strerror(err));
+        return NULL;
     }
     if (!S_ISREG(st.st_mode)) {
-        return dha_fail(e, DHA_E_INPUT, "%s is not a regular file", path);
+        dha_fail(ids->e, DHA_E_INPUT, "%s is not a regular file", path);
+        return NULL;
     }
-    cJSON *id = cJSON_CreateObject();
-    int64_t mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
-    /* what sets the times of a changed file back cannot set this one */
-    int64_t ctime_ns = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
-    if (!id || json_put_str(id, "path", path) != 0 ||
-        json_put_id(id, "size", (int64_t)st.st_size) != 0 ||
-        json_put_id(id, "mtime_ns", mtime_ns) != 0 || json_put_id(id, "ctime_ns", ctime_ns) != 0 ||
-        json_put_id(id, "inode", (int64_t)st.st_ino) != 0 || !cJSON_AddItemToArray(list, id)) {
+    struct identity *id = grow(&ids->at, &ids->n, sizeof *id);
+    if (!id || !(id->path = strdup(path)) || !(id->text = identity_text(path, &st))) {
+        no_memory(ids->e);
+        return NULL;
+    }
+    return id->text;
+}
+
+static int add_identity(struct identities *ids, const char *path)
+{
+    const char *text = identify(ids, path);
+    cJSON *id = text ? cJSON_CreateRaw(text) : NULL;
+    if (text && (!id || !cJSON_AddItemToArray(ids->list, id))) {
         cJSON_Delete(id);
-        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return no_memory(ids->e);
     }
-    return 0;
+    return text ? 0 : -1;
 }
 
 /* What a worker may read of a model directory. Others (README, .git, images) do not change a result. */
@@ -54,13 +110,13 @@ static int by_name(const struct dirent **a, const struct dirent **b)
     return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-static int add_model(cJSON *list, const char *dir, struct dha_err *e)
+static int add_model(struct identities *ids, const char *dir)
 {
     struct dirent **names = NULL;
     int n = scandir(dir, &names, model_file, by_name);
     if (n < 0) {
         int err = errno;
-        return dha_fail(e, DHA_E_INPUT, "model directory %s: %s", dir, strerror(err));
+        return dha_fail(ids->e, DHA_E_INPUT, "model directory %s: %s", dir, strerror(err));
     }
     int rc = 0;
     for (int i = 0; i < n; i++) {
@@ -68,8 +124,8 @@ static int add_model(cJSON *list, const char *dir, struct dha_err *e)
         if (rc == 0) {
             int len = snprintf(path, sizeof path, "%s/%s", dir, names[i]->d_name);
             rc = len < 0 || (size_t)len >= sizeof path
-                     ? dha_fail(e, DHA_E_INPUT, "the path %.200s... is too long", dir)
-                     : add_identity(list, path, e);
+                     ? dha_fail(ids->e, DHA_E_INPUT, "the path %.200s... is too long", dir)
+                     : add_identity(ids, path);
         }
         free(names[i]);
     }
@@ -77,67 +133,53 @@ static int add_model(cJSON *list, const char *dir, struct dha_err *e)
     return rc;
 }
 
-struct identity_list {
-    cJSON *list;
-    struct dha_err *e;
-};
-
 static int add_file(void *arg, cJSON *item, const char *where)
 {
-    struct identity_list *l = arg;
     (void)where;
-    return add_identity(l->list, item->valuestring, l->e);
+    return add_identity(arg, item->valuestring);
 }
 
 /* Identities of the files that the inputs name; `model` holds those of the model's, which every stage
  * that reads the model shares. */
-static cJSON *identities(cJSON *inputs, const cJSON *model, struct dha_err *e)
+static cJSON *files_of(struct identities *ids, cJSON *inputs, const cJSON *model)
 {
-    struct identity_list l = {.e = e};
-    l.list = json_get(inputs, "model") ? cJSON_Duplicate(model, true) : cJSON_CreateArray();
-    if (!l.list) {
-        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    ids->list = json_get(inputs, "model") ? cJSON_Duplicate(model, true) : cJSON_CreateArray();
+    if (!ids->list) {
+        no_memory(ids->e);
         return NULL;
     }
-    if (spec_each_file(inputs, add_file, &l) != 0) {
-        cJSON_Delete(l.list);
+    if (spec_each_file(inputs, add_file, ids) != 0) {
+        cJSON_Delete(ids->list);
         return NULL;
     }
-    return l.list;
+    return ids->list;
 }
 
-static int by_key(const void *a, const void *b)
-{
-    const cJSON *const *x = a, *const *y = b;
-    return strcmp((*x)->string, (*y)->string);
-}
-
-/* Members in byte order of their names, all the way down: what was written first must not matter. */
+/* Members in byte order of their names, all the way down: what was written first must not matter. By insertion: objects of
+ * a spec are small. */
 static void sort_members(cJSON *v)
 {
-    size_t n = 0;
+    cJSON *sorted = NULL, *last = NULL;
     for (cJSON *c = v->child; c; c = c->next) {
         sort_members(c);
-        n++;
     }
-    if (!cJSON_IsObject(v) || n < 2) {
+    if (!cJSON_IsObject(v) || !v->child) {
         return;
     }
-    cJSON **at = calloc(n, sizeof *at);
-    if (!at) {
-        return; /* the order is then the writer's, which is fixed as well */
+    for (cJSON *c = v->child, *next; c; c = next) {
+        next = c->next;
+        cJSON **at = &sorted;
+        while (*at && strcmp((*at)->string, c->string) < 0) {
+            at = &(*at)->next;
+        }
+        c->next = *at;
+        *at = c;
     }
-    for (size_t i = 0; i < n; i++) {
-        at[i] = cJSON_DetachItemViaPointer(v, v->child);
+    for (cJSON *c = sorted; c; last = c, c = c->next) {
+        c->prev = last;
     }
-    qsort(at, n, sizeof *at, by_key);
-    for (size_t i = 0; i < n; i++) {
-        char *name = at[i]->string;
-        at[i]->string = NULL;
-        cJSON_AddItemToObject(v, name, at[i]);
-        cJSON_free(name);
-    }
-    free(at);
+    sorted->prev = last; /* cJSON's way to the end of the list */
+    v->child = sorted;
 }
 
 int stagekey_digest(const char *text, char out[STAGEKEY_SIZE], struct dha_err *e)
@@ -148,26 +190,29 @@ int stagekey_digest(const char *text, char out[STAGEKEY_SIZE], struct dha_err *e
         return dha_fail(e, DHA_E_INTERNAL, "SHA-256 is not available");
     }
     for (unsigned i = 0; i < len; i++) {
-        snprintf(out + (size_t)2 * i, 3, "%02x", md[i]);
+        out[2 * i] = "0123456789abcdef"[md[i] >> 4];
+        out[2 * i + 1] = "0123456789abcdef"[md[i] & 15];
     }
+    out[2 * len] = '\0';
     return 0;
 }
 
 static int stage_key(const struct job_spec *s, enum stage_kind k, const char *from,
-                     const cJSON *model, char out[STAGEKEY_SIZE], struct dha_err *e)
+                     const cJSON *model, struct identities *ids, char out[STAGEKEY_SIZE],
+                     struct dha_err *e)
 {
     int rc = -1;
     char *text = NULL;
     cJSON *doc = cJSON_CreateObject();
     cJSON *inputs = spec_stage_inputs(s, k);
-    cJSON *files = inputs ? identities(inputs, model, e) : NULL;
+    cJSON *files = inputs ? files_of(ids, inputs, model) : NULL;
     if (inputs && !files) {
         goto out; /* e says which file */
     }
     if (!doc || !inputs || json_put_int(doc, "version", STAGEKEY_VERSION) != 0 ||
         json_put_str(doc, "kind", stage_kind_name(k)) != 0 ||
         json_put_str(doc, "from", from) != 0) {
-        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        no_memory(e);
         goto out;
     }
     int put = json_put(doc, "inputs", inputs);
@@ -175,13 +220,13 @@ static int stage_key(const struct job_spec *s, enum stage_kind k, const char *fr
     put |= json_put(doc, "files", files);
     files = NULL;
     if (put != 0) {
-        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        no_memory(e);
         goto out;
     }
     sort_members(doc);
     text = json_text(doc);
     if (!text) {
-        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        no_memory(e);
         goto out;
     }
     rc = stagekey_digest(text, out, e);
@@ -200,16 +245,17 @@ int stagekey_job(const struct job_spec *s, struct stagekey out[STAGE_KINDS], int
     const char *from = "";
     int rc = -1;
     cJSON *model = cJSON_CreateArray();
+    struct identities ids = {.list = model, .e = e};
     if (!model) {
-        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return no_memory(e);
     }
     *n = spec_stages(s, kinds);
-    if (add_model(model, s->model, e) != 0) {
+    if (add_model(&ids, s->model) != 0) {
         goto out;
     }
     for (int i = 0; i < *n; i++) {
         out[i].kind = kinds[i];
-        if (stage_key(s, kinds[i], from, model, out[i].key, e) != 0) {
+        if (stage_key(s, kinds[i], from, model, &ids, out[i].key, e) != 0) {
             dha_err_context(e, "inputs of stage %s", stage_kind_name(kinds[i]));
             goto out;
         }
@@ -220,6 +266,7 @@ int stagekey_job(const struct job_spec *s, struct stagekey out[STAGE_KINDS], int
     }
     rc = 0;
 out:
+    identities_finish(&ids);
     cJSON_Delete(model);
     return rc;
 }

@@ -213,7 +213,7 @@ static int advance_once(struct daemon *d, int64_t job, enum job_state *state, bo
 int stages_advance(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
-    if (store_job_get(d->store, job, &j, e) != 0) {
+    if (store_job_brief(d->store, job, &j, e) != 0) {
         return -1;
     }
     enum job_state state = j.state;
@@ -244,7 +244,7 @@ static int conflict(const struct store_job *j, const char *what, struct dha_err 
 int stages_hold(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
-    if (knows_what_runs(d, e) != 0 || store_job_get(d->store, job, &j, e) != 0) {
+    if (knows_what_runs(d, e) != 0 || store_job_brief(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = 0;
@@ -263,7 +263,7 @@ int stages_hold(struct daemon *d, int64_t job, struct dha_err *e)
 int stages_release(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
-    if (knows_what_runs(d, e) != 0 || store_job_get(d->store, job, &j, e) != 0) {
+    if (knows_what_runs(d, e) != 0 || store_job_brief(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = 0;
@@ -282,7 +282,7 @@ int stages_retry(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
     struct store_stages l = {0};
-    if (store_job_get(d->store, job, &j, e) != 0) {
+    if (store_job_brief(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = -1;
@@ -315,7 +315,7 @@ int stages_cancel(struct daemon *d, int64_t job, const char *reason, bool now, s
 {
     struct store_job j;
     bool changed;
-    if (knows_what_runs(d, e) != 0 || store_job_get(d->store, job, &j, e) != 0) {
+    if (knows_what_runs(d, e) != 0 || store_job_brief(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = 0;
@@ -337,7 +337,7 @@ int stages_cancelled(struct daemon *d, int64_t job, struct dha_err *e)
 {
     struct store_job j;
     struct store_stages l = {0};
-    if (store_job_get(d->store, job, &j, e) != 0) {
+    if (store_job_brief(d->store, job, &j, e) != 0) {
         return -1;
     }
     int rc = -1;

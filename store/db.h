@@ -20,6 +20,9 @@ struct queue_bound {
     bool known;
 };
 
+/* A store belongs to one thread (chores open one of their own): its connections need no locks. */
+#define DB_OPEN (SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX)
+
 struct store {
     sqlite3 *db;      /* state.db */
     sqlite3 *metrics; /* metrics.db */

@@ -55,6 +55,26 @@ static int insert_dependencies(struct store *s, const struct store_new_job *j, i
     return 0;
 }
 
+/* All of them by one statement: each INSERT of its own would count the table's ids up by itself. */
+static int insert_stages(struct store *s, const struct store_new_job *j, int64_t id,
+                         struct dha_err *e)
+{
+#define STAGES_1 "INSERT INTO stage(job, ord, kind, key, state) VALUES(?1, 0, ?2, ?3, 'ready')"
+#define STAGES_2 STAGES_1 ", (?1, 1, ?4, ?5, 'pending')"
+#define STAGES_3 STAGES_2 ", (?1, 2, ?6, ?7, 'pending')"
+#define STAGES_4 STAGES_3 ", (?1, 3, ?8, ?9, 'pending')"
+#define STAGES_5 STAGES_4 ", (?1, 4, ?10, ?11, 'pending')"
+    static const char *const sql[] = {STAGES_1, STAGES_2, STAGES_3, STAGES_4, STAGES_5};
+    _Static_assert(sizeof sql / sizeof sql[0] == STAGE_KINDS, "a statement for each number");
+    struct db_arg args[1 + 2 * STAGE_KINDS] = {DB_I(id)};
+    size_t n = 1;
+    for (int i = 0; i < j->n_stages; i++) {
+        args[n++] = DB_S(stage_kind_name(j->stages[i].kind));
+        args[n++] = DB_S(j->stages[i].key);
+    }
+    return db_run_args(s, s->db, e, sql[j->n_stages - 1], args, n);
+}
+
 static int insert_job(struct store *s, const struct store_new_job *j, int64_t *id,
                       struct dha_err *e)
 {
@@ -69,15 +89,8 @@ static int insert_job(struct store *s, const struct store_new_job *j, int64_t *i
                DB_S(j->node_names ? j->node_names : "")) != 0)
         return -1;
     *id = sqlite3_last_insert_rowid(s->db);
-    if (insert_dependencies(s, j, *id, e) != 0)
+    if (insert_dependencies(s, j, *id, e) != 0 || insert_stages(s, j, *id, e) != 0)
         return -1;
-    for (int i = 0; i < j->n_stages; i++) {
-        enum stage_state first = i == 0 ? STAGE_READY : STAGE_PENDING;
-        if (db_run(s, e, "INSERT INTO stage(job, ord, kind, key, state) VALUES(?1, ?2, ?3, ?4, ?5)",
-                   DB_I(*id), DB_I(i), DB_S(stage_kind_name(j->stages[i].kind)),
-                   DB_S(j->stages[i].key), DB_S(stage_state_name(first))) != 0)
-            return -1;
-    }
     if (j->idempotency_key &&
         db_run(s, e, "INSERT INTO idempotency(owner_uid, key, job, time_us) VALUES(?1, ?2, ?3, ?4)",
                DB_I(j->owner_uid), DB_S(j->idempotency_key), DB_I(*id), DB_I(j->now_us)) != 0)
@@ -166,11 +179,8 @@ static int decode(sqlite3_stmt *st, bool with_spec, struct store_job *j, const c
     j->loss_final = db_real(st, 23);
     if (with_spec) {
         const char *text = (const char *)sqlite3_column_text(st, SPEC_COLUMN);
-        struct dha_err bad = {0};
-        cJSON *spec = text ? json_parse(text, strlen(text), NULL, &bad) : NULL;
-        bool good = cJSON_IsObject(spec);
-        cJSON_Delete(spec);
-        ok = ok && bad.code != DHA_E_NO_MEMORY && !db_starved(st);
+        bool good = text && text[0] == '{' && json_check(text, strlen(text), NULL) == 0;
+        ok = ok && !db_starved(st);
         if (!good && ok) {
             *why = "its spec is not valid JSON";
             store_job_finish(j);
@@ -185,7 +195,8 @@ static int decode(sqlite3_stmt *st, bool with_spec, struct store_job *j, const c
     return 1;
 }
 
-int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha_err *e)
+static int get(struct store *s, int64_t id, bool with_spec, struct store_job *out,
+               struct dha_err *e)
 {
     const char *why = NULL;
     memset(out, 0, sizeof *out);
@@ -197,7 +208,7 @@ int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha
     if (rc == 0)
         return dha_fail(e, DHA_E_NOT_FOUND, "there is no job %lld", (long long)id);
     bool damaged = sqlite3_column_int(st, SPEC_COLUMN + 1);
-    rc = damaged ? 0 : decode(st, true, out, &why, e);
+    rc = damaged ? 0 : decode(st, with_spec, out, &why, e);
     if (rc == 0 && !damaged)
         aside_row(s, "job", id, why, (const char *)sqlite3_column_text(st, SPEC_COLUMN));
     db_reset(st);
@@ -206,6 +217,16 @@ int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha
         return dha_err_hint(e, "its row is in table lost_found of the state database");
     }
     return rc < 0 ? -1 : 0;
+}
+
+int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha_err *e)
+{
+    return get(s, id, true, out, e);
+}
+
+int store_job_brief(struct store *s, int64_t id, struct store_job *out, struct dha_err *e)
+{
+    return get(s, id, false, out, e);
 }
 
 int store_dependencies(struct store *s, int64_t job, struct store_dependency **out, size_t *n,

@@ -10,7 +10,7 @@
 /* *sound = false if the file opened but is damaged. */
 static int open_file(struct store *s, const char *path, bool *sound, struct dha_err *e)
 {
-    int rc = sqlite3_open_v2(path, &s->metrics, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+    int rc = sqlite3_open_v2(path, &s->metrics, DB_OPEN, NULL);
     *sound = false;
     if (rc == SQLITE_OK)
         rc = sqlite3_exec(s->metrics,

@@ -113,8 +113,7 @@ static int take_lock(struct store *s, struct dha_err *e)
 static int open_state(struct store *s, const char *path, bool *sound, struct dha_err *e)
 {
     *sound = false;
-    if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
-        SQLITE_OK)
+    if (sqlite3_open_v2(path, &s->db, DB_OPEN, NULL) != SQLITE_OK)
         return db_fail(s, s->db, e, "opening it");
     int rc = sqlite3_exec(s->db,
                           "PRAGMA busy_timeout=5000; PRAGMA journal_mode=WAL;"
@@ -198,7 +197,7 @@ static int open_to_read(struct store *s, const char *name, sqlite3 **db, struct 
     sqlite3_stmt *st = NULL;
     if (asprintf(&path, "%s/%s", s->dir, name) < 0)
         return db_no_memory(e);
-    int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READONLY, NULL);
+    int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_exec(*db, "PRAGMA busy_timeout=5000; PRAGMA temp_store=MEMORY", NULL, NULL,
                           NULL);

@@ -208,6 +208,8 @@ int store_dependencies(struct store *s, int64_t job, struct store_dependency **o
                        struct dha_err *e);
 /* DHA_E_NOT_FOUND if there is none. */
 int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha_err *e);
+/* Without its spec, which is neither copied nor looked at. */
+int store_job_brief(struct store *s, int64_t id, struct store_job *out, struct dha_err *e);
 
 struct store_job_filter {
     unsigned states;  /* bit 1u << enum job_state; 0 = all */
