@@ -238,6 +238,10 @@ static void drain_for(struct attempt *a, pid_t shim, size_t left)
         len += snprintf(reason + len, sizeof reason - (size_t)len, " %d", (int)pids[i]);
     }
     struct dha_err e = {0};
+    if (!a->d->node[0]) { /* only mpirun runs here, and no slot is */
+        log_error("%s", reason);
+        return;
+    }
     log_error("node %s is drained: %s", a->d->node, reason);
     if (store_node_drain(a->d->store, a->d->node, reason, now_us(), &e) != 0) {
         log_fail("drain", &e);

@@ -11,6 +11,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
 #include "daemon/output.h"
+#include "daemon/place.h"
 #include "daemon/stagekey.h"
 
 /* A shim that does not even write shim.json three times in a row will not the fourth time. */
@@ -196,17 +197,30 @@ static int launch(struct attempt *a, struct dha_err *e)
     struct store_job job = {0};
     struct store_stages l = {0};
     struct stage_spec spec = {0};
+    struct placement place = {0};
     int rc = -1;
     if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
         store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
         build_spec(a, &job, &l, &spec, e) != 0 || check_key(a, &spec, &l, e) != 0 ||
-        output_clear_damaged(spec.kind, spec.out, e) != 0) {
+        output_clear_damaged(spec.kind, spec.out, e) != 0 ||
+        placement_of(a->d, a->id, spec.spec.resources.threads, &place, e) != 0) {
         goto out;
     }
+    if (place.n_ranks != spec.spec.resources.ranks) {
+        dha_fail(e, DHA_E_INTERNAL, "the attempt's slots are for %d ranks, its spec asks for %d",
+                 place.n_ranks, spec.spec.resources.ranks);
+        goto out;
+    }
+    spec.places = place.ranks;
+    spec.n_places = place.n_ranks;
+    place.ranks = NULL;
     a->walltime_s = spec.spec.resources.walltime_s;
     a->ranks = spec.spec.resources.ranks;
-    struct launch_attempt la = {
-        .spec = &spec, .ranks = spec.spec.resources.ranks, .threads = spec.spec.resources.threads};
+    struct launch_attempt la = {.spec = &spec,
+                                .ranks = spec.spec.resources.ranks,
+                                .threads = spec.spec.resources.threads,
+                                .nodes = place.nodes,
+                                .n_nodes = place.n_nodes};
     FAILPOINT(launch_before_spawn);
     rc = launch_attempt(&a->d->loop, &a->d->launch, &la, &a->child, e);
     if (rc == 0) {
@@ -216,6 +230,7 @@ static int launch(struct attempt *a, struct dha_err *e)
                  stage_kind_name(spec.kind), a->number, (int)a->child);
     }
 out:
+    placement_finish(&place);
     stage_spec_finish(&spec);
     store_stages_finish(&l);
     store_job_finish(&job);

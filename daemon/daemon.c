@@ -2,7 +2,6 @@
 #include "daemon/daemon.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/feed.h"
 #include "daemon/log.h"
+#include "daemon/nodes.h"
 #include "daemon/notify.h"
 #include "daemon/statedir.h"
 
@@ -63,12 +63,14 @@ static int choose_launcher(struct daemon *d, const struct daemon_options *o, str
     const char *worker = o->worker;
     if (strcmp(name, "local") == 0) {
         d->launch.launcher = &launcher_local;
+    } else if (strcmp(name, "hosts") == 0) {
+        d->launch.launcher = &launcher_hosts;
     } else if (strncmp(name, "fake:", 5) == 0) {
         d->launch.launcher = &launcher_fake;
         worker = name + 5;
     } else {
-        return dha_fail(e, DHA_E_USAGE, "--launcher is \"%.80s\"; there are local and fake:SCRIPT",
-                        name);
+        return dha_fail(e, DHA_E_USAGE,
+                        "--launcher is \"%.80s\"; there are local, hosts and fake:SCRIPT", name);
     }
     d->shim = find_program(o->shim, "dha-shim");
     if (!d->shim) {
@@ -85,40 +87,27 @@ static int choose_launcher(struct daemon *d, const struct daemon_options *o, str
     d->launch.shim = d->shim;
     d->launch.ended = attempts_child_ended;
     d->launch.ctx = d;
+    d->launch.hosts = &d->hosts;
     d->launch.worker = d->worker ? d->worker : "dha-worker";
     return 0;
 }
 
-static int online_cores(void)
+/* Nodes need a launcher that can reach them; named or not, it stays the one that it was at the start. */
+static int check_launcher(struct daemon *d, const struct hosts *h, struct dha_err *e)
 {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        return CPU_COUNT(&set);
+    if (!d->server && !d->options.launcher && h->n) {
+        d->launch.launcher = &launcher_hosts;
     }
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (int)n : 1;
-}
-
-static int register_node(struct daemon *d, long slots, struct dha_err *e)
-{
-    if (gethostname(d->node, sizeof d->node - 1) != 0 || !d->node[0]) {
-        snprintf(d->node, sizeof d->node, "localhost");
+    if (h->n && !d->launch.launcher->many) {
+        dha_fail(e, DHA_E_INPUT, "the settings name nodes, but the launcher is %s, which knows one",
+                 d->launch.launcher->name);
+        return dha_err_hint(e, "start dhad with --launcher hosts");
     }
-    struct store_node *nodes = NULL;
-    size_t n = 0;
-    int64_t id;
-    int rc = store_node_register(d->store, d->node, "cpu", (int)slots, now_us(), &id, e);
-    if (rc == 0) {
-        rc = store_nodes(d->store, &nodes, &n, e);
+    if (!h->n && d->launch.launcher->remote) {
+        dha_fail(e, DHA_E_INPUT, "the launcher is hosts, and the settings name no nodes");
+        return dha_err_hint(e, "give \"nodes\" in the file of --config");
     }
-    /* This launcher knows one host. If it was called otherwise before, its slots must not count twice. */
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        if (strcmp(nodes[i].name, d->node) != 0) {
-            rc = store_node_register(d->store, nodes[i].name, "cpu", 0, now_us(), &id, e);
-        }
-    }
-    free(nodes);
-    return rc;
+    return 0;
 }
 
 /* Where it listens is settled at the start. */
@@ -149,14 +138,25 @@ static int open_tcp(struct daemon *d, struct dha_err *e)
 /* Settings as the command line and the file have them. In the open turn. */
 static int apply_settings(struct daemon *d, struct dha_err *e)
 {
+    static int cores[CORES_MAX];
     struct settings s;
+    struct hosts hosts;
     struct access access;
-    if (settings_settle(&d->options.said, d->options.config, online_cores(), &s, e) != 0 ||
-        same_door(d, &s, e) != 0 || access_settle(&s, &access, e) != 0 ||
-        register_node(d, s.slots, e) != 0 ||
-        (d->server && statedir_open_socket(d->socket_path, &access, e) != 0)) {
+    char node[sizeof d->node];
+    memcpy(node, d->node, sizeof node);
+    if (settings_settle(&d->options.said, d->options.config,
+                        (long)nodes_own_cores(cores, CORES_MAX), &s, &hosts, e) != 0) {
         return -1;
     }
+    if (same_door(d, &s, e) != 0 || access_settle(&s, &access, e) != 0 ||
+        check_launcher(d, &hosts, e) != 0 || nodes_register(d, &hosts, s.slots, e) != 0 ||
+        (d->server && statedir_open_socket(d->socket_path, &access, e) != 0)) {
+        hosts_finish(&hosts);
+        memcpy(d->node, node, sizeof node);
+        return -1;
+    }
+    hosts_finish(&d->hosts);
+    d->hosts = hosts;
     d->settings = s;
     d->access = access;
     d->ageing_us = (int64_t)s.ageing_s * 1000000;
@@ -167,6 +167,10 @@ static int apply_settings(struct daemon *d, struct dha_err *e)
              "%ld jobs a user",
              s.slots, s.stall_s, s.ageing_s, s.log_mib, s.group[0] ? s.group : "none", s.others,
              s.queue_per_user);
+    if (hosts.n) {
+        log_info("settings: %zu nodes, ssh_args \"%s\", mpi_interface \"%s\", unreachable %ld s",
+                 hosts.n, hosts.ssh_args, hosts.mpi_interface, hosts.unreachable_s);
+    }
     return 0;
 }
 
@@ -392,6 +396,7 @@ void daemon_close(struct daemon *d)
     if (ran) {
         log_info("stopped");
     }
+    hosts_finish(&d->hosts);
     free(d->state_dir);
     free(d->socket_path);
     free(d->shim);

@@ -19,6 +19,7 @@
  *   sched*.c (pure) plan.c     which stage starts where
  *   explain.c                  and why another does not
  *   preempt.c (pure)           who gives way to a higher priority, where that is wanted
+ *   hosts.c nodes.c place.c    which nodes there are, and where an attempt runs
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   stall.c (pure)             when a step that does not end is frozen
@@ -68,7 +69,8 @@ struct daemon {
     struct server *server;
     struct feed *feed; /* the event log for readers */
     char *state_dir, *socket_path, *shim, *worker, *cache_dir;
-    char node[64];
+    char node[64];      /* this host's; "" = none of the nodes is here */
+    struct hosts hosts; /* as the settings have them */
     struct launch_config launch;
     uv_signal_t on_term, on_int, on_hup;
     uv_timer_t pulse; /* systemd's watchdog */

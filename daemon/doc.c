@@ -338,8 +338,12 @@ cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store
         return doc_oom(j, e);
     }
     int rc = json_put_id(j, "id", n->id) | json_put_str(j, "name", n->name) |
-             json_put_str(j, "state", n->drained ? "drained" : "up") |
-             json_put_str(j, "reason", n->reason);
+             json_put_str(j, "state",
+                          n->gone      ? "gone"
+                          : n->drained ? "drained"
+                                       : "up") |
+             json_put_str(j, "reason", n->reason) |
+             doc_put_text(j, "address", n->address[0] ? n->address : NULL);
     for (size_t i = 0; i < n_slots && rc == 0; i++) {
         if (slots[i].node != n->id) {
             continue;
@@ -352,6 +356,9 @@ cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store
         }
         rc = json_put_id(s, "id", slots[i].id) | json_put_str(s, "name", slots[i].name) |
              json_put_str(s, "device", slots[i].device) |
+             json_put_id(s, "memory", slots[i].memory) |
+             doc_put_text(s, "cores", slots[i].cores[0] ? slots[i].cores : NULL) |
+             doc_put_text(s, "gpu", slots[i].uuid[0] ? slots[i].uuid : NULL) |
              (slots[i].attempt ? json_put_id(s, "attempt", slots[i].attempt)
                                : doc_put_null(s, "attempt")) |
              (slots[i].job ? json_put_id(s, "job", slots[i].job) : doc_put_null(s, "job"));

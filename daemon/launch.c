@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/failpoint.h"
+#include "daemon/place.h"
 #include "daemon/statedir.h"
 
 extern char **environ;
@@ -46,16 +47,16 @@ void launch_argv_finish(struct launch_argv *v)
 
 /* ---- launchers ---- */
 
-/* Why each option is there: DESIGN section 10. @TMP@ is the shim's short temporary directory. */
-static int local_command(const struct launch_config *c, const struct launch_attempt *a,
-                         struct launch_argv *v, struct dha_err *e)
+static void mca(struct launch_argv *v, const char *name, const char *value)
 {
-    static const char *const mca[][2] = {
-        {"orte_tmpdir_base", "@TMP@"},     {"btl_vader_backing_directory", "@TMP@"},
-        {"oob_tcp_keepalive_time", "3"},   {"oob_tcp_keepalive_intvl", "2"},
-        {"oob_tcp_keepalive_probes", "3"},
-    };
-    (void)e;
+    launch_word(v, "--mca");
+    launch_word(v, "%s", name);
+    launch_word(v, "%s", value);
+}
+
+/* Why each option is there: DESIGN section 10. @TMP@ is the shim's short temporary directory. */
+static void mpirun(const struct launch_attempt *a, struct launch_argv *v)
+{
     launch_word(v, "mpirun");
     launch_word(v, "-n");
     launch_word(v, "%d", a->ranks);
@@ -64,14 +65,59 @@ static int local_command(const struct launch_config *c, const struct launch_atte
     launch_word(v, "--bind-to");
     launch_word(v, "none");
     launch_word(v, "--oversubscribe");
-    for (size_t i = 0; i < sizeof mca / sizeof *mca; i++) {
-        launch_word(v, "--mca");
-        launch_word(v, "%s", mca[i][0]);
-        launch_word(v, "%s", mca[i][1]);
-    }
+    mca(v, "orte_tmpdir_base", "@TMP@");
+    mca(v, "btl_vader_backing_directory", "@TMP@");
+    mca(v, "oob_tcp_keepalive_time", "3");
+    mca(v, "oob_tcp_keepalive_intvl", "2");
+    mca(v, "oob_tcp_keepalive_probes", "3");
+}
+
+static void worker(const struct launch_config *c, const struct launch_attempt *a,
+                   struct launch_argv *v)
+{
     launch_word(v, "%s", c->worker);
     launch_word(v, "stage");
     launch_word(v, "%s/spec.json", a->spec->dir);
+}
+
+static int local_command(const struct launch_config *c, const struct launch_attempt *a,
+                         struct launch_argv *v, struct dha_err *e)
+{
+    (void)e;
+    mpirun(a, v);
+    worker(c, a, v);
+    return 0;
+}
+
+/* Nodes are filled in the order of the hostfile, which is that of the ranks' places. The daemons that mpirun starts
+ * there carry the attempt's tag, too, and all are started from here, where ssh_args hold. */
+static int hosts_command(const struct launch_config *c, const struct launch_attempt *a,
+                         struct launch_argv *v, struct dha_err *e)
+{
+    static const char *const pass[] = {"DHA_ATTEMPT", "DHA_RANKS", "OMP_NUM_THREADS"};
+    const struct hosts *h = c->hosts;
+    char text[640];
+    (void)e;
+    mpirun(a, v);
+    launch_word(v, "--map-by");
+    launch_word(v, "slot");
+    mca(v, "plm", "rsh");
+    mca(v, "plm_rsh_agent", "ssh");
+    mca(v, "plm_rsh_no_tree_spawn", "1");
+    snprintf(text, sizeof text, "%s%s%s", HOSTS_SSH_OPTIONS, h->ssh_args[0] ? " " : "",
+             h->ssh_args);
+    mca(v, "plm_rsh_args", text);
+    snprintf(text, sizeof text, "env DHA_ATTEMPT=%s orted", a->spec->uuid);
+    mca(v, "orte_launch_agent", text);
+    if (h->mpi_interface[0]) {
+        mca(v, "oob_tcp_if_include", h->mpi_interface);
+        mca(v, "btl_tcp_if_include", h->mpi_interface);
+    }
+    for (size_t i = 0; i < sizeof pass / sizeof *pass; i++) {
+        launch_word(v, "-x");
+        launch_word(v, "%s", pass[i]);
+    }
+    worker(c, a, v);
     return 0;
 }
 
@@ -84,8 +130,9 @@ static int fake_command(const struct launch_config *c, const struct launch_attem
     return 0;
 }
 
-const struct launcher launcher_local = {"local", local_command};
-const struct launcher launcher_fake = {"fake", fake_command};
+const struct launcher launcher_local = {"local", false, false, local_command};
+const struct launcher launcher_hosts = {"hosts", true, true, hosts_command};
+const struct launcher launcher_fake = {"fake", true, false, fake_command};
 
 /* ---- the attempt's directory and the shim ---- */
 
@@ -123,11 +170,12 @@ static int write_hostfile(const struct launch_attempt *a, struct dha_err *e)
     if (asprintf(&path, "%s/hostfile", a->spec->dir) < 0) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
-    int rc = 0;
     FILE *f = fopen(path, "we");
-    if (!f || fprintf(f, "localhost slots=%d\n", a->ranks) < 0) {
-        rc = dha_fail_errno(e, errno, "cannot write %s", path);
+    bool good = f != NULL;
+    for (int i = 0; i < a->n_nodes && good; i++) {
+        good = fprintf(f, "%s slots=%d\n", a->nodes[i].address, a->nodes[i].ranks) >= 0;
     }
+    int rc = good ? 0 : dha_fail_errno(e, errno, "cannot write %s", path);
     if (f && fclose(f) != 0 && rc == 0) {
         rc = dha_fail_errno(e, errno, "cannot write %s", path);
     }

@@ -5,8 +5,12 @@
  * attempt after a crash: files are replaced by equal ones, and of two shims only one gets the lock and
  * runs (daemon/shim/shim.c).
  *
- * What the shim runs is the launcher's business: `local` is mpirun on this host, `fake` a script that
- * gets the path of spec.json (tests, and trying the daemon without a worker).
+ * What the shim runs is the launcher's business: `local` is mpirun on this host, `hosts` mpirun over ssh
+ * with a hostfile of the attempt's nodes, `fake` a script that gets the path of spec.json (tests, and
+ * trying the daemon without a worker).
+ *
+ * On every node of `hosts` dha is installed at the same path, and the directories jobs/ and cache/ of the
+ * state directory, the models and the data are mounted there at the same paths.
  */
 #ifndef DHA_DAEMON_LAUNCH_H
 #define DHA_DAEMON_LAUNCH_H
@@ -22,15 +26,21 @@ struct launch_argv {
     int failed;
 };
 
+struct place_node;
+
 struct launch_attempt {
     struct stage_spec *spec; /* borrowed */
     int ranks, threads;
+    const struct place_node *nodes; /* n_nodes, borrowed */
+    int n_nodes;
 };
 
 struct launch_config;
 
 struct launcher {
     const char *name;
+    bool many;   /* knows nodes other than this host */
+    bool remote; /* reaches them by ssh: what an attempt left there is looked for (remote.h) */
     /* Appends the command's words with launch_word(). */
     int (*command)(const struct launch_config *c, const struct launch_attempt *a,
                    struct launch_argv *v, struct dha_err *e);
@@ -40,12 +50,13 @@ struct launch_config {
     const struct launcher *launcher;
     const char *shim;   /* path of dha-shim */
     const char *worker; /* dha-worker, or the script of `fake` */
+    const struct hosts *hosts;
     /* A shim that this daemon started has ended (and is reaped). */
     void (*ended)(void *ctx, int pid);
     void *ctx;
 };
 
-extern const struct launcher launcher_local, launcher_fake;
+extern const struct launcher launcher_local, launcher_hosts, launcher_fake;
 
 /* Words for a command. */
 void launch_word(struct launch_argv *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -11,7 +11,7 @@
 #include "daemon/tcp.h"
 #include "proto/text.h"
 
-enum { FILE_MAX = 64 * 1024 };
+enum { FILE_MAX = 1024 * 1024 };
 
 #define KIND(k) (offsetof(struct settings, stall_kind_s) + (k) * sizeof(long))
 static bool is_group(const char *text)
@@ -125,18 +125,23 @@ int settings_option(struct settings *s, const char *option, const char *value)
 
 static int unknown(const char *name, struct dha_err *e)
 {
-    const char *names[MEMBERS];
+    const char *names[MEMBERS + 8];
+    size_t n = 0, n_hosts;
+    const char *const *of_hosts = hosts_members(&n_hosts);
     for (int i = 0; i < MEMBERS; i++) {
-        names[i] = members[i].name;
+        names[n++] = members[i].name;
     }
-    const char *near = text_nearest(name, names, MEMBERS);
+    for (size_t i = 0; i < n_hosts && i < 8; i++) {
+        names[n++] = of_hosts[i];
+    }
+    const char *near = text_nearest(name, names, n);
     dha_fail(e, DHA_E_INPUT, "there is no setting \"%.40s\"", name);
     if (near) {
         return dha_err_hint(e, "did you mean \"%s\"?", near);
     }
     char all[sizeof e->hint] = "";
-    for (size_t i = 0, n = 0; i < MEMBERS && n < sizeof all; i++) {
-        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", names[i]);
+    for (size_t i = 0, len = 0; i < n && len < sizeof all; i++) {
+        len += (size_t)snprintf(all + len, sizeof all - len, "%s%s", i ? ", " : "", names[i]);
     }
     return dha_err_hint(e, "%s", all);
 }
@@ -192,6 +197,9 @@ int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)
         for (int i = 0; i < MEMBERS; i++) {
             m = strcmp(members[i].name, v->string) == 0 ? &members[i] : m;
         }
+        if (!m && hosts_member(v->string)) {
+            continue;
+        }
         if (!m) {
             return unknown(v->string, e);
         }
@@ -212,8 +220,9 @@ int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e)
 }
 
 int settings_settle(const struct settings *said, const char *file, long online,
-                    struct settings *out, struct dha_err *e)
+                    struct settings *out, struct hosts *hosts, struct dha_err *e)
 {
+    *hosts = HOSTS_NONE;
     struct settings read = settings_none();
     read.slots = online;
     read.stall_s = 3600;
@@ -224,7 +233,7 @@ int settings_settle(const struct settings *said, const char *file, long online,
     snprintf(read.others, sizeof read.others, "none");
     if (file) {
         cJSON *doc = json_parse_file(file, FILE_MAX, e);
-        int rc = doc ? settings_parse(doc, &read, e) : -1;
+        int rc = doc && settings_parse(doc, &read, e) == 0 ? hosts_parse(doc, hosts, e) : -1;
         cJSON_Delete(doc);
         if (rc != 0) {
             return dha_err_context(e, "%s", file);

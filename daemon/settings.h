@@ -2,11 +2,13 @@
  *   {"slots": 8, "stall_s": 3600, "stall_train_s": 900, "ageing_s": 86400, "log_mib": 64, "preempt": 0,
  *    "group": "gpu", "others": "read", "queue_per_user": 1000,
  *    "tcp": "127.0.0.1:8080", "tcp_hosts": ["dha.example.org:443"]}
- * Every member may be left out; one that is not known is an error. An option of the command line goes before the file.
+ * and the nodes, if there are others than this host (hosts.h). Every member may be left out; one that is not known is
+ * an error. An option of the command line goes before the file.
  */
 #ifndef DHA_DAEMON_SETTINGS_H
 #define DHA_DAEMON_SETTINGS_H
 
+#include "daemon/hosts.h"
 #include "proto/json.h"
 #include "proto/spec.h"
 
@@ -40,8 +42,9 @@ int64_t settings_stall(const struct settings *s, enum stage_kind kind, char *nam
 int settings_option(struct settings *s, const char *option, const char *value);
 /* What the document says into *s, the rest stays. DHA_E_INPUT names the member; *s is then untouched. */
 int settings_parse(const cJSON *doc, struct settings *s, struct dha_err *e);
-/* `said`, then the file (NULL = none), then the defaults; online: cores there are. */
+/* `said`, then the file (NULL = none), then the defaults; online: cores there are. *hosts: what the file says of nodes;
+ * hosts_finish() it. */
 int settings_settle(const struct settings *said, const char *file, long online,
-                    struct settings *out, struct dha_err *e);
+                    struct settings *out, struct hosts *hosts, struct dha_err *e);
 
 #endif

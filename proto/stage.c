@@ -11,8 +11,8 @@
 
 static int check_names(const cJSON *doc, struct dha_err *e)
 {
-    static const char *const names[] = {"format", "job", "stage", "attempt", "uuid",  "kind",
-                                        "dir",    "out", "cache", "spec",    "inputs"};
+    static const char *const names[] = {"format", "job", "stage", "attempt", "uuid",   "kind",
+                                        "dir",    "out", "cache", "spec",    "inputs", "places"};
     const cJSON *c;
     cJSON_ArrayForEach(c, doc)
     {
@@ -59,6 +59,43 @@ static int read_inputs(const cJSON *obj, struct stage_spec *out, struct dha_err 
         }
         if (read_dir(obj, c->string, &out->inputs[k], e) != 0)
             return dha_err_context(e, "inputs");
+    }
+    return 0;
+}
+
+static int take_place(const cJSON *v, const char *key, char *out, size_t size, struct dha_err *e)
+{
+    const char *text;
+    if (json_need_str(v, key, &text, e) != 0)
+        return -1;
+    if (strlen(text) >= size)
+        return dha_fail(e, DHA_E_PROTOCOL, "%s has more than %zu characters", key, size - 1);
+    memcpy(out, text, strlen(text) + 1);
+    return 0;
+}
+
+static int read_places(const cJSON *list, struct stage_spec *out, struct dha_err *e)
+{
+    const cJSON *c;
+    int cores[CORES_MAX];
+    if (!list)
+        return 0;
+    if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) != out->spec.resources.ranks)
+        return dha_fail(e, DHA_E_PROTOCOL, "\"places\" is no list of one entry a rank");
+    out->places = calloc((size_t)out->spec.resources.ranks, sizeof *out->places);
+    if (!out->places)
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    cJSON_ArrayForEach(c, list)
+    {
+        struct stage_place *p = &out->places[out->n_places];
+        if (!cJSON_IsObject(c) || take_place(c, "node", p->node, sizeof p->node, e) != 0 ||
+            take_place(c, "cores", p->cores, sizeof p->cores, e) != 0 ||
+            take_place(c, "gpu", p->gpu, sizeof p->gpu, e) != 0)
+            return dha_err_context(e, "places[%d]", out->n_places);
+        if (p->cores[0] && cores_read(p->cores, cores, CORES_MAX) < 0)
+            return dha_fail(e, DHA_E_PROTOCOL, "places[%d]: \"%.60s\" is no list of cores",
+                            out->n_places, p->cores);
+        out->n_places++;
     }
     return 0;
 }
@@ -139,7 +176,10 @@ static int read_all(const cJSON *doc, struct stage_spec *out, struct dha_err *e)
         return -1;
     if (read_spec(json_get(doc, "spec"), &out->spec, e) != 0)
         return -1;
-    return read_inputs(json_get(doc, "inputs"), out, e);
+    return read_inputs(json_get(doc, "inputs"), out, e) == 0 &&
+                   read_places(json_get(doc, "places"), out, e) == 0
+               ? 0
+               : -1;
 }
 
 int stage_spec_parse(const cJSON *doc, struct stage_spec *out, struct dha_err *e)
@@ -149,6 +189,23 @@ int stage_spec_parse(const cJSON *doc, struct stage_spec *out, struct dha_err *e
         return 0;
     stage_spec_finish(out);
     return dha_err_context(e, "stage spec");
+}
+
+static int put_places(cJSON *doc, const struct stage_spec *s)
+{
+    cJSON *list = cJSON_AddArrayToObject(doc, "places");
+    int rc = list ? 0 : -1;
+    for (int i = 0; i < s->n_places && rc == 0; i++) {
+        cJSON *o = cJSON_CreateObject();
+        rc = json_put_str(o, "node", s->places[i].node) |
+             json_put_str(o, "cores", s->places[i].cores) |
+             json_put_str(o, "gpu", s->places[i].gpu);
+        if (rc != 0 || !cJSON_AddItemToArray(list, o)) {
+            cJSON_Delete(o);
+            rc = -1;
+        }
+    }
+    return rc;
 }
 
 cJSON *stage_spec_to_json(const struct stage_spec *s)
@@ -169,6 +226,8 @@ cJSON *stage_spec_to_json(const struct stage_spec *s)
         if (s->inputs[i])
             rc |= json_put_str(inputs, stage_kind_name((enum stage_kind)i), s->inputs[i]);
     rc |= json_put(doc, "inputs", inputs);
+    if (s->n_places)
+        rc |= put_places(doc, s);
     if (rc != 0) {
         cJSON_Delete(doc);
         return NULL;
@@ -183,6 +242,7 @@ void stage_spec_finish(struct stage_spec *s)
     free(s->cache);
     for (int i = 0; i < STAGE_KINDS; i++)
         free(s->inputs[i]);
+    free(s->places);
     spec_finish(&s->spec);
     memset(s, 0, sizeof *s);
 }

@@ -5,7 +5,8 @@
  *   { "format": "dha-stage-1", "job": "12", "stage": "34", "attempt": 1, "uuid": "...",
  *     "kind": "fuse", "dir": ATTEMPT_DIR, "out": OUT_DIR, "cache": CACHE_DIR,
  *     "spec": { normalised job spec },
- *     "inputs": { "search": OUT_DIR of the search stage, "fuse": ..., "train": ... } }
+ *     "inputs": { "search": OUT_DIR of the search stage, "fuse": ..., "train": ... },
+ *     "places": [ { "node": "gpu-1", "cores": "0-3", "gpu": "" }, ... by rank ] }      (places may be left out)
  * OUT_DIR is the stage's, shared by its attempts (so attempt 2 resumes from attempt 1's
  * checkpoints). What each kind leaves there:
  *   search  plan.json
@@ -22,7 +23,15 @@
 #ifndef DHA_PROTO_STAGE_H
 #define DHA_PROTO_STAGE_H
 
+#include "proto/cores.h"
 #include "proto/spec.h"
+
+/* Where a rank runs: what it may use of its node. */
+struct stage_place {
+    char node[64];
+    char cores[CORES_TEXT]; /* "" = any */
+    char gpu[64];           /* uuid; "" = none */
+};
 
 struct stage_spec {
     int64_t job, stage;
@@ -31,7 +40,9 @@ struct stage_spec {
     enum stage_kind kind;
     char *dir, *out, *cache;
     struct job_spec spec;
-    char *inputs[STAGE_KINDS]; /* by kind; NULL where there is none */
+    char *inputs[STAGE_KINDS];  /* by kind; NULL where there is none */
+    struct stage_place *places; /* by rank; n_places of them, or none: anything goes */
+    int n_places;
 };
 
 int stage_spec_parse(const cJSON *doc, struct stage_spec *out, struct dha_err *e);

@@ -3,47 +3,137 @@
 
 #include "store/db.h"
 
-static int register_node(struct store *s, const char *name, const char *device, int n_slots,
-                         int64_t now_us, int64_t *id, struct dha_err *e)
+static int node_event(struct store *s, const char *type, const char *name, size_t n_slots,
+                      int64_t now_us, struct dha_err *e)
 {
-    if (db_run(s, e, "INSERT INTO node(name) VALUES(?1) ON CONFLICT(name) DO NOTHING",
-               DB_S(name)) != 0)
-        return -1;
-    bool added = sqlite3_changes(s->db) == 1;
-    if (db_scalar(s, e, db_query(s, e, "SELECT id FROM node WHERE name = ?1", DB_S(name)), 0, id) !=
-        0)
-        return -1;
-    for (int i = 0; i < n_slots; i++)
-        if (db_run(
-                s, e,
-                "INSERT INTO slot(node, number, name, device) VALUES(?1, ?2, ?3 || ':' || ?2, ?4)"
-                " ON CONFLICT(node, number) DO UPDATE SET gone = 0, device = ?4",
-                DB_I(*id), DB_I(i), DB_S(name), DB_S(device)) != 0)
-            return -1;
-    /* One that is in use keeps its holder; as `gone` it takes no new one. */
-    if (db_run(s, e, "UPDATE slot SET gone = 1 WHERE node = ?1 AND number >= ?2", DB_I(*id),
-               DB_I(n_slots)) != 0)
-        return -1;
     cJSON *data = cJSON_CreateObject();
     int rc = json_put_str(data, "node", name);
-    rc |= json_put_int(data, "slots", n_slots);
+    rc |= json_put_int(data, "slots", (int64_t)n_slots);
     if (rc != 0) {
         cJSON_Delete(data);
         data = NULL;
     }
-    return event_json(s, added ? "node.new" : "node.register", 0, 0, 0, data, now_us, e);
+    return event_json(s, type, 0, 0, 0, data, now_us, e);
+}
+
+/* A GPU keeps the number that it had; a new one gets the next. */
+static int gpu_number(struct store *s, int64_t node, const char *uuid, int64_t *number,
+                      struct dha_err *e)
+{
+    if (db_scalar(s, e,
+                  db_query(s, e, "SELECT number FROM slot WHERE node = ?1 AND uuid = ?2",
+                           DB_I(node), DB_S(uuid)),
+                  -1, number) != 0)
+        return -1;
+    if (*number >= 0)
+        return 0;
+    return db_scalar(s, e,
+                     db_query(s, e,
+                              "SELECT coalesce(max(number) + 1, ?2) FROM slot"
+                              " WHERE node = ?1 AND number >= ?2",
+                              DB_I(node), DB_I(STORE_FIRST_GPU)),
+                     STORE_FIRST_GPU, number);
+}
+
+static int put_slot(struct store *s, const struct store_new_node *n, int64_t node, int64_t *next,
+                    const struct store_new_slot *slot, struct dha_err *e)
+{
+    int64_t number = *next;
+    if (!slot->uuid)
+        ++*next;
+    else if (gpu_number(s, node, slot->uuid, &number, e) != 0)
+        return -1;
+    return db_run(
+        s, e,
+        "INSERT INTO slot(node, number, name, device, uuid, cores, memory)"
+        " VALUES(?1, ?2, ?3 || ':' || CASE WHEN ?5 = '' THEN ?2 ELSE 'gpu' || (?2 - ?8) END,"
+        " ?4, ?5, ?6, ?7)"
+        " ON CONFLICT(node, number) DO UPDATE SET gone = 0, device = ?4, uuid = ?5, cores = ?6,"
+        " memory = ?7",
+        DB_I(node), DB_I(number), DB_S(n->name), DB_S(slot->device),
+        DB_S(slot->uuid ? slot->uuid : ""), DB_S(slot->cores ? slot->cores : ""),
+        DB_I(slot->memory), DB_I(STORE_FIRST_GPU));
+}
+
+static int put_node(struct store *s, const struct store_new_node *n, int64_t *id, struct dha_err *e)
+{
+    int64_t known, next = 0;
+    if (db_scalar(s, e, db_query(s, e, "SELECT id FROM node WHERE name = ?1", DB_S(n->name)), 0,
+                  &known) != 0 ||
+        db_run(s, e,
+               "INSERT INTO node(name, address) VALUES(?1, ?2)"
+               " ON CONFLICT(name) DO UPDATE SET address = ?2, gone = 0",
+               DB_S(n->name), DB_S(n->address ? n->address : "")) != 0)
+        return -1;
+    *id = known ? known : sqlite3_last_insert_rowid(s->db);
+    /* One that is in use keeps its holder; as `gone` it takes no new one. */
+    if (db_run(s, e, "UPDATE slot SET gone = 1 WHERE node = ?1", DB_I(*id)) != 0)
+        return -1;
+    for (size_t i = 0; i < n->n_slots; i++)
+        if (put_slot(s, n, *id, &next, &n->slots[i], e) != 0)
+            return -1;
+    return node_event(s, known ? "node.register" : "node.new", n->name, n->n_slots, n->now_us, e);
+}
+
+int store_node_put(struct store *s, const struct store_new_node *n, int64_t *id, struct dha_err *e)
+{
+    struct db_mark m;
+    *id = 0;
+    if (n->name[0] == '\0')
+        return dha_fail(e, DHA_E_USAGE, "a node needs a name");
+    if (db_mark(s, &m, e) != 0)
+        return -1;
+    if (put_node(s, n, id, e) != 0) {
+        *id = 0;
+        return db_undo(s, &m);
+    }
+    return db_keep(s, &m, e);
 }
 
 int store_node_register(struct store *s, const char *name, const char *device, int n_slots,
                         int64_t now_us, int64_t *id, struct dha_err *e)
 {
-    struct db_mark m;
     *id = 0;
-    if (n_slots < 0 || name[0] == '\0')
+    if (n_slots < 0)
         return dha_fail(e, DHA_E_USAGE, "a node needs a name and 0 or more slots");
+    struct store_new_slot *slots = calloc((size_t)n_slots + 1, sizeof *slots);
+    if (!slots)
+        return db_no_memory(e);
+    for (int i = 0; i < n_slots; i++)
+        slots[i].device = device;
+    struct store_new_node n = {
+        .name = name, .slots = slots, .n_slots = (size_t)n_slots, .now_us = now_us};
+    int rc = store_node_put(s, &n, id, e);
+    free(slots);
+    return rc;
+}
+
+static int remove_node(struct store *s, int64_t id, int64_t now_us, struct dha_err *e)
+{
+    char name[64] = "";
+    if (db_run(s, e, "UPDATE node SET gone = 1 WHERE id = ?1 AND gone = 0", DB_I(id)) != 0)
+        return -1;
+    if (sqlite3_changes(s->db) == 0)
+        return 0;
+    sqlite3_stmt *q = db_query(s, e, "SELECT name FROM node WHERE id = ?1", DB_I(id));
+    int rc = q ? db_next(s, e, q) : -1;
+    if (rc < 0)
+        return -1;
+    if (rc == 1) {
+        db_copy(q, 0, name, sizeof name);
+        db_reset(q);
+    }
+    if (db_run(s, e, "UPDATE slot SET gone = 1 WHERE node = ?1", DB_I(id)) != 0)
+        return -1;
+    return node_event(s, "node.gone", name, 0, now_us, e);
+}
+
+int store_node_remove(struct store *s, int64_t id, int64_t now_us, struct dha_err *e)
+{
+    struct db_mark m;
     if (db_mark(s, &m, e) != 0)
         return -1;
-    if (register_node(s, name, device, n_slots, now_us, id, e) != 0)
+    if (remove_node(s, id, now_us, e) != 0)
         return db_undo(s, &m);
     return db_keep(s, &m, e);
 }
@@ -52,7 +142,11 @@ int store_nodes(struct store *s, struct store_node **out, size_t *n, struct dha_
 {
     *out = NULL;
     *n = 0;
-    sqlite3_stmt *q = db_query0(s, e, "SELECT id, name, drained, reason FROM node ORDER BY id");
+    sqlite3_stmt *q = db_query0(
+        s, e,
+        "SELECT id, name, drained, reason, address, gone FROM node WHERE gone = 0 OR EXISTS("
+        " SELECT 1 FROM slot sl JOIN allocation al ON al.slot = sl.id AND al.until_us = 0"
+        " WHERE sl.node = node.id) ORDER BY id");
     int rc = q ? 1 : -1;
     while (rc == 1 && (rc = db_next(s, e, q)) == 1) {
         struct store_node *v = db_grow(out, n, sizeof *v);
@@ -65,6 +159,8 @@ int store_nodes(struct store *s, struct store_node **out, size_t *n, struct dha_
         db_copy(q, 1, v->name, sizeof v->name);
         v->drained = sqlite3_column_int(q, 2);
         db_copy(q, 3, v->reason, sizeof v->reason);
+        db_copy(q, 4, v->address, sizeof v->address);
+        v->gone = sqlite3_column_int(q, 5);
     }
     if (rc < 0) {
         free(*out);
@@ -96,6 +192,8 @@ static int collect(struct store *s, sqlite3_stmt *q, struct store_slot **out, si
         v->stage = sqlite3_column_int64(q, 6);
         v->job = sqlite3_column_int64(q, 7);
         v->memory = sqlite3_column_int64(q, 8);
+        db_copy(q, 9, v->uuid, sizeof v->uuid);
+        db_copy(q, 10, v->cores, sizeof v->cores);
     }
     if (rc < 0) {
         free(*out);
@@ -110,7 +208,7 @@ int store_slots(struct store *s, struct store_slot **out, size_t *n, struct dha_
     return collect(s,
                    db_query0(s, e,
                              "SELECT sl.id, sl.node, sl.number, sl.name, sl.device, a.id, a.stage,"
-                             " st.job, sl.memory FROM slot sl"
+                             " st.job, sl.memory, sl.uuid, sl.cores FROM slot sl"
                              " LEFT JOIN allocation al ON al.slot = sl.id AND al.until_us = 0"
                              " LEFT JOIN attempt a ON a.id = al.attempt"
                              " LEFT JOIN stage st ON st.id = a.stage"
@@ -124,7 +222,8 @@ int store_slots_of_attempt(struct store *s, int64_t attempt, struct store_slot *
     return collect(s,
                    db_query(s, e,
                             "SELECT sl.id, sl.node, sl.number, sl.name, sl.device, a.id, a.stage,"
-                            " st.job, sl.memory FROM allocation al JOIN slot sl ON sl.id = al.slot"
+                            " st.job, sl.memory, sl.uuid, sl.cores FROM allocation al JOIN slot sl "
+                            "ON sl.id = al.slot"
                             " JOIN attempt a ON a.id = al.attempt JOIN stage st ON st.id = a.stage"
                             " WHERE al.attempt = ?1 ORDER BY sl.node, sl.number",
                             DB_I(attempt)),

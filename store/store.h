@@ -474,8 +474,9 @@ int store_metrics_count(struct store *s, int64_t job, int buckets, int64_t *poin
 
 struct store_node {
     int64_t id;
-    char name[64];
+    char name[64], address[256]; /* address "": this host */
     bool drained;
+    bool gone; /* not among the nodes any more; shown while something runs there */
     char reason[256];
 };
 struct store_slot {
@@ -484,12 +485,33 @@ struct store_slot {
     char name[64];
     char device[8];
     int64_t memory;              /* bytes that come with it; 0 = not known */
+    char uuid[64];               /* of a GPU */
+    char cores[128];             /* "0-3,8": its own; "" = none of its own */
     int64_t attempt, job, stage; /* live holder; 0 = free */
 };
-/* Creates or adjusts the node to exactly n slots "NAME:0".. of a device. A slot that is in use is not taken away
- * before it is free; nodes keep their drained state. */
+/* What a node is made of. A slot with a uuid (a GPU) is known by that and keeps its number; the others are numbered. */
+struct store_new_slot {
+    const char *device; /* "cpu" | "cuda" */
+    const char *uuid;   /* NULL = none */
+    const char *cores;  /* NULL = none of its own */
+    int64_t memory;
+};
+struct store_new_node {
+    const char *name, *address; /* address NULL = "" */
+    const struct store_new_slot *slots;
+    size_t n_slots;
+    int64_t now_us;
+};
+enum { STORE_FIRST_GPU = 65536 }; /* the number of a node's first slot with a uuid, "NAME:gpu0" */
+/* Creates the node or adjusts it to exactly these slots. A slot that is in use is not taken away before it is free;
+ * nodes keep their drained state. Event "node.new" / "node.register". */
+int store_node_put(struct store *s, const struct store_new_node *n, int64_t *id, struct dha_err *e);
+/* The same with n slots "NAME:0".. of a device about which nothing more is known. */
 int store_node_register(struct store *s, const char *name, const char *device, int n_slots,
                         int64_t now_us, int64_t *id, struct dha_err *e);
+/* The node is gone: no slot of it takes work again unless store_node_put() brings it back. Event "node.gone", once. */
+int store_node_remove(struct store *s, int64_t id, int64_t now_us, struct dha_err *e);
+/* By id; those that are gone only while something runs there. */
 int store_nodes(struct store *s, struct store_node **out, size_t *n, struct dha_err *e);
 int store_slots(struct store *s, struct store_slot **out, size_t *n, struct dha_err *e);
 /* Slots that an attempt holds (live) or held. */

@@ -22,6 +22,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                (s.others[0] && strcmp(s.others, "none") && strcmp(s.others, "read"))) {
         abort();
     }
+    struct hosts h;
+    struct dha_err he = {0};
+    if (hosts_parse(doc, &h, &he) != 0) {
+        if (he.code == DHA_E_OK || he.msg[0] == '\0' || h.n != 0)
+            abort();
+    } else {
+        for (size_t i = 0; i < h.n; i++)
+            if (strpbrk(h.at[i].name, " ;$'\"") || strpbrk(h.at[i].address, " ;$'\"") ||
+                h.at[i].address[0] == '-' || h.at[i].slots < 0 || h.at[i].memory < 0)
+                abort();
+        if (strpbrk(h.ssh_args, ";$'\"`|&<>()\\\n") || h.unreachable_s < 1)
+            abort();
+    }
+    hosts_finish(&h);
     cJSON_Delete(doc);
     return 0;
 }

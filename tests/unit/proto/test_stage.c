@@ -7,6 +7,45 @@
     "{'format':'dha-stage-1','job':'12','stage':'34','attempt':2,'uuid':'u-1','kind':'fuse',"      \
     "'dir':'/d','out':'/o','cache':'/c'," SPEC ",'inputs':{'search':'/s'}}"
 
+static void ranks_are_told_their_places(void **state)
+{
+    (void)state;
+    struct stage_spec s;
+    struct dha_err e = {0};
+    char text[1024];
+    static const char head[] = "{'format':'dha-stage-1','job':'12','stage':'34','attempt':2,"
+                               "'uuid':'u-1','kind':'fuse','dir':'/d','out':'/o','cache':'/c'," SPEC
+                               ",'inputs':{},'places':";
+    snprintf(text, sizeof text,
+             "%s[{'node':'a','cores':'0-3','gpu':''},{'node':'b','cores':'','gpu':'GPU-1'}]}",
+             head);
+    cJSON *j = parse_quoted(text);
+    assert_int_equal(stage_spec_parse(j, &s, &e), 0);
+    cJSON_Delete(j);
+    assert_int_equal(s.n_places, 2);
+    j = stage_spec_to_json(&s);
+    stage_spec_finish(&s);
+    assert_int_equal(stage_spec_parse(j, &s, &e), 0);
+    cJSON_Delete(j);
+    assert_string_equal(s.places[0].cores, "0-3");
+    assert_string_equal(s.places[1].node, "b");
+    assert_string_equal(s.places[1].gpu, "GPU-1");
+    stage_spec_finish(&s);
+    static const char *const bad[] = {
+        "7",
+        "[]",
+        "[{'node':'a','cores':'','gpu':''}]",
+        "[3,4]",
+        "[{'node':'a','cores':'','gpu':''},{'node':'a','cores':''}]",
+        "[{'node':'a','cores':'','gpu':''},{'node':'a','cores':'3-1','gpu':''}]"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        snprintf(text, sizeof text, "%s%s}", head, bad[i]);
+        j = parse_quoted(text);
+        assert_int_equal(stage_spec_parse(j, &s, &e), -1);
+        cJSON_Delete(j);
+    }
+}
+
 static void a_stage_file_reads_back_as_it_was_written(void **state)
 {
     (void)state;
@@ -109,6 +148,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stage_file_reads_back_as_it_was_written),
+        cmocka_unit_test(ranks_are_told_their_places),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(stage_kinds_have_names),
     };

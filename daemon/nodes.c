@@ -1,0 +1,139 @@
+/* nodes.c: see nodes.h. */
+#include "daemon/nodes.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/log.h"
+
+size_t nodes_own_cores(int *out, size_t cap)
+{
+    cpu_set_t set;
+    size_t n = 0;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        for (size_t c = 0; c < CPU_SETSIZE && n < cap; c++) {
+            if (CPU_ISSET(c, &set)) {
+                out[n++] = (int)c;
+            }
+        }
+        return n;
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    for (; (long)n < (online > 0 ? online : 1) && n < cap; n++) {
+        out[n] = (int)n;
+    }
+    return n;
+}
+
+static int64_t own_memory(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (int64_t)pages * size : 0;
+}
+
+/* n CPU slots over the cores, with equal parts of the memory. */
+static int put_cpu(struct daemon *d, const char *name, const char *address, const int *cores,
+                   size_t n_cores, int64_t memory, size_t n, int64_t *id, struct dha_err *e)
+{
+    struct store_new_slot *slots = calloc(n + 1, sizeof *slots);
+    char(*texts)[CORES_TEXT] = calloc(n + 1, sizeof *texts);
+    int rc = -1;
+    if (!slots || !texts) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        goto out;
+    }
+    for (size_t i = 0; i < n; i++) {
+        cores_of_slot(cores, n_cores, i, n, texts[i]);
+        slots[i] = (struct store_new_slot){
+            .device = "cpu", .cores = texts[i], .memory = memory / (int64_t)n};
+    }
+    struct store_new_node node = {
+        .name = name, .address = address, .slots = slots, .n_slots = n, .now_us = now_us()};
+    rc = store_node_put(d->store, &node, id, e);
+out:
+    free(texts);
+    free(slots);
+    return rc;
+}
+
+static int put_host(struct daemon *d, const struct host *h, int64_t *id, struct dha_err *e)
+{
+    static int cores[CORES_MAX];
+    bool here = hosts_is_here(h->address);
+    int n_cores = h->cores[0] ? cores_read(h->cores, cores, CORES_MAX)
+                  : here      ? (int)nodes_own_cores(cores, CORES_MAX)
+                              : 0;
+    int slots = h->slots ? h->slots : n_cores;
+    if (here) {
+        snprintf(d->node, sizeof d->node, "%s", h->name);
+    }
+    if (strcmp(h->device, "cuda") == 0 || slots <= 0) {
+        slots = 0; /* until its worker has told what there is */
+    }
+    return put_cpu(d, h->name, h->address, cores, n_cores > 0 ? (size_t)n_cores : 0,
+                   h->memory ? h->memory
+                   : here    ? own_memory()
+                             : 0,
+                   (size_t)slots, id, e);
+}
+
+/* This host alone, under the name that it has. */
+static int put_this(struct daemon *d, long slots, int64_t *id, struct dha_err *e)
+{
+    static int cores[CORES_MAX];
+    char name[sizeof d->node] = "";
+    if (gethostname(name, sizeof name - 1) != 0 || !name[0]) {
+        snprintf(name, sizeof name, "localhost");
+    }
+    memcpy(d->node, name, sizeof name);
+    return put_cpu(d, name, "", cores, nodes_own_cores(cores, CORES_MAX), own_memory(),
+                   (size_t)slots, id, e);
+}
+
+/* What is not among ids[0..n) is no node of ours any more. */
+static int remove_others(struct daemon *d, const int64_t *ids, size_t n, struct dha_err *e)
+{
+    struct store_node *nodes;
+    size_t n_nodes;
+    if (store_nodes(d->store, &nodes, &n_nodes, e) != 0) {
+        return -1;
+    }
+    int rc = 0;
+    for (size_t i = 0; i < n_nodes && rc == 0; i++) {
+        bool stays = nodes[i].gone;
+        for (size_t k = 0; k < n && !stays; k++) {
+            stays = ids[k] == nodes[i].id;
+        }
+        if (!stays) {
+            log_info("node %s is gone", nodes[i].name);
+            rc = store_node_remove(d->store, nodes[i].id, now_us(), e);
+        }
+    }
+    free(nodes);
+    return rc;
+}
+
+int nodes_register(struct daemon *d, const struct hosts *hosts, long slots, struct dha_err *e)
+{
+    size_t n = hosts->n ? hosts->n : 1;
+    int64_t *ids = calloc(n, sizeof *ids);
+    if (!ids) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    int rc = 0;
+    d->node[0] = '\0';
+    if (hosts->n == 0) {
+        rc = put_this(d, slots, &ids[0], e);
+    }
+    for (size_t i = 0; i < hosts->n && rc == 0; i++) {
+        rc = put_host(d, &hosts->at[i], &ids[i], e);
+    }
+    if (rc == 0) {
+        rc = remove_others(d, ids, n, e);
+    }
+    free(ids);
+    return rc;
+}
