@@ -35,8 +35,11 @@ struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
     snprintf(a->uuid, sizeof a->uuid, "%s", row->uuid);
     a->started_us = row->started_us;
     a->pidfd = -1;
-    a->in = (struct ingest){
-        .attempt = a->id, .dir = a->dir, .offset = row->journal_offset, .fd = -1};
+    a->in = (struct ingest){.attempt = a->id,
+                            .dir = a->dir,
+                            .offset = row->journal_offset,
+                            .fd = -1,
+                            .retaining = true};
     a->phase = A_STARTING;
     a->next = d->attempts;
     d->attempts = a;

@@ -42,8 +42,9 @@ static bool checkpoint_is_there(const struct record *r)
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-/* A worker that has written a checkpoint removes older ones (worker/train/ckpt.c) and does not say so. What is listed as
- * complete must be there, so who is gone is looked for when a newer one comes. */
+/* A worker that has told of a checkpoint then removes older ones (worker/train/ckpt.c) and does not say so. What is listed
+ * as complete must be there, so who is gone is looked for when a newer one comes, with the first record after it (the same
+ * process writes it, so by then they are gone), and at the end. */
 static int note_removed(struct daemon *d, int64_t attempt, struct dha_err *e)
 {
     struct store_attempt a;
@@ -153,7 +154,11 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
     }
     in->offset = to;
     *pos = at;
-    return checkpoints ? note_removed(d, in->attempt, e) : 0;
+    if (checkpoints || (in->retaining && n > 0)) {
+        in->retaining = checkpoints;
+        return note_removed(d, in->attempt, e);
+    }
+    return 0;
 }
 
 /* The lines of one chunk. Returns bytes consumed, or -1. */
@@ -187,7 +192,7 @@ static ssize_t ingest_chunk(struct daemon *d, struct ingest *in, char *buf, size
     return (ssize_t)pos;
 }
 
-int ingest_journal(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
+static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
 {
     struct stat st;
     if (open_journal(in, e) != 0) {
@@ -230,6 +235,18 @@ out:
     return rc == 0
                ? 0
                : dha_err_context(e, "reading the journal of attempt %lld", (long long)in->attempt);
+}
+
+int ingest_journal(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
+{
+    if (read_on(d, in, final, e) != 0) {
+        return -1;
+    }
+    if (final && in->retaining) {
+        in->retaining = false;
+        return note_removed(d, in->attempt, e);
+    }
+    return 0;
 }
 
 void ingest_finish(struct ingest *in)

@@ -15,6 +15,7 @@ struct ingest {
     const char *dir;
     int64_t offset;    /* read so far */
     int fd;            /* -1 = not open yet */
+    bool retaining;    /* its worker may be removing checkpoints */
     bool said_unknown; /* that it has records of a type that this version does not know */
 };
 

@@ -66,7 +66,8 @@ struct record {
         struct {
             int64_t step, bytes;
             char path[512];
-            char digest[72]; /* SHA-256 of the manifest, hex */
+            char digest[72];   /* SHA-256 of the manifest, hex */
+            double valid_loss; /* of the validation at this step; NaN = there was none */
         } checkpoint;
         struct {
             /* "parent" "converted" "valid" "final"; with a mixture also "valid:wiki" ... for its domains */

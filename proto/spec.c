@@ -46,6 +46,7 @@ static void set_defaults(struct job_spec *s)
     memcpy(s->dtype, "f32", sizeof "f32");
     s->seed = 1;
     s->eval_windows = 256;
+    s->checkpoint.keep = 2;
     memcpy(s->format, "auto", sizeof "auto");
     s->resources.ranks = 2;
     s->resources.threads = 1;

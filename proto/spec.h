@@ -106,10 +106,15 @@ struct job_spec {
     int eval_windows;             /* "eval": {"windows": 256}; 0 = all of valid */
     struct task_spec *eval_tasks; /* n_eval_tasks */
     int n_eval_tasks;
-    int eval_shots;       /* examples put before each question */
-    int eval_limit;       /* questions a task; 0 = all */
-    int checkpoint_every; /* "checkpoint": {"every": steps}; 0 = chosen by the worker */
-    char format[8];       /* "export": {"format": "auto|dha|gqa|expand"} */
+    int eval_shots; /* examples put before each question */
+    int eval_limit; /* questions a task; 0 = all */
+    struct {        /* which checkpoints a stage in training writes, and which of them stay */
+        int every;  /* steps; 0 = chosen by the worker */
+        int keep;   /* the newest so many */
+        int64_t keep_every; /* and those of steps that are multiples of it; 0 = none */
+        int keep_best;      /* and so many with the lowest validation loss; 0 = none */
+    } checkpoint;
+    char format[8]; /* "export": {"format": "auto|dha|gqa|expand"} */
     struct {
         int ranks;   /* of the whole gang: the same number on each of its nodes */
         int threads; /* cores a rank; slots = ranks * threads on a CPU node */

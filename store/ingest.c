@@ -176,6 +176,8 @@ static int checkpoint(struct store *s, const struct target *t, const struct reco
     int rc = json_put_int(j, "step", r->checkpoint.step);
     rc |= json_put_id(j, "bytes", r->checkpoint.bytes);
     rc |= json_put_str(j, "path", r->checkpoint.path);
+    if (!isnan(r->checkpoint.valid_loss))
+        rc |= json_put_num(j, "valid_loss", r->checkpoint.valid_loss);
     return say(s, t, "checkpoint", j, rc, e);
 }
 

@@ -172,9 +172,12 @@ static int print_needs(const struct job_spec *s, size_t n_params, struct dha_err
         models += kinds[i] == STAGE_FUSE || kinds[i] == STAGE_TRAIN || kinds[i] == STAGE_EXPORT;
         trains |= kinds[i] == STAGE_TRAIN || (kinds[i] == STAGE_FUSE && s->tokens_fuse > 0);
     }
+    int64_t kept = s->checkpoint.keep + s->checkpoint.keep_best + 1;
+    if (s->checkpoint.keep_every > 0)
+        kept += s->tokens_train / s->batch_tokens / s->checkpoint.keep_every;
     cJSON *j = cJSON_CreateObject(), *disk = cJSON_CreateObject();
     int bad = json_put_id(j, "parameters", params) |
-              json_put_id(disk, "checkpoints", trains * (CKPT_KEEP + 1) * 12 * params) |
+              json_put_id(disk, "checkpoints", trains * kept * 12 * params) |
               json_put_id(disk, "models", models * 4 * params);
     bad |= json_put(j, "disk_bytes", disk);
     char *text = bad ? NULL : json_text(j);

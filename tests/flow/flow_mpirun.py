@@ -157,6 +157,31 @@ class WithTheWorker(harness.Case):
         j = d.until_state(job, *harness.FINAL, seconds=120)
         self.assertEqual((j["state"], [s["attempts"] for s in j["stages"]]), ("done", [1] * 4), j)
 
+    def test_checkpoints_stay_as_the_spec_says(self):
+        d = self.dhad
+        keep = {"every": 4, "keep": 1, "keep_every": 12, "keep_best": 1}
+        job = self.submit(checkpoint=keep)
+        j = d.until_state(job, *harness.FINAL, seconds=120)
+        self.assertEqual(j["state"], "done", j)
+        train = next(s for s in j["stages"] if s["kind"] == "train")
+        self.assertEqual(j["spec"]["checkpoint"], keep)
+        listed = [c for c in d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"] if c["stage"] == "train"]
+        whole = [c for c in listed if c["state"] == "complete"]
+        for c in whole:
+            self.assertTrue(os.path.exists(os.path.join(c["path"], "manifest.json")), c)
+        there = sorted(int(n.split("-")[1]) for n in os.listdir(os.path.join(train["out_dir"], "ckpt")))
+        self.assertEqual(sorted(c["step"] for c in whole), there, "listed as complete and on the disk are the same")
+        losses = {e["data"]["step"]: e["data"]["loss"] for e in d.events()
+                  if e["type"] == "eval" and e["stage"] == train["id"] and e["data"]["name"] == "valid"}
+        best = min(losses, key=lambda s: (losses[s], s))
+        self.assertGreater(len(losses), 3)
+        self.assertEqual(there, sorted({12, 24, 32, best}))
+        told = {e["data"]["step"]: e["data"].get("valid_loss") for e in d.events()
+                if e["type"] == "checkpoint" and e["stage"] == train["id"]}
+        self.assertEqual({s: v for s, v in told.items() if v is not None}, losses, "a checkpoint's record says its loss")
+        other = self.submit(checkpoint={"keep": 7})
+        self.assertEqual([s["state"] for s in d.until_state(other, *harness.FINAL, seconds=60)["stages"]], ["reused"] * 4)
+
     def test_hold_checkpoints_and_release_resumes_at_that_step(self):
         d = self.dhad
         job = self.submit(tokens=32768)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "worker/fsutil.h"
 
 #define FORMAT       "dha-checkpoint-1"
+#define SELF         "xxh3_128" /* of the manifest itself; those of earlier versions have none */
 #define DIGEST_CHARS FS_DIGEST_CHARS
 
 static int sha256_file(const char *path, char hex[65], struct dha_err *e)
@@ -127,6 +129,21 @@ struct shard_line { /* what a rank tells rank 0 */
     char digest[DIGEST_CHARS];
 };
 
+/* Of the manifest without its own digest: a bit that turned in it must not make another run of this one. */
+static int self_digest(const cJSON *j, char hex[DIGEST_CHARS])
+{
+    cJSON *rest = cJSON_Duplicate(j, true);
+    cJSON_DeleteItemFromObjectCaseSensitive(rest, SELF);
+    char *text = rest ? json_text(rest) : NULL;
+    cJSON_Delete(rest);
+    if (!text)
+        return -1;
+    XXH128_hash_t h = XXH3_128bits(text, strlen(text));
+    fs_digest_hex(h.high64, h.low64, hex);
+    free(text);
+    return 0;
+}
+
 static cJSON *manifest(const struct optim *o, const struct ckpt_state *s, const char *identity,
                        const struct shard_line *lines)
 {
@@ -145,6 +162,8 @@ static cJSON *manifest(const struct optim *o, const struct ckpt_state *s, const 
     bad |= json_put_str(j, "mask_lambda_2", hex);
     snprintf(hex, sizeof hex, "%a", s->fusion_loss);
     bad |= json_put_str(j, "fusion_loss", hex);
+    snprintf(hex, sizeof hex, "%a", s->valid_loss);
+    bad |= json_put_str(j, "valid_loss", hex);
     for (int i = 0; !bad && i < o->n_groups; i++) {
         cJSON *g = cJSON_CreateObject();
         bad |= json_put_int(g, "n", (int64_t)o->group[i].n) |
@@ -162,17 +181,27 @@ static cJSON *manifest(const struct optim *o, const struct ckpt_state *s, const 
             bad = 1;
     }
     bad |= json_put(j, "groups", groups) | json_put(j, "shards", shards);
+    char self[DIGEST_CHARS];
+    bad = bad || self_digest(j, self) || json_put_str(j, SELF, self);
     if (!bad)
         return j;
     cJSON_Delete(j);
     return NULL;
 }
 
-/* Steps of complete checkpoints in dir, newest first; removes leftovers of dead saves. Returns how many. */
-static int list_steps(const char *dir, int64_t *steps, int cap)
+static int newest_first(const void *a, const void *b)
 {
-    int n = 0;
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* Steps of complete checkpoints in dir, newest first, to be freed; removes leftovers of dead saves. Returns how many; out of
+ * memory some are missing, of which nothing bad comes. */
+static size_t list_steps(const char *dir, int64_t **steps)
+{
+    size_t n = 0, cap = 0;
     DIR *d = opendir(dir);
+    *steps = NULL;
     if (!d)
         return 0;
     for (struct dirent *f; (f = readdir(d));) {
@@ -185,36 +214,92 @@ static int list_steps(const char *dir, int64_t *steps, int cap)
                 fs_remove_tree(path, NULL);
             continue;
         }
-        if (*end || end == f->d_name + 5 || n == cap)
+        if (*end || end == f->d_name + 5)
             continue;
-        int i = n++;
-        for (; i > 0 && steps[i - 1] < s; i--)
-            steps[i] = steps[i - 1];
-        steps[i] = s;
+        if (n == cap) {
+            int64_t *more = realloc(*steps, (2 * cap + 64) * sizeof **steps);
+            if (!more)
+                break;
+            *steps = more;
+            cap = 2 * cap + 64;
+        }
+        (*steps)[n++] = s;
     }
     closedir(d);
+    if (n)
+        qsort(*steps, n, sizeof **steps, newest_first);
     return n;
 }
 
-static void remove_old(const char *dir, int keep)
+void ckpt_choose(const struct ckpt_keep *keep, const int64_t *steps, const double *loss, size_t n,
+                 bool *stay)
 {
-    int64_t steps[256];
-    int n = list_steps(dir, steps, 256);
-    for (int i = keep; i < n; i++) {
-        char at[PATH_MAX], gone[PATH_MAX];
-        /* manifest first: half a checkpoint must not look whole */
-        if (fs_path(at, sizeof at, NULL, "%s/step-%08" PRId64 "/manifest.json", dir, steps[i]) == 0)
-            unlink(at);
-        if (fs_path(at, sizeof at, NULL, "%s/step-%08" PRId64, dir, steps[i]) ||
-            fs_path(gone, sizeof gone, NULL, "%s/step-%08" PRId64 ".del", dir, steps[i]))
-            continue;
-        if (rename(at, gone) == 0)
-            fs_remove_tree(gone, NULL);
+    for (size_t i = 0; i < n; i++)
+        stay[i] = i == 0 || i < (size_t)keep->last ||
+                  (keep->every > 0 && steps[i] % keep->every == 0);
+    bool *taken = calloc(n + 1, sizeof *taken);
+    for (int k = 0; k < keep->best && taken; k++) {
+        size_t best = n;
+        for (size_t i = 0; i < n; i++)
+            if (!taken[i] && isfinite(loss[i]) && (best == n || loss[i] <= loss[best]))
+                best = i;
+        if (best == n)
+            break;
+        taken[best] = stay[best] = true;
     }
+    if (keep->best > 0 && !taken) /* no memory: nothing goes */
+        memset(stay, true, n * sizeof *stay);
+    free(taken);
+}
+
+/* What its manifest says of the validation; NaN also where it cannot be read. */
+static double read_loss(const char *dir, int64_t step)
+{
+    char path[PATH_MAX];
+    if (fs_path(path, sizeof path, NULL, "%s/step-%08" PRId64 "/manifest.json", dir, step))
+        return NAN;
+    cJSON *j = json_parse_file(path, 0, NULL);
+    double loss = strtod(json_str(j, "valid_loss", "nan"), NULL);
+    cJSON_Delete(j);
+    return loss;
+}
+
+static void remove_one(const char *dir, int64_t step)
+{
+    char at[PATH_MAX], gone[PATH_MAX];
+    /* manifest first: half a checkpoint must not look whole */
+    if (fs_path(at, sizeof at, NULL, "%s/step-%08" PRId64 "/manifest.json", dir, step) == 0)
+        unlink(at);
+    if (fs_path(at, sizeof at, NULL, "%s/step-%08" PRId64, dir, step) == 0)
+        fs_sync_dir(at, NULL);
+    if (fs_path(at, sizeof at, NULL, "%s/step-%08" PRId64, dir, step) ||
+        fs_path(gone, sizeof gone, NULL, "%s/step-%08" PRId64 ".del", dir, step))
+        return;
+    if (rename(at, gone) == 0)
+        fs_remove_tree(gone, NULL);
+}
+
+void ckpt_retain(const char *dir, const struct ckpt_keep *keep)
+{
+    int64_t *steps;
+    size_t n = list_steps(dir, &steps);
+    double *loss = calloc(n + 1, sizeof *loss);
+    bool *stay = calloc(n + 1, sizeof *stay);
+    if (loss && stay) {
+        for (size_t i = 0; i < n; i++)
+            loss[i] = keep->best > 0 ? read_loss(dir, steps[i]) : NAN;
+        ckpt_choose(keep, steps, loss, n, stay);
+        for (size_t i = 0; i < n; i++)
+            if (!stay[i])
+                remove_one(dir, steps[i]);
+    }
+    free(stay);
+    free(loss);
+    free(steps);
 }
 
 int ckpt_save(const char *dir, const struct optim *o, const struct ckpt_state *s,
-              const char *identity, int keep, struct ckpt_info *out, struct dha_err *e)
+              const char *identity, struct ckpt_info *out, struct dha_err *e)
 {
     char tmp[PATH_MAX], final[PATH_MAX], path[PATH_MAX];
     struct comm *c = o->comm;
@@ -266,8 +351,6 @@ int ckpt_save(const char *dir, const struct optim *o, const struct ckpt_state *s
             if (rc == 0)
                 rc = sha256_file(path, out->digest, e);
         }
-        if (rc == 0)
-            remove_old(dir, keep);
     }
     rc = comm_agree(c, rc, e);
 undo:
@@ -317,7 +400,11 @@ static cJSON *read_manifest(const char *path, const char *identity, struct dha_e
     cJSON *j = json_parse_file(file, 0, e);
     if (!j)
         return NULL;
-    if (strcmp(json_str(j, "format", ""), FORMAT)) {
+    char self[DIGEST_CHARS];
+    const char *want = json_str(j, SELF, NULL);
+    if (want && (self_digest(j, self) || strcmp(self, want))) {
+        dha_fail(e, DHA_E_CHECKPOINT, "%s does not have the digest that it names", file);
+    } else if (strcmp(json_str(j, "format", ""), FORMAT)) {
         dha_fail(e, DHA_E_CHECKPOINT, "%s: format is \"%s\", not " FORMAT, file,
                  json_str(j, "format", "?"));
     } else if (identity && strcmp(json_str(j, "identity", ""), identity)) {
@@ -427,7 +514,8 @@ static int load_one(const char *path, struct optim *o, struct ckpt_state *s, con
                              .lambda = strtod(json_str(j, "lambda", "0"), NULL),
                              .mask_lambda = {strtod(json_str(j, "mask_lambda_1", "0"), NULL),
                                              strtod(json_str(j, "mask_lambda_2", "0"), NULL)},
-                             .fusion_loss = strtod(json_str(j, "fusion_loss", "nan"), NULL)};
+                             .fusion_loss = strtod(json_str(j, "fusion_loss", "nan"), NULL),
+                             .valid_loss = strtod(json_str(j, "valid_loss", "nan"), NULL)};
     rc = 0;
 out:
     free(bounce);
@@ -438,12 +526,13 @@ out:
 int ckpt_load(const char *dir, struct optim *o, struct ckpt_state *s, const char *identity,
               void (*warn)(void *arg, const char *text), void *arg, struct dha_err *e)
 {
-    int64_t steps[256], pick = -1;
+    int64_t pick = -1;
     char path[PATH_MAX];
     /* Rank 0 chooses: the newest one that verifies. Reading everything once more is cheap beside training on damage. */
     if (o->comm->rank == 0) {
-        int n = list_steps(dir, steps, 256);
-        for (int i = 0; i < n && pick < 0; i++) {
+        int64_t *steps;
+        size_t n = list_steps(dir, &steps);
+        for (size_t i = 0; i < n && pick < 0; i++) {
             struct dha_err why = {0};
             if (fs_path(path, sizeof path, &why, "%s/step-%08" PRId64, dir, steps[i]) == 0 &&
                 ckpt_verify(path, identity, &why) == 0) {
@@ -454,6 +543,7 @@ int ckpt_load(const char *dir, struct optim *o, struct ckpt_state *s, const char
                 warn(arg, text);
             }
         }
+        free(steps);
     }
     comm_bcast(o->comm, &pick, sizeof pick, 0);
     if (pick < 0)

@@ -24,7 +24,9 @@ struct trainer {
     struct kern_buf *grads;
     struct optim optim;
     struct ckpt_state state;
-    int64_t saved_step;    /* of the newest checkpoint, -1: none */
+    int64_t saved_step; /* of the newest checkpoint, -1: none */
+    int64_t valid_step; /* of the newest validation, and what it said */
+    double valid_loss;
     int64_t steps, warmup; /* of the whole stage */
     int64_t sequences;     /* a step, all ranks */
     int64_t local;         /* sequences of this rank, at most */
@@ -445,7 +447,8 @@ static int save(struct trainer *t, struct dha_err *e)
         return 0;
     struct ckpt_info info;
     journal_phase(o->journal, "save", 0, 0);
-    if (ckpt_save(o->ckpt_dir, &t->optim, &t->state, o->identity, CKPT_KEEP, &info, e))
+    t->state.valid_loss = t->valid_step == t->state.step ? t->valid_loss : NAN;
+    if (ckpt_save(o->ckpt_dir, &t->optim, &t->state, o->identity, &info, e))
         return -1;
     t->saved_step = t->state.step;
     t->last_save = now_s();
@@ -456,7 +459,9 @@ static int save(struct trainer *t, struct dha_err *e)
         snprintf(r.checkpoint.path, sizeof r.checkpoint.path, "%.*s",
                  (int)sizeof r.checkpoint.path - 1, info.path);
         snprintf(r.checkpoint.digest, sizeof r.checkpoint.digest, "%s", info.digest);
+        r.checkpoint.valid_loss = t->state.valid_loss;
         journal_write(o->journal, &r);
+        ckpt_retain(o->ckpt_dir, &o->ckpt_keep); /* the new one is told: now older ones may go */
     }
     return 0;
 }
@@ -492,6 +497,8 @@ static int evaluate_now(struct trainer *t, struct dha_err *e)
     if (evaluate(o->model, o->valid, o->seq, o->eval_windows, o->comm, &v, e))
         return dha_err_context(e, "evaluating at step %" PRId64, t->state.step);
     evaluate_journal(o->journal, "valid", &v, o->done_steps + t->state.step, tokens_so_far(t));
+    t->valid_step = t->state.step;
+    t->valid_loss = v.loss; /* the same on every rank */
     return 0;
 }
 
@@ -541,6 +548,8 @@ static int obey(struct trainer *t, struct dha_err *e)
         now_s() - t->last_save > CKPT_SECONDS)
         want = CONTROL_CHECKPOINT;
     if (o->ckpt_every > 0 && t->state.step % o->ckpt_every == 0)
+        want = CONTROL_CHECKPOINT;
+    if (o->ckpt_keep.best > 0 && t->valid_step == t->state.step)
         want = CONTROL_CHECKPOINT;
     want = control_agree(o->comm, want);
     if (want != CONTROL_NONE && o->ckpt_dir && save(t, e))

@@ -16,9 +16,8 @@
 #include "worker/data/corpus.h"
 #include "worker/journal.h"
 #include "worker/model/model.h"
+#include "worker/train/ckpt.h"
 #include "worker/train/masks.h"
-
-enum { CKPT_KEEP = 2 }; /* checkpoints that stay while a stage trains */
 
 struct trainer_options {
     struct model *model;   /* trained in place; with model->oper attached, omega is trained, too */
@@ -44,9 +43,10 @@ struct trainer_options {
     struct masks *masks; /* with masks attached to the model: their schedule, borrowed; else NULL */
     int evals;           /* evaluations of valid on the way (0 = none) */
     int64_t eval_windows;
-    const char *ckpt_dir; /* NULL: no checkpoints */
-    const char *identity; /* of the run, for ckpt.h */
-    int64_t ckpt_every;   /* steps; 0 = once a minute */
+    const char *ckpt_dir;       /* NULL: no checkpoints */
+    const char *identity;       /* of the run, for ckpt.h */
+    int64_t ckpt_every;         /* steps; 0 = once a minute */
+    struct ckpt_keep ckpt_keep; /* with `best`, each validation is followed by a checkpoint */
     void (*hello)(void *arg, int64_t steps, int64_t resumed_from);
     void *arg;
 };

@@ -53,7 +53,10 @@ static void a_minimal_spec_gets_every_default(void **state)
     assert_string_equal(s.dtype, "f32");
     assert_int_equal(s.seed, 1);
     assert_int_equal(s.eval_windows, 256);
-    assert_int_equal(s.checkpoint_every, 0);
+    assert_int_equal(s.checkpoint.every, 0);
+    assert_int_equal(s.checkpoint.keep, 2);
+    assert_int_equal(s.checkpoint.keep_every, 0);
+    assert_int_equal(s.checkpoint.keep_best, 0);
     assert_string_equal(s.format, "auto");
     assert_int_equal(s.resources.ranks, 2);
     assert_int_equal(s.resources.threads, 1);
@@ -257,6 +260,10 @@ static void every_field_is_checked(void **state)
         {"'seed'", "-1", "$.seed", "out of range"},
         {"'eval'", "{'windows':-1}", "$.eval.windows", "out of range"},
         {"'checkpoint'", "{'every':1e10}", "$.checkpoint.every", "out of range"},
+        {"'checkpoint'", "{'keep':0}", "$.checkpoint.keep", "out of range"},
+        {"'checkpoint'", "{'keep_every':-1}", "$.checkpoint.keep_every", "out of range"},
+        {"'checkpoint'", "{'keep_best':1.5}", "$.checkpoint.keep_best", "whole number"},
+        {"'checkpoint'", "{'best':1}", "$.checkpoint.best", ""},
         {"'export'", "{'format':'onnx'}", "$.export.format", "not a choice"},
         {"'export'", "{'format':'gqa'}", "$.export.format", "plain GQA"},
         {"'resources'", "{'ranks':0}", "$.resources.ranks", "out of range"},
@@ -409,6 +416,9 @@ static void a_written_spec_reads_back_the_same(void **state)
                                             "seed",
                                             "eval.windows",
                                             "checkpoint.every",
+                                            "checkpoint.keep",
+                                            "checkpoint.keep_every",
+                                            "checkpoint.keep_best",
                                             "export.format",
                                             "resources.device",
                                             "resources.walltime",
@@ -517,7 +527,10 @@ static void stage_inputs_are_what_the_stage_reads_and_no_more(void **state)
                                           "resources.ranks=7",
                                           "resources.threads=3",
                                           "resources.walltime=1h",
-                                          "checkpoint.every=10"};
+                                          "checkpoint.every=10",
+                                          "checkpoint.keep=5",
+                                          "checkpoint.keep_every=100",
+                                          "checkpoint.keep_best=1"};
     static const char *const methods[] = {"gqa", "mqa", "dha", "spectral", "spectral-gqa"};
     for (size_t m = 0; m < sizeof methods / sizeof methods[0]; m++) {
         for (size_t i = 0; i < sizeof nothing / sizeof nothing[0]; i++)

@@ -107,11 +107,15 @@ static bool holds(struct fixture *f, float seed)
 static void save(struct fixture *f, int64_t step, float seed, struct ckpt_info *info)
 {
     struct dha_err e = {0};
-    struct ckpt_state s = {
-        .step = step, .tokens = step * 10, .lambda = 1.0 / 3, .fusion_loss = NAN};
+    struct ckpt_state s = {.step = step,
+                           .tokens = step * 10,
+                           .lambda = 1.0 / 3,
+                           .fusion_loss = NAN,
+                           .valid_loss = NAN};
     randomise(f, seed);
-    if (ckpt_save(f->dir, &f->o, &s, "id", 2, info, &e))
+    if (ckpt_save(f->dir, &f->o, &s, "id", info, &e))
         fail_msg("%s", e.msg);
+    ckpt_retain(f->dir, &(struct ckpt_keep){.last = 2});
 }
 
 static void count(void *arg, const char *text)
@@ -196,6 +200,36 @@ static void damaged_checkpoint_is_passed_over_for_the_one_before(void **state)
     }
 }
 
+/* Each byte of a manifest in turn: no value of it may come back changed. */
+static void a_manifest_with_any_byte_changed_is_not_taken(void **state)
+{
+    struct fixture *f = *state;
+    char path[128], text[4096];
+    struct ckpt_state s = {0};
+    save(f, 5, 1, NULL);
+    snprintf(path, sizeof path, "%s/step-%08d/manifest.json", f->dir, 5);
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    ssize_t n = read(fd, text, sizeof text);
+    assert_true(n > 100 && n < (ssize_t)sizeof text);
+    int taken = 0;
+    for (ssize_t i = 0; i < n; i++) {
+        char c = (char)(text[i] ^ 1);
+        assert_int_equal(pwrite(fd, &c, 1, i), 1);
+        if (load(f, &s, "id") == 1) { /* white space, and the name of the digest itself */
+            assert_int_equal(s.step, 5);
+            assert_int_equal(s.tokens, 50);
+            assert_true(s.lambda == 1.0 / 3);
+            assert_true(holds(f, 1));
+            taken++;
+        }
+        assert_int_equal(pwrite(fd, text + i, 1, i), 1);
+    }
+    close(fd);
+    assert_in_range(taken, 0, 20);
+    assert_int_equal(load(f, &s, "id"), 1);
+}
+
 static void checkpoint_of_another_run_is_not_taken(void **state)
 {
     struct ckpt_state s = {0};
@@ -227,10 +261,124 @@ static void failed_save_says_why_and_keeps_the_old_one(void **state)
     /* a file where the next save wants its directory */
     snprintf(path, sizeof path, "%s/blocked", f->dir);
     assert_int_equal(fs_write_file(path, "x", 1, &e), 0);
-    assert_int_equal(ckpt_save(path, &f->o, &s, "id", 2, NULL, &e), -1);
+    assert_int_equal(ckpt_save(path, &f->o, &s, "id", NULL, &e), -1);
     assert_non_null(strstr(e.msg, "step 9"));
     assert_int_equal(load(f, &s, "id"), 1);
     assert_int_equal(s.step, 3);
+}
+
+/* A letter a saved step of 10, 20 ... as they are written, oldest first; capital: it stays. */
+static void chooses(const struct ckpt_keep *keep, const double *loss, size_t n, const char *want)
+{
+    int64_t steps[16];
+    double newest_first[16];
+    bool stay[16];
+    char got[17] = "";
+    for (size_t i = 0; i < n; i++) {
+        steps[i] = (int64_t)(n - i) * 10;
+        newest_first[i] = loss ? loss[n - 1 - i] : NAN;
+    }
+    ckpt_choose(keep, steps, newest_first, n, stay);
+    for (size_t i = 0; i < n; i++)
+        got[i] = (char)((stay[n - 1 - i] ? 'A' : 'a') + (int)i);
+    got[n] = '\0';
+    assert_string_equal(got, want);
+}
+
+static void keeps_the_last_every_nth_and_the_best(void **state)
+{
+    (void)state;
+    const double loss[] = {3, NAN, 2, 4, 2, NAN};
+    chooses(&(struct ckpt_keep){.last = 2}, loss, 6, "abcdEF");
+    chooses(&(struct ckpt_keep){.last = 9}, loss, 6, "ABCDEF");
+    chooses(&(struct ckpt_keep){.last = 1}, loss, 6, "abcdeF");
+    chooses(&(struct ckpt_keep){.last = 0}, loss, 6, "abcdeF"); /* the newest in any case */
+    chooses(&(struct ckpt_keep){.last = 1, .every = 20}, loss, 6, "aBcDeF");
+    chooses(&(struct ckpt_keep){.last = 1, .every = 7}, loss, 6, "abcdeF");
+    chooses(&(struct ckpt_keep){.last = 1, .best = 1}, loss, 6, "abCdeF"); /* of equals the older */
+    chooses(&(struct ckpt_keep){.last = 1, .best = 2}, loss, 6, "abCdEF");
+    chooses(&(struct ckpt_keep){.last = 1, .best = 9}, loss, 6,
+            "AbCDEF"); /* a loss that is not known is no best one */
+    chooses(&(struct ckpt_keep){.last = 1, .every = 40, .best = 1}, loss, 6, "abCDeF");
+    chooses(&(struct ckpt_keep){.last = 1, .best = 1}, NULL, 6, "abcdeF");
+    chooses(&(struct ckpt_keep){.last = 1, .best = 1}, NULL, 1, "A");
+    ckpt_choose(&(struct ckpt_keep){.last = 1, .best = 1}, NULL, NULL, 0, NULL);
+}
+
+static void save_only(struct fixture *f, int64_t step, double loss)
+{
+    struct dha_err e = {0};
+    struct ckpt_state s = {.step = step, .fusion_loss = NAN, .valid_loss = loss};
+    randomise(f, (float)step);
+    assert_int_equal(ckpt_save(f->dir, &f->o, &s, "id", NULL, &e), 0);
+}
+
+static bool there(const struct fixture *f, int64_t step)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/step-%08d", f->dir, (int)step);
+    return fs_exists(path);
+}
+
+static void the_best_is_known_from_its_manifest_and_nothing_goes_before_it_is_told_to(void **state)
+{
+    struct fixture *f = *state;
+    struct ckpt_state s = {0};
+    const struct ckpt_keep keep = {.last = 1, .every = 50, .best = 1};
+    for (int64_t step = 10; step <= 60; step += 10)
+        save_only(f, step, step == 20 ? 1.25 : step == 40 ? NAN : 2);
+    for (int64_t step = 10; step <= 60; step += 10)
+        assert_true(there(f, step));
+    ckpt_retain(f->dir, &keep);
+    for (int64_t step = 10; step <= 60; step += 10)
+        assert_int_equal(there(f, step), step == 20 || step == 50 || step == 60);
+    assert_int_equal(load(f, &s, "id"), 1);
+    assert_int_equal(s.step, 60); /* the newest, not the best */
+    assert_true(s.valid_loss == 2);
+    save_only(f, 70, 1.0);
+    ckpt_retain(f->dir, &keep);
+    assert_true(there(f, 50) && there(f, 70) && !there(f, 20) && !there(f, 60));
+}
+
+/* At any instant of a removal what is left is whole or does not look whole. */
+static void a_removal_that_is_cut_off_leaves_nothing_that_looks_complete(void **state)
+{
+    struct fixture *f = *state;
+    char path[256], to[256];
+    struct ckpt_state s = {0};
+    struct dha_err e = {0};
+    save_only(f, 10, NAN);
+    save_only(f, 20, NAN);
+    snprintf(path, sizeof path, "%s/step-%08d/manifest.json", f->dir, 10);
+    assert_int_equal(unlink(path), 0); /* died after the first step of it */
+    snprintf(path, sizeof path, "%s/step-%08d", f->dir, 10);
+    assert_int_equal(ckpt_verify(path, "id", &e), -1);
+    snprintf(path, sizeof path, "%s/step-%08d/manifest.json", f->dir, 20);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(load(f, &s, "id"), 0);
+    snprintf(path, sizeof path, "%s/step-%08d", f->dir, 10);
+    snprintf(to, sizeof to, "%s/step-%08d.del", f->dir, 10);
+    assert_int_equal(rename(path, to), 0); /* after the second */
+    save_only(f, 30, NAN);
+    ckpt_retain(f->dir, &(struct ckpt_keep){.last = 1});
+    assert_false(fs_exists(to));
+    assert_false(there(f, 20));
+    assert_int_equal(load(f, &s, "id"), 1);
+    assert_int_equal(s.step, 30);
+}
+
+/* More than any fixed table holds. */
+static void many_checkpoints_are_all_known(void **state)
+{
+    struct fixture *f = *state;
+    char path[256];
+    for (int i = 1; i <= 300; i++) {
+        snprintf(path, sizeof path, "%s/step-%08d", f->dir, i);
+        assert_int_equal(mkdir(path, 0700), 0);
+    }
+    ckpt_retain(f->dir, &(struct ckpt_keep){.last = 1, .every = 100});
+    for (int i = 1; i <= 300; i++)
+        assert_int_equal(there(f, i), i % 100 == 0);
 }
 
 int main(void)
@@ -244,6 +392,15 @@ int main(void)
         T(checkpoint_of_another_run_is_not_taken),
         T(half_a_save_is_removed_and_never_loaded),
         T(failed_save_says_why_and_keeps_the_old_one),
+        cmocka_unit_test_setup_teardown(a_manifest_with_any_byte_changed_is_not_taken, set_up,
+                                        tear_down),
+        cmocka_unit_test(keeps_the_last_every_nth_and_the_best),
+        cmocka_unit_test_setup_teardown(
+            the_best_is_known_from_its_manifest_and_nothing_goes_before_it_is_told_to, set_up,
+            tear_down),
+        cmocka_unit_test_setup_teardown(
+            a_removal_that_is_cut_off_leaves_nothing_that_looks_complete, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(many_checkpoints_are_all_known, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
