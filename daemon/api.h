@@ -72,6 +72,8 @@ int api_if_match(struct api_call *c);
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec);
 /* The request's Idempotency-Key (NULL = none), checked. */
 int api_idempotency_key(struct api_call *c, const char **key);
+/* A high priority goes before other users' work: an operator may give settings.priority_max at most. 0 / -1 FORBIDDEN. */
+int api_may_priority(struct api_call *c, int64_t priority);
 struct api_submission {
     int64_t sweep;               /* 0 = none */
     const char *idempotency_key; /* NULL = none */

@@ -48,7 +48,7 @@ enum api_outcome api_job_priority(struct api_call *c)
         dha_fail(&c->e, DHA_E_USAGE, "priority goes from -%d to %d", PRIORITY_MAX, PRIORITY_MAX);
         return API_FAIL;
     }
-    if (store_job_brief(c->d->store, c->id, &job, &c->e) != 0) {
+    if (api_may_priority(c, p) != 0 || store_job_brief(c->d->store, c->id, &job, &c->e) != 0) {
         return API_FAIL;
     }
     bool final = job_state_final(job.state);

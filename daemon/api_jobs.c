@@ -60,12 +60,30 @@ static void check_files_of(const cJSON *doc, struct spec_errors *errs)
     free(paths.data.train);
 }
 
+int api_may_priority(struct api_call *c, int64_t priority)
+{
+    long max = c->d->settings.priority_max;
+    if (c->role == ACCESS_OWNER || priority <= max) {
+        return 0;
+    }
+    dha_fail(&c->e, DHA_E_FORBIDDEN, "an operator may give priorities up to %ld, not %lld", max,
+             (long long)priority);
+    return dha_err_hint(&c->e,
+                        "uid %ld, who runs this daemon, may: dha prio; or its setting"
+                        " priority_max",
+                        (long)geteuid());
+}
+
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
 {
     struct spec_errors errs = {0};
     if (spec_parse(doc, NULL, spec, &errs) == 0) {
         if (stagekey_check_files(spec, &errs) == 0) {
-            return 0;
+            if (api_may_priority(c, spec->priority) == 0) {
+                return 0;
+            }
+            spec_finish(spec);
+            return -1;
         }
         spec_finish(spec);
     } else {

@@ -45,6 +45,7 @@ static const struct member {
     {"ageing_s", "ageing", offsetof(struct settings, ageing_s), 0, 1000000000, NULL, NULL},
     {"log_mib", "log-mib", offsetof(struct settings, log_mib), 1, 1048576, NULL, NULL},
     {"preempt", "preempt", offsetof(struct settings, preempt), 0, 1, NULL, NULL},
+    {"priority_max", NULL, offsetof(struct settings, priority_max), 0, 1000, NULL, NULL},
     {"queue_per_user", "queue-per-user", offsetof(struct settings, queue_per_user), 0, 1000000000,
      NULL, NULL},
     {"group", "group", offsetof(struct settings, group), 0, sizeof((struct settings *)0)->group,
@@ -229,6 +230,7 @@ int settings_settle(const struct settings *said, const char *file, long online,
     read.stall_min_s = 300;
     read.log_mib = 64;
     read.ageing_s = read.preempt = 0;
+    read.priority_max = 0;
     read.queue_per_user = 100000;
     snprintf(read.others, sizeof read.others, "none");
     if (file) {

@@ -22,7 +22,8 @@ struct settings {
     long log_mib;      /* of disk for what the ranks of an attempt print; default 64 */
     long
         preempt; /* 1: running stages give way to those of higher priority (preempt.h); default 0 */
-    long ageing_s; /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
+    long ageing_s;     /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
+    long priority_max; /* what operators may give their jobs at most; default 0 */
     long queue_per_user; /* jobs of one user that have not ended; 0 = any number; default 100000 */
     /* Texts; "" = nothing said. */
     char group[64];  /* whose members may submit: a name or a gid; default: nobody */

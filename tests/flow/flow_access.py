@@ -142,7 +142,7 @@ class Group(Case):
         mine = d.submit("sleep=30 c", seed=3)
         d.until_running(a, "search")
         calls = [("GET", f"/v1/jobs/{a}"), ("GET", f"/v1/jobs/{a}/explain"), ("GET", f"/v1/jobs/{b}/logs"),
-                 ("POST", f"/v1/jobs/{b}/priority", {"priority": 2}), ("POST", f"/v1/jobs/{b}/cancel", {"now": True})]
+                 ("POST", f"/v1/jobs/{b}/priority", {"priority": -2}), ("POST", f"/v1/jobs/{b}/cancel", {"now": True})]
         self.assertEqual([s for s, _ in self.calls(BOB, calls, groups=[TEAM])], [200] * 5)
         others = [("GET", f"/v1/jobs/{i}/logs") for i in (a, mine)] + [
             ("POST", f"/v1/jobs/{i}/{what}", {}) for i in (a, mine) for what in ("cancel", "hold", "release", "retry",
@@ -174,6 +174,20 @@ class Group(Case):
                               "node.drain": "0"})
         ended, = (e for e in d.events(type="stage.state") if e["data"]["to"] == "running")
         self.assertNotIn("by", ended["data"], "what the daemon does by itself is nobody's word")
+
+    def test_only_the_daemons_owner_lets_a_job_go_before_those_of_others(self):
+        d = self.dhad
+        a = self.submit_as(ALICE, "sleep=30 a")
+        too_high = [("POST", f"/v1/jobs/{a}/priority", {"priority": 1}),
+                    ("POST", "/v1/jobs", {"spec": d.spec("b", seed=2, priority=1)}),
+                    ("POST", "/v1/jobs", {"spec": d.spec("b", seed=2, priority=1), "dry_run": True}),
+                    ("POST", "/v1/sweeps", {"spec": d.spec("c", seed=3, priority=1), "budgets": [0.5]})]
+        for call, (status, doc) in zip(too_high, self.calls(ALICE, too_high, groups=[TEAM])):
+            self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call, doc))
+            self.assertIn("up to 0, not 1", doc["error"]["message"])
+        self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), 1)
+        self.assertEqual(d.get("/v1/sweeps").json["sweeps"], [])
+        self.assertEqual(d.post(f"/v1/jobs/{a}/priority", {"priority": 7}).status, 200)
 
     def test_keys_and_names_are_each_users_own(self):
         d = self.dhad
