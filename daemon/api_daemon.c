@@ -23,6 +23,21 @@ static cJSON *limits_doc(const struct daemon *d)
     return j;
 }
 
+/* The copies that are made by themselves (upkeep.h). */
+static cJSON *backup_doc(const struct daemon *d)
+{
+    const struct upkeep *u = &d->upkeep;
+    cJSON *j = cJSON_CreateObject();
+    int rc = json_put_id(j, "last_us", u->copied_us) |
+             json_put_int(j, "every_hours", d->settings.backup_hours) |
+             doc_put_text(j, "error", u->failed.code != DHA_E_OK ? u->failed.msg : NULL);
+    if (rc != 0) {
+        cJSON_Delete(j);
+        return NULL;
+    }
+    return j;
+}
+
 enum api_outcome api_version(struct api_call *c)
 {
     int64_t now = now_us();
@@ -38,6 +53,7 @@ enum api_outcome api_version(struct api_call *c)
              json_put_str(j, "launcher", c->d->launch.launcher->name) |
              json_put_int(j, "schema", STORE_SCHEMA) | doc_put_trouble(j, c->d) |
              doc_put_notice(j, c->d) | json_put(j, "limits", limits_doc(c->d)) |
+             json_put(j, "backup", backup_doc(c->d)) |
              doc_put_text(j, "tcp", c->d->tcp[0] ? c->d->tcp : NULL) |
              json_put_str(j, "role", access_role_name(c->role));
     if (rc != 0) {

@@ -85,6 +85,11 @@ static void add_daemon(struct text *t, const struct daemon *d)
          (double)d->stat.pass_max_us / 1e6},
         {"dha_lost_found_total", "counter", "Damaged rows, files and lines set aside.",
          (double)store_lost_found_count(d->store)},
+        {"dha_backup_last_seconds", "gauge", "When state.db was last copied; 0 = never.",
+         (double)d->upkeep.copied_us / 1e6},
+        {"dha_backups_total", "counter", "Copies of state.db that the daemon made by itself.",
+         (double)d->upkeep.copies},
+        {"dha_backup_failures_total", "counter", "Those that failed.", (double)d->upkeep.failures},
         {"dha_connections", "gauge", "Connections open.", server_connections(d->server)},
         {"dha_event_streams", "gauge", "Event streams open.", server_streams(d->server)},
     };

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/doc.h"
 #include "daemon/log.h"
@@ -31,7 +32,7 @@ static void say_end(struct chore *c)
     struct dha_err e = {0};
     cJSON *j = cJSON_CreateObject();
     bool failed = c->state == CHORE_STATE_FAILED;
-    snprintf(type, sizeof type, "admin.%s", c->ops->name);
+    snprintf(type, sizeof type, "%s.%s", c->own ? "upkeep" : "admin", c->ops->name);
     int rc = json_put_str(j, "state", state_names[c->state]) |
              json_put_str(j, "code", dha_code_name(failed ? c->error.code : DHA_E_OK)) |
              json_put_str(j, "message", failed ? c->error.msg : "") | json_put_id(j, "by", c->by);
@@ -51,7 +52,12 @@ static void say_end(struct chore *c)
 static void come_to_rest(struct chore *c, enum chore_state state)
 {
     c->state = state;
-    say_end(c);
+    if (!c->own || state == CHORE_STATE_FAILED || c->changed) {
+        say_end(c);
+    }
+    if (c->own) {
+        upkeep_ended(c->d, c);
+    }
 }
 
 static void fail(struct chore *c, const struct dha_err *e)
@@ -102,23 +108,39 @@ static void work(struct chore *c)
 
 static void on_again(uv_timer_t *t)
 {
-    struct daemon *d = t->data;
-    if (store_dirty(d->store)) { /* the turn is not on disk yet */
+    struct chore *c = t->data;
+    if (store_dirty(c->d->store)) { /* the turn is not on disk yet */
         uv_timer_start(t, on_again, AGAIN_MS, 0);
     } else {
-        step(d->chore);
+        step(c);
     }
 }
 
 /* What the thread does may rest on what step() changed: not before it is on disk. */
 static void on_work(uv_timer_t *t)
 {
-    struct daemon *d = t->data;
-    if (store_dirty(d->store)) {
+    struct chore *c = t->data;
+    if (store_dirty(c->d->store)) {
         uv_timer_start(t, on_work, AGAIN_MS, 0);
     } else {
-        work(d->chore);
+        work(c);
     }
+}
+
+static void later(struct chore *c, uv_timer_cb then)
+{
+    uv_timer_t *t = c->own ? &c->d->own_again : &c->d->chore_again;
+    t->data = c;
+    uv_timer_start(t, then, AGAIN_MS, 0);
+}
+
+/* With what was planned. */
+static void go_on(struct chore *c)
+{
+    c->state = CHORE_STATE_RUNNING;
+    c->apply = c->changed = true;
+    progress_phase(&c->progress, "changing", 0);
+    later(c, on_again);
 }
 
 static void step(struct chore *c)
@@ -130,18 +152,25 @@ static void step(struct chore *c)
         return;
     }
     switch (next) {
-    case CHORE_AGAIN: uv_timer_start(&c->d->chore_again, on_again, AGAIN_MS, 0); break;
-    case CHORE_WORK: uv_timer_start(&c->d->chore_again, on_work, AGAIN_MS, 0); break;
-    case CHORE_PLANNED: come_to_rest(c, CHORE_STATE_PLANNED); break;
+    case CHORE_AGAIN: later(c, on_again); break;
+    case CHORE_WORK: later(c, on_work); break;
+    case CHORE_PLANNED:
+        if (c->own) { /* nobody is asked */
+            go_on(c);
+        } else {
+            come_to_rest(c, CHORE_STATE_PLANNED);
+        }
+        break;
     case CHORE_DONE: come_to_rest(c, CHORE_STATE_DONE); break;
     }
 }
 
-int chore_start(struct daemon *d, const struct chore_ops *ops, void *arg, struct dha_err *e)
+static int start(struct daemon *d, struct chore **slot, const struct chore_ops *ops, void *arg,
+                 struct dha_err *e)
 {
     struct chore *c = NULL;
-    if (d->chore && d->chore->state == CHORE_STATE_RUNNING) {
-        dha_fail(e, DHA_E_CONFLICT, "`dha admin %s` is at work", d->chore->ops->name);
+    if (*slot && (*slot)->state == CHORE_STATE_RUNNING) {
+        dha_fail(e, DHA_E_CONFLICT, "`dha admin %s` is at work", (*slot)->ops->name);
         dha_err_hint(e, "one at a time: try again when it has ended");
         goto fail;
     }
@@ -153,16 +182,18 @@ int chore_start(struct daemon *d, const struct chore_ops *ops, void *arg, struct
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto fail;
     }
-    if (d->chore) {
-        destroy(d->chore);
+    if (*slot) {
+        destroy(*slot);
     }
     c->d = d;
+    c->own = slot == &d->own_chore;
+    c->by = (int64_t)geteuid();
     c->ops = ops;
     c->arg = arg;
     c->state_dir = state_dir;
-    c->id = ++d->chores;
+    c->id = c->own ? 0 : ++d->chores;
     progress_phase(&c->progress, "starting", 0);
-    d->chore = c;
+    *slot = c;
     work(c);
     return 0;
 fail:
@@ -170,6 +201,16 @@ fail:
         ops->destroy(arg);
     }
     return -1;
+}
+
+int chore_start(struct daemon *d, const struct chore_ops *ops, void *arg, struct dha_err *e)
+{
+    return start(d, &d->chore, ops, arg, e);
+}
+
+int chore_start_own(struct daemon *d, const struct chore_ops *ops, void *arg, struct dha_err *e)
+{
+    return start(d, &d->own_chore, ops, arg, e);
 }
 
 static struct chore *find(struct daemon *d, int64_t id, struct dha_err *e)
@@ -193,16 +234,23 @@ int chore_apply(struct daemon *d, int64_t id, struct dha_err *e)
         return dha_fail(e, DHA_E_CONFLICT, "`dha admin %s` has planned nothing (it is %s)",
                         c->ops->name, state_names[c->state]);
     }
-    c->state = CHORE_STATE_RUNNING;
-    c->apply = true;
-    progress_phase(&c->progress, "changing", 0);
-    uv_timer_start(&d->chore_again, on_again, AGAIN_MS, 0);
+    go_on(c);
     return 0;
+}
+
+static bool rests(const struct chore *c)
+{
+    return !c || c->state != CHORE_STATE_RUNNING;
 }
 
 bool chore_rests(const struct daemon *d)
 {
-    return !d->chore || d->chore->state != CHORE_STATE_RUNNING;
+    return rests(d->chore);
+}
+
+bool chore_own_rests(const struct daemon *d)
+{
+    return rests(d->own_chore);
 }
 
 cJSON *chore_doc(struct daemon *d, int64_t id, struct dha_err *e)
@@ -229,14 +277,20 @@ cJSON *chore_doc(struct daemon *d, int64_t id, struct dha_err *e)
     return rc == 0 ? j : doc_oom(j, e);
 }
 
-void chore_close(struct daemon *d)
+static void close_one(struct chore **slot)
 {
-    struct chore *c = d->chore;
-    d->chore = NULL;
+    struct chore *c = *slot;
+    *slot = NULL;
     if (c && c->in_thread) {
         c->orphan = true; /* the loop's last run waits for the thread */
         atomic_store(&c->progress.stop, true);
     } else if (c) {
         destroy(c);
     }
+}
+
+void chore_close(struct daemon *d)
+{
+    close_one(&d->chore);
+    close_one(&d->own_chore);
 }

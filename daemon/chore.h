@@ -10,6 +10,8 @@
  *                              > CHORE_DONE
  *            any of them fails: failed
  *
+ * What the daemon does by itself (upkeep.h) are chores as well, in a place of their own.
+ *
  * The last chore is kept, with its result, until the next one starts. It ends with an event "admin.NAME". When the
  * daemon stops, work() is told by c->progress.stop; what it had begun is left so that it can be begun again.
  */
@@ -39,7 +41,8 @@ struct chore {
     void *arg;
     char *state_dir;
     int64_t id, by; /* the uid that asked for it */
-    bool apply;
+    bool apply, own;
+    bool changed; /* there is something to say of it */
     enum chore_state state;
     struct progress progress;
     cJSON *result; /* of step(); NULL = none yet */
@@ -52,6 +55,10 @@ struct chore {
 
 /* Takes arg, also when it fails: DHA_E_CONFLICT while another one is at work. */
 int chore_start(struct daemon *d, const struct chore_ops *ops, void *arg, struct dha_err *e);
+/* The daemon's own, beside it: one at a time; what it plans it does. It ends with an event "upkeep.NAME" if it changed
+ * something or failed, and upkeep_ended(). */
+int chore_start_own(struct daemon *d, const struct chore_ops *ops, void *arg, struct dha_err *e);
+bool chore_own_rests(const struct daemon *d);
 /* Goes on with what was planned. */
 int chore_apply(struct daemon *d, int64_t id, struct dha_err *e);
 /* {id, kind, state, phase, done, total, result, error} or NULL. DHA_E_NOT_FOUND. */

@@ -13,7 +13,8 @@
 #include "daemon/log.h"
 #include "daemon/tmpdir.h"
 
-enum { SLICE = 16, BUCKETS = 100 };
+/* THIN: points that go in one turn; as many rows as a turn with many records writes. */
+enum { SLICE = 16, BUCKETS = 100, THIN = 20000 };
 
 struct prune {
     struct prune_what what;
@@ -23,7 +24,11 @@ struct prune {
         bool gone;
     } * victims;
     struct series {
-        int64_t job, points, thinned;
+        int64_t job, points, thinned; /* of all its series */
+        struct store_long_series *of; /* those to thin */
+        size_t n, next;
+        int bucket;
+        int64_t gone;
     } * series;
     size_t n_victims, n_series, at;
     int64_t skipped, bytes, kept, points_gone;
@@ -96,21 +101,37 @@ out:
     return rc;
 }
 
+static int plan_series(struct prune *k, struct store *s, int64_t job, struct dha_err *e)
+{
+    struct series p = {.job = job};
+    size_t n;
+    if (store_metric_series(s, job, &p.of, &n, e) != 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        bool is_long = p.of[i].points > (int64_t)4 * BUCKETS;
+        p.points += p.of[i].points;
+        p.thinned += is_long ? (int64_t)4 * BUCKETS : p.of[i].points;
+        if (is_long) {
+            p.of[p.n++] = p.of[i];
+        }
+    }
+    struct series *to = p.n ? grow(&k->series, &k->n_series, sizeof *to) : NULL;
+    if (to) {
+        *to = p;
+        return 0;
+    }
+    free(p.of);
+    return p.n ? dha_fail(e, DHA_E_NO_MEMORY, "out of memory") : 0;
+}
+
 static int plan_job(struct prune *k, struct store *s, const struct store_job *job,
                     struct dha_err *e)
 {
     struct store_stages l;
-    int64_t points, thinned;
-    if (k->what.metrics_before_us && job->ended_us < k->what.metrics_before_us) {
-        if (store_metrics_count(s, job->id, BUCKETS, &points, &thinned, e) != 0) {
-            return -1;
-        }
-        struct series *p = thinned < points ? grow(&k->series, &k->n_series, sizeof *p) : NULL;
-        if (p) {
-            *p = (struct series){job->id, points, thinned};
-        } else if (thinned < points) {
-            return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-        }
+    if (k->what.metrics_before_us && job->ended_us < k->what.metrics_before_us &&
+        plan_series(k, s, job->id, e) != 0) {
+        return -1;
     }
     if (!k->what.checkpoints) {
         return 0;
@@ -197,11 +218,25 @@ static int retire(struct chore *c, struct prune *k, struct victim *v, struct dha
     return 0;
 }
 
-/* The job may have been told to go on: then its series grow again. */
-static int thin(struct chore *c, struct prune *k, const struct series *p, struct dha_err *e)
+static int say_thinned(struct chore *c, const struct series *p, struct dha_err *e)
+{
+    cJSON *data = cJSON_CreateObject();
+    int rc = json_put_int(data, "before", p->points) |
+             json_put_int(data, "after", p->points - p->gone);
+    char *text = rc == 0 ? json_text(data) : NULL;
+    rc = text ? store_event_add(c->d->store, "metrics.thin", p->job, 0, 0, text, now_us(), NULL, e)
+              : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    free(text);
+    cJSON_Delete(data);
+    return rc;
+}
+
+/* A slice; *over: of this job nothing is left to do. It may have been told to go on: then its series grow again. */
+static int thin(struct chore *c, struct prune *k, struct series *p, bool *over, struct dha_err *e)
 {
     struct store_job job;
-    int64_t before, after;
+    int64_t gone = 0;
+    *over = true;
     if (store_job_get(c->d->store, p->job, &job, e) != 0) {
         return -1;
     }
@@ -211,11 +246,17 @@ static int thin(struct chore *c, struct prune *k, const struct series *p, struct
         k->skipped++;
         return 0;
     }
-    if (store_metrics_thin(c->d->store, p->job, BUCKETS, now_us(), &before, &after, e) != 0) {
+    if (store_metric_thin(c->d->store, &p->of[p->next], BUCKETS, &p->bucket, THIN, &gone, e) != 0) {
         return -1;
     }
-    k->points_gone += before - after;
-    return 0;
+    p->gone += gone;
+    k->points_gone += gone;
+    if (p->bucket >= BUCKETS) {
+        p->bucket = 0;
+        p->next++;
+    }
+    *over = p->next == p->n;
+    return *over && p->gone ? say_thinned(c, p, e) : 0;
 }
 
 static int finish(struct chore *c, struct dha_err *e)
@@ -247,10 +288,12 @@ static int apply(struct chore *c, enum chore_next *next, struct dha_err *e)
             k->skipped++;
         }
     }
-    /* a series may be long: one job a turn */
-    if (k->at >= k->n_victims && k->at < all &&
-        thin(c, k, &k->series[k->at++ - k->n_victims], e) != 0) {
-        return -1;
+    if (k->at >= k->n_victims && k->at < all) {
+        bool over;
+        if (thin(c, k, &k->series[k->at - k->n_victims], &over, e) != 0) {
+            return -1;
+        }
+        k->at += over;
     }
     atomic_store(&c->progress.total, (int64_t)all);
     atomic_store(&c->progress.done, (int64_t)k->at);
@@ -333,6 +376,9 @@ static void destroy(void *arg)
 {
     struct prune *k = arg;
     free(k->victims);
+    for (size_t i = 0; i < k->n_series; i++) {
+        free(k->series[i].of);
+    }
     free(k->series);
     free(k);
 }
@@ -340,12 +386,24 @@ static void destroy(void *arg)
 static const struct chore_ops ops = {
     .name = "prune", .work = work, .step = step, .destroy = destroy};
 
-int chore_prune(struct daemon *d, const struct prune_what *what, struct dha_err *e)
+static int start(struct daemon *d, const struct prune_what *what,
+                 int (*with)(struct daemon *, const struct chore_ops *, void *, struct dha_err *),
+                 struct dha_err *e)
 {
     struct prune *k = calloc(1, sizeof *k);
     if (!k) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     k->what = *what;
-    return chore_start(d, &ops, k, e);
+    return with(d, &ops, k, e);
+}
+
+int chore_prune(struct daemon *d, const struct prune_what *what, struct dha_err *e)
+{
+    return start(d, what, chore_start, e);
+}
+
+int chore_prune_own(struct daemon *d, const struct prune_what *what, struct dha_err *e)
+{
+    return start(d, what, chore_start_own, e);
 }

@@ -27,4 +27,8 @@ struct prune_what {
  * applied removed, freed, points_removed, skipped as well. */
 int chore_prune(struct daemon *d, const struct prune_what *what, struct dha_err *e);
 
+/* The daemon's own (upkeep.h): a copy STATE/backup/auto-..., of which the newest `keep` stay; thinning. */
+int chore_backup_own(struct daemon *d, int64_t now_us, int64_t seq, long keep, struct dha_err *e);
+int chore_prune_own(struct daemon *d, const struct prune_what *what, struct dha_err *e);
+
 #endif

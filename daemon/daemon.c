@@ -252,14 +252,41 @@ static void init_handles(struct daemon *d)
     uv_timer_init(&d->loop, &d->quit);
     uv_timer_init(&d->loop, &d->readopt);
     uv_timer_init(&d->loop, &d->chore_again);
+    uv_timer_init(&d->loop, &d->own_again);
     uv_signal_init(&d->loop, &d->on_term);
     uv_signal_init(&d->loop, &d->on_int);
     uv_signal_init(&d->loop, &d->on_hup);
     uv_timer_init(&d->loop, &d->pulse);
     d->tick.data = d->quit.data = d->readopt.data = d->on_term.data = d->on_int.data = d;
-    d->chore_again.data = d->on_hup.data = d;
+    d->on_hup.data = d;
     uv_signal_start(&d->on_term, on_signal, SIGTERM);
     uv_signal_start(&d->on_int, on_signal, SIGINT);
+}
+
+/* A copy is of use to who finds that the repair lost something. */
+static void name_newest_copy(struct daemon *d)
+{
+    char copy[4200];
+    size_t n = strlen(d->notice);
+    store_newest_copy(d->state_dir, copy, sizeof copy);
+    if (copy[0]) {
+        snprintf(d->notice + n, sizeof d->notice - n,
+                 "; to go back to the newest copy: dha down, then cp %s %s/state.db", copy,
+                 d->state_dir);
+    }
+}
+
+static void hint_newest_copy(const char *state_dir, struct dha_err *e)
+{
+    char copy[4200];
+    if (e->code != DHA_E_IO || e->hint[0]) {
+        return;
+    }
+    store_newest_copy(state_dir, copy, sizeof copy);
+    if (copy[0]) {
+        dha_err_hint(e, "if the disk is sound: move %s/state.db* aside, then cp %s %s/state.db",
+                     state_dir, copy, state_dir);
+    }
 }
 
 struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
@@ -290,8 +317,11 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         goto fail;
     }
     /* The store's lock first: until we hold it, the log is another daemon's. */
-    if (store_open(d->state_dir, 0, d->started_us, &d->store, e) != 0 ||
-        log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
+    if (store_open(d->state_dir, 0, d->started_us, &d->store, e) != 0) {
+        hint_newest_copy(d->state_dir, e);
+        goto fail;
+    }
+    if (log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
         apply_settings(d, e) != 0) {
         goto fail;
     }
@@ -305,6 +335,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         goto fail;
     }
     if (d->notice[0]) {
+        name_newest_copy(d);
         log_warn("%s; models that were finished are in %s/jobs/*/export/out/model", d->notice,
                  d->state_dir);
     }
@@ -329,6 +360,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     if (!d->server || open_tcp(d, e) != 0) {
         goto fail;
     }
+    upkeep_start(d);
     d->want_pass = d->want_watch = true;
     if (o->config) {
         uv_signal_start(&d->on_hup, on_hup, SIGHUP);

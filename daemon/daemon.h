@@ -27,6 +27,7 @@
  *   ingest.c                   its journal into the store
  *   logcap.c                   its logs, kept to a size
  *   dominate.c (pure) sweep_watch.c   which jobs of a sweep are stopped early
+ *   upkeep.c                   what it does by itself: backups, old metrics
  *   api_admin.c chore.c chore_*.c   what takes long, in a thread; over fsck.c checkpoint.c files.c jobdoc.c
  */
 #ifndef DHA_DAEMON_DAEMON_H
@@ -39,6 +40,7 @@
 #include "daemon/launch.h"
 #include "daemon/server.h"
 #include "daemon/settings.h"
+#include "daemon/upkeep.h"
 #include "daemon/tcp.h"
 #include "store/store.h"
 
@@ -80,10 +82,14 @@ struct daemon {
     uv_timer_t later; /* a scheduling pass or a back-off that is due later */
     uv_timer_t backoff; /* the earliest stage that waits out a failure */
     uv_timer_t quit;
-    uv_timer_t readopt;       /* after a turn was lost */
-    uv_timer_t chore_again;   /* the next slice of a chore (chore.h) */
-    struct chore *chore;      /* at work, or the last one */
-    int64_t chores;           /* how many there were */
+    uv_timer_t readopt;     /* after a turn was lost */
+    uv_timer_t chore_again; /* the next slice of a chore (chore.h) */
+    struct chore *chore;    /* at work, or the last one */
+    int64_t chores;         /* how many there were */
+    uv_timer_t own_again;   /* the same of what the daemon does by itself (upkeep.h) */
+    struct chore *own_chore;
+    struct upkeep upkeep;
+    uv_timer_t upkeep_timer;
     struct attempt *attempts; /* live ones */
     struct attempt
         *to_launch; /* made in the open turn: launched after its commit (list by launch_next) */
@@ -100,7 +106,7 @@ struct daemon {
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
     bool stopping;
-    char notice[640];    /* what everybody should know of this state directory; "" = nothing */
+    char notice[1600];   /* what everybody should know of this state directory; "" = nothing */
     struct dha_err lost; /* why the last turn could not be saved; code OK once one was */
     int64_t lost_us;
     int in_turn; /* guards against re-entry of turn_end() */

@@ -26,7 +26,12 @@ int doc_put_text(cJSON *obj, const char *key, const char *text)
 
 int doc_put_notice(cJSON *obj, const struct daemon *d)
 {
-    return doc_put_text(obj, "notice", d->notice[0] ? d->notice : NULL);
+    char text[sizeof d->upkeep.failed.msg + 64];
+    if (d->notice[0] || d->upkeep.failed.code == DHA_E_OK) {
+        return doc_put_text(obj, "notice", d->notice[0] ? d->notice : NULL);
+    }
+    snprintf(text, sizeof text, "the last backup failed: %s", d->upkeep.failed.msg);
+    return doc_put_text(obj, "notice", text);
 }
 
 int doc_put_trouble(cJSON *obj, const struct daemon *d)

@@ -45,6 +45,9 @@ static const struct member {
     {"ageing_s", "ageing", offsetof(struct settings, ageing_s), 0, 1000000000, NULL, NULL},
     {"log_mib", "log-mib", offsetof(struct settings, log_mib), 1, 1048576, NULL, NULL},
     {"preempt", "preempt", offsetof(struct settings, preempt), 0, 1, NULL, NULL},
+    {"metrics_days", NULL, offsetof(struct settings, metrics_days), 0, 36500, NULL, NULL},
+    {"backup_hours", NULL, offsetof(struct settings, backup_hours), 0, 87600, NULL, NULL},
+    {"backup_keep", NULL, offsetof(struct settings, backup_keep), 1, 100000, NULL, NULL},
     {"priority_max", NULL, offsetof(struct settings, priority_max), 0, 1000, NULL, NULL},
     {"queue_per_user", "queue-per-user", offsetof(struct settings, queue_per_user), 0, 1000000000,
      NULL, NULL},
@@ -229,6 +232,9 @@ int settings_settle(const struct settings *said, const char *file, long online,
     read.stall_s = 3600;
     read.stall_min_s = 300;
     read.log_mib = 64;
+    read.metrics_days = 30;
+    read.backup_hours = 1;
+    read.backup_keep = 24;
     read.ageing_s = read.preempt = 0;
     read.priority_max = 0;
     read.queue_per_user = 100000;

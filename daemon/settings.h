@@ -22,6 +22,9 @@ struct settings {
     long log_mib;      /* of disk for what the ranks of an attempt print; default 64 */
     long
         preempt; /* 1: running stages give way to those of higher priority (preempt.h); default 0 */
+    long metrics_days; /* series of jobs that ended longer ago are thinned; 0 = never; default 30 */
+    long backup_hours; /* between the daemon's own copies of state.db; 0 = none; default 1 */
+    long backup_keep;  /* so many of them stay; default 24 */
     long ageing_s;     /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
     long priority_max; /* what operators may give their jobs at most; default 0 */
     long queue_per_user; /* jobs of one user that have not ended; 0 = any number; default 100000 */

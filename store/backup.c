@@ -90,13 +90,105 @@ int store_backup(struct store *s, const char *path, struct dha_err *e)
     return rc;
 }
 
-/* ---- before an upgrade ---- */
+/* ---- by itself ---- */
 
 static int is_copy(const struct dirent *d)
 {
     size_t n = strlen(d->d_name);
     return strncmp(d->d_name, "state-v", 7) == 0 && n > 10 && strcmp(d->d_name + n - 3, ".db") == 0;
 }
+
+void store_copy_name(char name[64], int64_t time_us, int64_t seq)
+{
+    char when[32];
+    time_t t = (time_t)(time_us / 1000000);
+    struct tm tm;
+    gmtime_r(&t, &tm);
+    strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", &tm);
+    snprintf(name, 64, "auto-%s-%lld.db", when, (long long)seq);
+}
+
+/* Only a name that would be made again from what it says is ours. */
+static bool read_copy_name(const char *name, struct store_copy *c)
+{
+    struct tm tm = {0};
+    char again[64];
+    if (strncmp(name, "auto-", 5) != 0 || strlen(name) >= sizeof c->name)
+        return false;
+    const char *end = strptime(name + 5, "%Y%m%dT%H%M%SZ", &tm);
+    if (!end || *end != '-')
+        return false;
+    *c = (struct store_copy){.time_us = (int64_t)timegm(&tm) * 1000000,
+                             .seq = strtoll(end + 1, NULL, 10)};
+    store_copy_name(again, c->time_us, c->seq);
+    snprintf(c->name, sizeof c->name, "%s", name);
+    return strcmp(again, name) == 0;
+}
+
+static int older_copy(const void *a, const void *b)
+{
+    const struct store_copy *x = a, *y = b;
+    return x->time_us != y->time_us ? (x->time_us > y->time_us) - (x->time_us < y->time_us)
+                                    : (x->seq > y->seq) - (x->seq < y->seq);
+}
+
+int store_copies(const char *state_dir, struct store_copy **out, size_t *n, struct dha_err *e)
+{
+    char *path;
+    int rc = 0;
+    *out = NULL;
+    *n = 0;
+    if (asprintf(&path, "%s/backup", state_dir) < 0)
+        return db_no_memory(e);
+    DIR *d = opendir(path);
+    if (!d && errno != ENOENT)
+        rc = dha_fail_errno(e, errno, "cannot read %s", path);
+    for (struct dirent *f; d && rc == 0 && (f = readdir(d));) {
+        struct store_copy one, *c;
+        if (!read_copy_name(f->d_name, &one))
+            continue;
+        if ((c = db_grow(out, n, sizeof *c)))
+            *c = one;
+        else
+            rc = db_no_memory(e);
+    }
+    if (d)
+        closedir(d);
+    free(path);
+    if (rc != 0) {
+        free(*out);
+        *out = NULL;
+        *n = 0;
+    } else if (*n) {
+        qsort(*out, *n, sizeof **out, older_copy);
+    }
+    return rc;
+}
+
+void store_newest_copy(const char *state_dir, char *path, size_t size)
+{
+    char dir[4096];
+    struct timespec newest = {0};
+    path[0] = '\0';
+    snprintf(dir, sizeof dir, "%.4000s/backup", state_dir);
+    DIR *d = opendir(dir);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        struct store_copy ours;
+        struct stat st;
+        if ((!read_copy_name(f->d_name, &ours) && !is_copy(f)) ||
+            fstatat(dirfd(d), f->d_name, &st, 0) != 0 || st.st_size == 0)
+            continue;
+        if (!path[0] || st.st_mtim.tv_sec > newest.tv_sec ||
+            (st.st_mtim.tv_sec == newest.tv_sec && st.st_mtim.tv_nsec > newest.tv_nsec)) {
+            newest = st.st_mtim;
+            snprintf(path, size, "%s/%s", dir, f->d_name);
+        }
+    }
+    if (d)
+        closedir(d);
+}
+
+/* ---- before an upgrade ---- */
 
 /* The name ends with the time, of one width: "state-v2-20261123T161640Z.db". */
 static int by_time(const struct dirent **a, const struct dirent **b)

@@ -209,14 +209,8 @@ int store_metric_names(struct store *s, int64_t stage, struct store_series **out
 
 /* ---- thinning ---- */
 
-struct series {
-    int64_t attempt, points;
-    char name[48];
-};
-
-/* Every series of a job. *out: free(). */
-static int series_of_job(struct store *s, int64_t job, struct series **out, size_t *n,
-                         struct dha_err *e)
+int store_metric_series(struct store *s, int64_t job, struct store_long_series **out, size_t *n,
+                        struct dha_err *e)
 {
     struct store_stages stages;
     int rc = store_stages_of_job(s, job, &stages, e);
@@ -232,7 +226,7 @@ static int series_of_job(struct store *s, int64_t job, struct series **out, size
                                             DB_ARGS_(DB_I(attempts.at[k].id)), 1);
             rc = q ? 1 : -1;
             while (rc == 1 && (rc = db_next(s, e, q)) == 1) {
-                struct series *p = db_grow(out, n, sizeof *p);
+                struct store_long_series *p = db_grow(out, n, sizeof *p);
                 if (!p) {
                     db_reset(q);
                     rc = db_no_memory(e);
@@ -257,10 +251,10 @@ static int series_of_job(struct store *s, int64_t job, struct series **out, size
 int store_metrics_count(struct store *s, int64_t job, int buckets, int64_t *points,
                         int64_t *thinned, struct dha_err *e)
 {
-    struct series *l;
+    struct store_long_series *l;
     size_t n;
     *points = *thinned = 0;
-    if (series_of_job(s, job, &l, &n, e) != 0)
+    if (store_metric_series(s, job, &l, &n, e) != 0)
         return -1;
     for (size_t i = 0; i < n; i++) {
         *points += l[i].points;
@@ -270,55 +264,76 @@ int store_metrics_count(struct store *s, int64_t job, int buckets, int64_t *poin
     return 0;
 }
 
-/* The bucket of a step in ?3 ranges of ?4..?5; first and last step stay, so it is the same the next time. */
-#define BUCKET  "(step - ?4) * ?3 / (?5 - ?4 + 1)"
-#define OF_THIS " FROM metric WHERE attempt = ?1 AND name = ?2 GROUP BY " BUCKET
+#define OF_BUCKET " FROM metric WHERE attempt = ?1 AND name = ?2 AND step BETWEEN ?3 AND ?4"
 
-static int thin(struct store *s, const struct series *p, int buckets, int64_t *gone,
-                struct dha_err *e)
+/* One range of steps. */
+static int thin_bucket(struct store *s, int64_t attempt, const char *name, int64_t from, int64_t to,
+                       int64_t *gone, struct dha_err *e)
 {
-    struct db_arg first[] = {DB_I(p->attempt), DB_S(p->name)};
+    /* a bare column beside min() or max() is that row's (SQLite) */
+    if (db_run_args(s, s->metrics, e,
+                    "DELETE" OF_BUCKET " AND step NOT IN ("
+                    "SELECT min(step)" OF_BUCKET " UNION SELECT max(step)" OF_BUCKET
+                    " UNION SELECT step FROM (SELECT step, min(value)" OF_BUCKET ")"
+                    " UNION SELECT step FROM (SELECT step, max(value)" OF_BUCKET "))",
+                    DB_ARGS_(DB_I(attempt), DB_S(name), DB_I(from), DB_I(to)), 4) != 0)
+        return -1;
+    *gone += sqlite3_changes(s->metrics);
+    return 0;
+}
+
+int store_metric_thin(struct store *s, const struct store_long_series *p, int buckets, int *bucket,
+                      int64_t most, int64_t *gone, struct dha_err *e)
+{
+    struct db_arg of[] = {DB_I(p->attempt), DB_S(p->name)};
     int64_t lo, hi;
+    *gone = 0;
     if (db_scalar(s, e,
                   db_query_args(s, s->metrics, e,
-                                "SELECT min(step) FROM metric WHERE attempt = ?1 AND name = ?2",
-                                first, 2),
+                                "SELECT min(step) FROM metric WHERE attempt = ?1 AND name = ?2", of,
+                                2),
                   0, &lo) != 0 ||
         db_scalar(s, e,
                   db_query_args(s, s->metrics, e,
-                                "SELECT max(step) FROM metric WHERE attempt = ?1 AND name = ?2",
-                                first, 2),
+                                "SELECT max(step) FROM metric WHERE attempt = ?1 AND name = ?2", of,
+                                2),
                   0, &hi) != 0 ||
-        begin(s, e) != 0)
+        /* the state's turn, too: metrics are committed with it */
+        store_begin(s, e) != 0 || begin(s, e) != 0)
         return -1;
-    /* a bare column beside min() or max() is that row's (SQLite) */
-    if (db_run_args(s, s->metrics, e,
-                    "DELETE FROM metric WHERE attempt = ?1 AND name = ?2 AND step NOT IN ("
-                    "SELECT min(step)" OF_THIS " UNION SELECT max(step)" OF_THIS
-                    " UNION SELECT step FROM (SELECT step, min(value)" OF_THIS ")"
-                    " UNION SELECT step FROM (SELECT step, max(value)" OF_THIS "))",
-                    DB_ARGS_(DB_I(p->attempt), DB_S(p->name), DB_I(buckets), DB_I(lo), DB_I(hi)),
-                    5) != 0)
-        return -1;
-    *gone += sqlite3_changes(s->metrics);
+    /* First and last step stay, so the ranges are the same the next time. Unsigned: steps may be anything. */
+    uint64_t span = (uint64_t)hi - (uint64_t)lo, width = span / (uint64_t)buckets + 1;
+    for (; *bucket < buckets && *gone < most; ++*bucket) {
+        uint64_t from = (uint64_t)*bucket * width, to = from + width - 1;
+        if (from > span) {
+            *bucket = buckets;
+            break;
+        }
+        to = to > span ? span : to;
+        if (thin_bucket(s, p->attempt, p->name, (int64_t)((uint64_t)lo + from),
+                        (int64_t)((uint64_t)lo + to), gone, e) != 0)
+            return -1;
+    }
     return 0;
 }
 
 int store_metrics_thin(struct store *s, int64_t job, int buckets, int64_t now_us, int64_t *before,
                        int64_t *after, struct dha_err *e)
 {
-    struct series *l;
+    struct store_long_series *l;
     size_t n;
     int64_t gone = 0;
     *before = *after = 0;
-    if (series_of_job(s, job, &l, &n, e) != 0)
+    if (store_metric_series(s, job, &l, &n, e) != 0)
         return -1;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < n; i++) {
+        int bucket = 0;
+        int64_t went = 0;
         *before += l[i].points;
         if (l[i].points > 4 * buckets)
-            /* the state's turn, too: metrics are committed with it */
-            rc = store_begin(s, e) != 0 ? -1 : thin(s, &l[i], buckets, &gone, e);
+            rc = store_metric_thin(s, &l[i], buckets, &bucket, INT64_MAX, &went, e);
+        gone += went;
     }
     free(l);
     *after = *before - gone;

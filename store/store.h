@@ -87,6 +87,16 @@ bool store_dirty(const struct store *s); /* a transaction is open */
 /* A consistent copy of state.db (not metrics.db) as a new file, checked and synced: in place of a state.db it is a whole
  * store. DHA_E_CONFLICT over an existing file. On failure nothing is left. */
 int store_backup(struct store *s, const char *path, struct dha_err *e);
+/* Copies that the daemon makes by itself: STATE/backup/auto-TIME-SEQ.db; SEQ is the last event that is in it. */
+struct store_copy {
+    char name[64];
+    int64_t time_us, seq; /* as the name says */
+};
+/* Those there are, oldest first; *out: free(). No directory: none. Other files are none of them. */
+int store_copies(const char *state_dir, struct store_copy **out, size_t *n, struct dha_err *e);
+void store_copy_name(char name[64], int64_t time_us, int64_t seq);
+/* The path of the newest copy that is in STATE/backup, made by itself or before an upgrade; *path = "" if there is none. */
+void store_newest_copy(const char *state_dir, char *path, size_t size);
 /* Integrity, foreign keys and our own invariants; calls found() for each problem. Returns their number or -1. */
 int store_fsck(struct store *s, void (*found)(void *arg, const char *problem), void *arg,
                struct dha_err *e);
@@ -466,6 +476,16 @@ int store_metric_names(struct store *s, int64_t stage, struct store_series **out
  * again changes nothing. *before, *after: points of the job. Event "metrics.thin" if there are fewer. */
 int store_metrics_thin(struct store *s, int64_t job, int buckets, int64_t now_us, int64_t *before,
                        int64_t *after, struct dha_err *e);
+/* The same in slices, for who must not hold up a loop: the series of a job (*out: free()), then of one with more than 4
+ * points a bucket some: from *bucket on (0 at first) until `most` points are gone or *bucket is `buckets`. */
+struct store_long_series {
+    int64_t attempt, points;
+    char name[48];
+};
+int store_metric_series(struct store *s, int64_t job, struct store_long_series **out, size_t *n,
+                        struct dha_err *e);
+int store_metric_thin(struct store *s, const struct store_long_series *p, int buckets, int *bucket,
+                      int64_t most, int64_t *gone, struct dha_err *e);
 /* What thinning would leave at most; nothing changes. */
 int store_metrics_count(struct store *s, int64_t job, int buckets, int64_t *points,
                         int64_t *thinned, struct dha_err *e);

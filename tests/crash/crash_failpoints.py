@@ -369,6 +369,7 @@ class Sites(unittest.TestCase):
         "tmpdir.c:tmpdir_remove": "its callers have them",
         "files.c:files_copy": "export's and import's points lie around it; a file half copied is in DIR.tmp, .import-N",
         "files.c:files_sync_dir": "its callers have them",
+        "chore_backup.c:drop_old": "an old copy is still there or gone; the next backup removes it",
         "chore_export.c:close_own": "admin_export_before_records and admin_export_before_manifest lie around it",
         "chore_export.c:work": "takes away what failed: killed there some of DIR.tmp is left, as at the points before",
     }
