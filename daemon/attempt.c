@@ -15,6 +15,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
 #include "daemon/logcap.h"
+#include "daemon/remote.h"
 #include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
@@ -34,6 +35,7 @@ struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
     a->number = row->number;
     snprintf(a->uuid, sizeof a->uuid, "%s", row->uuid);
     a->started_us = row->started_us;
+    a->unreachable_us = row->unreachable_us;
     a->pidfd = -1;
     a->in = (struct ingest){.attempt = a->id,
                             .dir = a->dir,
@@ -64,6 +66,8 @@ void attempt_drop(struct attempt *a)
         }
     }
     ingest_finish(&a->in);
+    remote_destroy(a->remote);
+    a->remote = NULL;
     a->phase = A_CLOSED;
     if (a->polling) {
         uv_close((uv_handle_t *)&a->poll, on_poll_closed);
@@ -200,6 +204,14 @@ static void conclude(struct attempt *a)
     struct dha_err e = {0};
     if (!has_file(a, "shim.json")) {
         remove_unused_tmp(a);
+    } else if (a->d->launch.launcher != &launcher_fake) { /* that one's ranks are all here */
+        if (!a->tmp[0]) {
+            read_shim_json(a);
+        }
+        a->phase = A_REMOTE;
+        if (!remote_step(a)) {
+            return;
+        }
     }
     if (attempt_conclude(a, &e) == 0) {
         attempt_drop(a);
@@ -303,6 +315,10 @@ static bool shim_swept_all(struct attempt *a)
 void attempt_look(struct attempt *a)
 {
     if (a->phase == A_NEW || a->phase == A_CLOSED || uv_now(&a->d->loop) < a->not_before_ms) {
+        return;
+    }
+    if (a->phase == A_REMOTE) {
+        conclude(a);
         return;
     }
     if (a->launch_failed && !child_lives(a) && lock_state(a) != LOCK_HELD) {

@@ -22,6 +22,7 @@ enum attempt_phase {
     A_STARTING, /* a shim was asked for, or has to be */
     A_WATCHED,  /* pidfd in the loop */
     A_SWEEPING, /* the shim is gone; leftovers are being killed */
+    A_REMOTE,   /* nothing of it is left here; other nodes are asked (remote.h) */
     A_CLOSED
 };
 
@@ -34,6 +35,8 @@ enum attempt_stop {
 
 /* From the walltime's end (SIGUSR2) to SIGKILL. */
 enum { WALLTIME_GRACE_MS = 30000 };
+
+struct remote;
 
 struct attempt {
     struct attempt *next, *launch_next;
@@ -76,6 +79,8 @@ struct attempt {
     uint64_t sweep_end_ms;  /* while sweeping: when the node is drained instead */
     uint64_t not_before_ms; /* after trouble: when to try again */
     int unread;             /* how often its last words could not be read */
+    struct remote *remote;  /* NULL until other nodes are asked */
+    int64_t unreachable_us; /* since when one of them does not answer; 0 = all do */
     bool launch_failed;
     struct dha_err launch_error;
 };

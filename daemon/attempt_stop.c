@@ -172,6 +172,9 @@ static bool is_over_time(struct attempt *a)
 void attempt_ladder(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
+    if (a->phase == A_REMOTE) { /* it has run; remote.h kills what is left elsewhere */
+        return;
+    }
     struct stall_limit limit;
     char setting[SETTING_NAME];
     if (is_stalled(a, &limit, setting)) {

@@ -23,6 +23,7 @@
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   stall.c (pure)             when a step that does not end is frozen
+ *   remote.c                   what it left on other nodes
  *   verdict.c (pure)           what an attempt's end means
  *   ingest.c                   its journal into the store
  *   logcap.c                   its logs, kept to a size

@@ -1,5 +1,6 @@
 /* doc.c: see doc.h. */
 #include "daemon/doc.h"
+#include "daemon/remote.h"
 #include "daemon/stagekey.h"
 
 #include <math.h>
@@ -336,7 +337,6 @@ int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], char **whole, struct d
 cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store_slot *slots,
                 size_t n_slots, struct dha_err *e)
 {
-    (void)d;
     cJSON *j = cJSON_CreateObject(), *list = cJSON_CreateArray();
     if (!j || !list) {
         cJSON_Delete(list);
@@ -344,9 +344,10 @@ cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store
     }
     int rc = json_put_id(j, "id", n->id) | json_put_str(j, "name", n->name) |
              json_put_str(j, "state",
-                          n->gone      ? "gone"
-                          : n->drained ? "drained"
-                                       : "up") |
+                          n->gone                        ? "gone"
+                          : n->drained                   ? "drained"
+                          : remote_is_silent(d, n->name) ? "unreachable"
+                                                         : "up") |
              json_put_str(j, "reason", n->reason) |
              doc_put_text(j, "address", n->address[0] ? n->address : NULL);
     for (size_t i = 0; i < n_slots && rc == 0; i++) {

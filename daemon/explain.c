@@ -1,6 +1,7 @@
 /* explain.c: why a job does not run, what would change that, and when it will start: the scheduler's decision in
  * words. */
 #include "daemon/plan.h"
+#include "daemon/remote.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -395,6 +396,12 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         SAY(reason, "a user holds it%s",
             attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
         SAY(unblock, "dha release %lld", (long long)job->id);
+        return 0;
+    }
+    if (remote_waits(d, job->id, x->reason, sizeof x->reason)) {
+        SAY(unblock,
+            "an answer of the node: mend it or its network; given up, it is drained, and the "
+            "stage goes on elsewhere");
         return 0;
     }
     if (attempts_of_job(d, job->id)) {

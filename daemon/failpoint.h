@@ -32,6 +32,8 @@
     X(stop_before_unlink, "told to end: everything committed, the socket there")                   \
     X(sweep_before_kill, "a shim was lost, what it left is alive")                                 \
     X(sweep_after_kill, "nothing is left of a lost attempt, its temporary directory is")           \
+    X(remote_before_ask, "nothing is left here, no other node was asked")                          \
+    X(remote_before_drain, "a node is given up, its attempt not ended")                            \
     X(remove_before_unlink, "a damaged output is about to be removed")                             \
     X(admin_export_before_records, "export: files copied, nothing written about them")             \
     X(admin_export_before_manifest, "export: all but its manifest there")                          \

@@ -9,6 +9,7 @@
 #include "daemon/attempt.h"
 #include "daemon/log.h"
 #include "daemon/preempt.h"
+#include "daemon/remote.h"
 #include "daemon/verdict.h"
 
 /* From the word to give way to SIGKILL. */
@@ -84,6 +85,12 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
     if (store_slots(d->store, &slots, &n, e) != 0 ||
         store_nodes(d->store, &s->nodes, &s->n_nodes, e) != 0) {
         goto out;
+    }
+    for (size_t k = 0; k < s->n_nodes; k++) {
+        if (!s->nodes[k].drained && remote_is_silent(d, s->nodes[k].name)) {
+            s->nodes[k].drained = true;
+            snprintf(s->nodes[k].reason, sizeof s->nodes[k].reason, "it does not answer");
+        }
     }
     s->slots = calloc(n + 1, sizeof *s->slots);
     if (!s->slots || !l) {
@@ -301,7 +308,8 @@ static struct preempt_attempt *running(struct daemon *d, size_t *n, struct dha_e
             return NULL;
         }
         *at++ = (struct preempt_attempt){a->id, j.priority, a->started_us,
-                                         a->stop != STOP_NONE || a->phase == A_SWEEPING};
+                                         a->stop != STOP_NONE || a->phase == A_SWEEPING ||
+                                             a->phase == A_REMOTE};
         store_job_finish(&j);
     }
     return l;

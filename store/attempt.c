@@ -97,7 +97,7 @@ int store_attempt_new(struct store *s, const struct store_new_attempt *a, int64_
     "a.id, a.state, a.stage, a.number, a.uuid, a.dir, a.journal_offset, a.pid, a.pid_start,"       \
     " a.boot_id, a.host, a.backend, a.ranks, a.steps, a.resumed_from, a.started_us, a.hello_us,"   \
     " a.ended_us, a.exit_code, a.error_code, a.error_message, a.error_hint,"                       \
-    " (SELECT job FROM stage s WHERE s.id = a.stage)"
+    " (SELECT job FROM stage s WHERE s.id = a.stage), a.unreachable_us"
 
 void store_attempt_finish(struct store_attempt *a)
 {
@@ -142,6 +142,7 @@ static int decode(sqlite3_stmt *q, struct store_attempt *a, const char **why, st
     a->exit_code = sqlite3_column_int(q, c++);
     db_error(q, c, &a->error);
     a->job = sqlite3_column_int64(q, c + 3);
+    a->unreachable_us = sqlite3_column_int64(q, c + 4);
     if (!ok || db_starved(q)) {
         store_attempt_finish(a);
         return db_no_memory(e);
@@ -284,8 +285,11 @@ static int set_state(struct store *s, int64_t id, enum attempt_state state, cons
 {
     struct whom w;
     if (whose(s, id, &w, e) != 0 ||
-        db_run(s, e, "UPDATE attempt SET state = ?2 WHERE id = ?1 AND state NOT IN ('ended', ?2)",
-               DB_I(id), DB_S(attempt_state_name(state))) != 0)
+        db_run(s, e,
+               "UPDATE attempt SET state = ?2, unreachable_us = CASE WHEN ?2 = 'unreachable'"
+               " AND unreachable_us = 0 THEN ?3 ELSE unreachable_us END"
+               " WHERE id = ?1 AND state NOT IN ('ended', ?2)",
+               DB_I(id), DB_S(attempt_state_name(state)), DB_I(now_us)) != 0)
         return -1;
     *changed = sqlite3_changes(s->db) == 1;
     return *changed ? event_move(s, "attempt.state", w.job, w.stage, w.number, NULL,

@@ -375,7 +375,8 @@ struct store_attempt {
     int ranks;
     int64_t steps, resumed_from;
     int64_t started_us, hello_us, ended_us;
-    int exit_code; /* of the launcher; -1 = unknown */
+    int64_t unreachable_us; /* since when a node of it does not answer; 0 = it was never so */
+    int exit_code;          /* of the launcher; -1 = unknown */
     struct store_error error;
 };
 struct store_attempts {

@@ -1,6 +1,7 @@
 /* dha-shim: one per attempt, between dhad and the launcher (mpirun or a test's script).
  *
  *   dha-shim ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]
+ *   dha-shim --sweep UUID [TMP]      on other nodes of the attempt (daemon/remote.h): ends what carries its tag
  *
  * Life cycle. It takes ATTEMPT_DIR/attempt.lock for its whole life; if somebody has it, or shim.json is
  * there already, this attempt has been started before and the shim leaves without running anything:
@@ -14,7 +15,8 @@
  * "lost". Every argument that contains @TMP@ has it replaced by the temporary directory, whose name is
  * short because Open MPI puts unix sockets below it.
  *
- * Exit status: 0 ran (whatever the command returned), 3 was already started, 1 could not start.
+ * Exit status: 0 ran (whatever the command returned), 3 was already started, 1 could not start;
+ * --sweep: 0 nothing is left, 4 something is (its pids are printed).
  */
 #include "daemon/failpoint.h"
 #include "daemon/procs.h"
@@ -33,7 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RAN = 0, CANNOT = 1, ALREADY = 3 };
+enum { RAN = 0, CANNOT = 1, ALREADY = 3, LEFT = 4 };
 
 /* How long leftovers may take to die before we say so and go: a process in an uninterruptible wait
  * is not ours to wait for; the daemon looks again. */
@@ -144,12 +146,12 @@ static int wait_for(pid_t child, const sigset_t *set)
 
 /* Kills what is left until nothing is, or the time is up. Returns how many there were at first. What cannot be looked at
  * is left: the daemon then looks itself. */
-static size_t sweep(const char *uuid, size_t *left)
+static size_t sweep(pid_t shim, const char *uuid, size_t *left)
 {
     struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
     size_t first = 0, now = 0;
     for (int round = 0; round < SWEEP_SECONDS * 50; round++) {
-        now = procs_kill(getpid(), uuid, getpid());
+        now = procs_kill(shim, uuid, getpid());
         while (waitpid(-1, NULL, WNOHANG) > 0) {
         }
         now = now == PROCS_UNKNOWN ? 1 : now;
@@ -208,10 +210,45 @@ static int write_exit_json(int dir, int status, const char *uuid, size_t swept, 
     return publish(dir, "exit.json", text);
 }
 
+/* A uuid is not a pattern and not empty: what it must not do is match the environment of others. */
+static bool is_uuid(const char *text)
+{
+    return strlen(text) == 36 && strspn(text, "0123456789abcdef-") == 36;
+}
+
+static int sweep_node(const char *uuid, const char *tmp)
+{
+    pid_t pids[PROCS_LEFT_MAX];
+    size_t left = 0;
+    if (!is_uuid(uuid)) {
+        fputs("dha-shim: --sweep wants the uuid of an attempt\n", stderr);
+        return CANNOT;
+    }
+    size_t first = sweep(0, uuid, &left);
+    if (left == 0) {
+        printf("%zu swept, nothing is left\n", first);
+        if (tmp) {
+            tmpdir_remove(tmp); /* made by mpirun's daemon; refuses what is none of ours */
+        }
+        return RAN;
+    }
+    size_t n = procs_find(0, uuid, getpid(), pids, PROCS_LEFT_MAX);
+    printf("%zu left:", left);
+    for (size_t i = 0; n != PROCS_UNKNOWN && i < n && i < PROCS_LEFT_MAX; i++) {
+        printf(" %d", (int)pids[i]);
+    }
+    putchar('\n');
+    return LEFT;
+}
+
 int main(int argc, char **argv)
 {
+    if ((argc == 3 || argc == 4) && strcmp(argv[1], "--sweep") == 0) {
+        return sweep_node(argv[2], argc == 4 ? argv[3] : NULL);
+    }
     if (argc < 5 || strcmp(argv[3], "--") != 0) {
         fputs("usage: dha-shim ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]\n"
+              "       dha-shim --sweep UUID [TMP]\n"
               "Started by dhad, one per attempt; runs COMMAND and leaves ATTEMPT_DIR/exit.json.\n",
               stderr);
         return CANNOT;
@@ -292,7 +329,7 @@ int main(int argc, char **argv)
     } else {
         status = wait_for(child, &set);
     }
-    size_t left = 0, swept = sweep(uuid, &left);
+    size_t left = 0, swept = sweep(getpid(), uuid, &left);
     if (swept) {
         say("killed %zu process(es) the command left behind; %zu would not die", swept, left);
     }

@@ -2,6 +2,7 @@
 point is tested as soon as it exists. At each: the job still gets where it should, and each stage ran once.
 And every function that commits, renames, removes, starts or kills has a point (Sites)."""
 import glob
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
+import fakessh
 import harness
 
 PROGRAM = "dhad-failpoints"
@@ -117,6 +119,40 @@ class Failpoints(unittest.TestCase):
         j = d.until_state(job, *harness.FINAL)
         self.assertEqual((j["state"], j["stages"][0]["attempts"]), ("done", 2))
         self.assertEqual([p for p in before if p in d.of_attempt(job, "search")], [])
+        self.assertEqual(d.stray(), [])
+
+    def run_remote(self, point):
+        """Nodes are asked again by the next daemon; one that was to be given up is given up by that."""
+        d = harness.Dhad("hosts", program=PROGRAM)
+        self.addCleanup(d.clean)
+        fakessh.install(d)
+        config = os.path.join(d.dir, "dhad.json")
+        with open(config, "w") as f:
+            json.dump({"nodes": [{"name": n, "address": "10.9.9." + n, "slots": 2} for n in "ab"],
+                       "unreachable_s": 1}, f)
+        d.args = ["--config", config]
+        gives_up = point.endswith("drain")
+        if gives_up:
+            fakessh.sign(d, "down", "10.9.9.a")
+            fakessh.sign(d, "down", "10.9.9.b")
+        d.start(wait=False, DHA_FAILPOINT=point)
+        d.wait_ready()
+        try:
+            job = d.submit("search.die=9:1" if gives_up else "all", resources={"ranks": 2})
+        except (OSError, harness.http.client.HTTPException):
+            job = "1"
+        self.revive(d)
+        if not gives_up:
+            j = d.until_state(job, *harness.FINAL)
+            self.assertEqual([(s["attempts"], len(d.launches(job, s["kind"]))) for s in j["stages"]], [(1, 1)] * 5)
+        else:
+            gone = d.until(lambda: [n["name"] for n in d.get("/v1/nodes").json["nodes"] if n["state"] == "drained"])
+            self.assertEqual(len(gone), 1)
+            fakessh.sign(d, "down", "10.9.9." + ("b" if gone == ["a"] else "a"), False)
+            j = d.until_state(job, *harness.FINAL, seconds=60)
+            self.assertEqual(j["stages"][0]["attempts"], 2)
+        self.assertEqual(j["state"], "done")
+        self.assertEqual({s["attempt"] for n in d.get("/v1/nodes").json["nodes"] for s in n["slots"]}, {None})
         self.assertEqual(d.stray(), [])
 
     def run_remove(self, point):
@@ -346,7 +382,7 @@ class Failpoints(unittest.TestCase):
 SCENARIOS = {"cancel": (Failpoints.run_cancel, (1,)), "sweep": (Failpoints.run_sweep_of_attempt, (1,)),
              "remove": (Failpoints.run_remove, (1,)), "stop": (Failpoints.run_stop, (1,)),
              "start": (Failpoints.run_job, (1,)), "shim": (Failpoints.run_shim, (1,)),
-             "admin": (Failpoints.run_admin, (1,))}
+             "admin": (Failpoints.run_admin, (1,)), "remote": (Failpoints.run_remote, (1,))}
 
 
 def make(point, n):
@@ -366,6 +402,7 @@ class Sites(unittest.TestCase):
         "statedir.c:statedir_listen": "a socket without a daemon is replaced by the next one, at whatever mode it stopped",
         "main.c:main": "--detach forks before anything is open",
         "shim.c:sweep": "shim_swept; killed earlier it is a lost shim, as after shim_before_fork",
+        "shim.c:sweep_node": "on another node, over ssh: cut off it is no answer, and asked again (remote_before_ask)",
         "tmpdir.c:tmpdir_remove": "its callers have them",
         "files.c:files_copy": "export's and import's points lie around it; a file half copied is in DIR.tmp, .import-N",
         "files.c:files_sync_dir": "its callers have them",

@@ -186,6 +186,11 @@ class Nodes(unittest.TestCase):
         self.assertEqual(d.wait_dead(), 65)
         self.assertIn('"nodes"', d.console())
 
+    def test_the_example_of_the_documentation_is_taken(self):
+        with open(os.path.join(harness.HERE, "..", "..", "deploy", "dhad-nodes.json")) as f:
+            d = self.daemon(json.load(f), "hosts")
+        self.assertEqual({n: len(v["slots"]) for n, v in self.nodes(d).items()}, {"node-1": 16, "node-2": 16})
+
     def test_dha_nodes_shows_what_there_is(self):
         d = self.daemon(self.TWO)
         dha = [os.path.join(harness.BIN, "dha"), "--socket", d.socket, "nodes"]
