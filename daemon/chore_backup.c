@@ -1,4 +1,5 @@
 /* chore_backup.c: a copy of the database while it is in use, on request or by the daemon itself. */
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,12 +84,27 @@ static int has_room(const struct chore *c, struct dha_err *e)
     return 0;
 }
 
+/* What a daemon that was killed had begun. */
+static void drop_begun(const struct own *o)
+{
+    DIR *d = opendir(o->dir);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        if (strncmp(f->d_name, "auto-", 5) == 0 && strstr(f->d_name, ".db.tmp")) {
+            unlinkat(dirfd(d), f->d_name, 0);
+        }
+    }
+    if (d) {
+        closedir(d);
+    }
+}
+
 /* Only copies whose names are ours. */
 static void drop_old(const struct chore *c, const struct own *o)
 {
     struct store_copy *l = NULL;
     size_t n = 0;
     struct dha_err e = {0};
+    drop_begun(o);
     if (store_copies(c->state_dir, &l, &n, &e) != 0) {
         log_fail("old backups", &e);
     }

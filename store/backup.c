@@ -55,15 +55,36 @@ static int sync_file(const char *path, struct dha_err *e)
     return rc;
 }
 
-int store_backup(struct store *s, const char *path, struct dha_err *e)
+static int is_there(const char *path)
+{
+    return access(path, F_OK);
+}
+
+/* What SQLite may leave beside a file: a journal that another file of that name would later be rolled back with. True if
+ * with() said 0 of one of them. */
+static bool beside(const char *path, int (*with)(const char *path))
+{
+    static const char *const ends[] = {"-journal", "-wal", "-shm"};
+    char name[4200];
+    bool any = false;
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        int n = snprintf(name, sizeof name, "%s%s", path, ends[i]);
+        any |= n > 0 && (size_t)n < sizeof name && with(name) == 0;
+    }
+    return any;
+}
+
+static void remove_copy(const char *path)
+{
+    unlink(path);
+    beside(path, unlink);
+}
+
+static int copy_to(struct store *s, const char *path, struct dha_err *e)
 {
     sqlite3 *to = NULL;
     int rc = -1;
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 && errno == EEXIST) {
-        dha_fail(e, DHA_E_CONFLICT, "%s is there already", path);
-        return dha_err_hint(e, "a backup overwrites nothing: name a new file");
-    }
     if (fd < 0)
         return dha_fail_errno(e, errno, "cannot create the backup %s", path);
     close(fd);
@@ -83,10 +104,32 @@ int store_backup(struct store *s, const char *path, struct dha_err *e)
     }
     if (sqlite3_close(to) != SQLITE_OK && rc == 0)
         rc = dha_fail(e, DHA_E_IO, "cannot close the backup %s", path);
+    if (rc == 0 && beside(path, is_there))
+        rc = dha_fail(e, DHA_E_IO, "the backup %s still has a journal", path);
+    return rc;
+}
+
+/* Under its name only when it is whole: killed before that, a file FILE.tmp is left, which the next one replaces. */
+int store_backup(struct store *s, const char *path, struct dha_err *e)
+{
+    char tmp[4200];
+    int n = snprintf(tmp, sizeof tmp - 16, "%s.tmp", path);
+    if (n < 0 || (size_t)n >= sizeof tmp - 16)
+        return dha_fail(e, DHA_E_USAGE, "the path of the backup is too long");
+    if (is_there(path) == 0 || beside(path, is_there)) {
+        dha_fail(e, DHA_E_CONFLICT, "%s is there already", path);
+        return dha_err_hint(e, "a backup overwrites nothing: name a new file");
+    }
+    remove_copy(tmp);
+    int rc = copy_to(s, tmp, e);
     if (rc == 0)
-        rc = sync_file(path, e);
+        rc = sync_file(tmp, e);
+    if (rc == 0 && rename(tmp, path) != 0)
+        rc = dha_fail_errno(e, errno, "cannot rename the backup to %s", path);
+    if (rc == 0)
+        rc = sync_file(path, e); /* its directory */
     if (rc != 0)
-        unlink(path);
+        remove_copy(tmp);
     return rc;
 }
 

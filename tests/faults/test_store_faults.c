@@ -6,7 +6,8 @@
  *   - when the fault is over, the same process does the rest of the turn
  *   - fsck finds nothing, and nothing is set aside as damaged that was not
  * What must be there is not described a second time: the same calls are made without a fault, and all tables
- * compared. The same for opening (a new directory, a present one, a damaged one) and for closing.
+ * compared. The same for opening (a new directory, a present one, one of each earlier version, a damaged one) and
+ * for closing.
  *
  *   test_store_faults [files|memory|FAMILY] [TURN]      DHA_TORTURE=1: every point, no pool of memory
  */
@@ -398,6 +399,18 @@ static void check_dir(const char *name, const char *when, const struct outcome *
 
 /* ---- one fault in a turn ---- */
 
+static void remove_copies(void)
+{
+    char dir[PATH];
+    snprintf(dir, sizeof dir, "%s/work/backup", top);
+    DIR *d = opendir(dir);
+    for (struct dirent *f; d && (f = readdir(d));)
+        if (f->d_name[0] != '.')
+            unlinkat(dirfd(d), f->d_name, 0);
+    if (d)
+        closedir(d);
+}
+
 static bool fault_in_turn(int turn, const struct faulty *f)
 {
     char from[32];
@@ -483,12 +496,19 @@ static bool fault_in_open(const char *from, bool damaged, const struct faulty *f
     for (int i = 0; i < 2; i++) {
         const char *name = i ? "work" : "killed";
         if (damaged) {
+            /* two repairs a point took most of the time: what is byte for byte what was looked at needs none */
+            uint64_t id = digest(name, &opened, NULL, NULL);
+            long before = failures;
+            if (seen_before(id, false))
+                continue;
             s = open_dir(name);
             char *is = dump(s);
             if (strcmp(is, opened.state) != 0)
                 differ(i ? "repaired" : "repaired after kill -9", is, opened.state);
             free(is);
             store_close(s);
+            if (failures == before)
+                seen_before(id, true);
         } else {
             check_dir(name, i ? "opened again" : "opened after kill -9", &opened, NULL, NULL);
         }
@@ -496,12 +516,88 @@ static bool fault_in_open(const char *from, bool damaged, const struct faulty *f
     return fired;
 }
 
+/* The version and the jobs in a state.db as it lies there, without opening it as a store. */
+static void look_at(const char *path, int *version, int *jobs)
+{
+    sqlite3 *db;
+    sqlite3_stmt *q = NULL;
+    *version = *jobs = -1;
+    if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK &&
+        sqlite3_prepare_v2(db,
+                           "SELECT (SELECT user_version FROM pragma_user_version),"
+                           " (SELECT count(*) FROM job)"
+                           " WHERE (SELECT quick_check FROM pragma_quick_check) = 'ok'",
+                           -1, &q, NULL) == SQLITE_OK &&
+        sqlite3_step(q) == SQLITE_ROW) {
+        *version = sqlite3_column_int(q, 0);
+        *jobs = sqlite3_column_int(q, 1);
+    }
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+}
+
+/* What is kept of the version before is whole, or not there. */
+static void check_copies(int version, int jobs)
+{
+    char dir[PATH], path[PATH + 300];
+    int is_version, is_jobs, copies = 0;
+    snprintf(dir, sizeof dir, "%s/work/backup", top);
+    DIR *d = opendir(dir);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        if (f->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "%s/%s", dir, f->d_name);
+        look_at(path, &is_version, &is_jobs);
+        if (is_version != version || is_jobs != jobs)
+            complain("the copy %s is of version %d and has %d jobs", f->d_name, is_version,
+                     is_jobs);
+        copies++;
+    }
+    if (d)
+        closedir(d);
+    if (copies > 1)
+        complain("%d copies of one upgrade", copies);
+}
+
+/* Opening a directory of an earlier version. At any point there is that version or a later one, whole; and the next try
+ * makes of it what an upgrade without a fault does. */
+static bool fault_in_upgrade(const char *from, int version, const struct faulty *f)
+{
+    char path[PATH];
+    int jobs, is_version, is_jobs;
+    remove_copies();
+    snprintf(path, sizeof path, "%s/%s/state.db", top, from);
+    look_at(path, &is_version, &jobs);
+    bool fired = fault_in_open(from, false, f);
+    check_copies(version, jobs);
+    if (is_version != version)
+        complain("%s is of version %d", from, is_version);
+    /* fault_in_open() opened "killed" and compared it; here it is made again and only looked at */
+    struct dha_err e = {0};
+    struct store *s = NULL;
+    remove_copies();
+    image(from, "work");
+    snprintf(path, sizeof path, "%s/work", top);
+    faulty_arm(f);
+    int rc = store_open(path, STORE_ALLOW_NETWORK_FS, SCENARIO_NOW, &s, &e);
+    faulty_disarm();
+    image("work", "killed");
+    store_close(s);
+    snprintf(path, sizeof path, "%s/killed/state.db", top);
+    look_at(path, &is_version, &is_jobs);
+    if (is_version < version || is_version > STORE_SCHEMA || is_jobs != jobs ||
+        (rc == 0 && is_version != STORE_SCHEMA))
+        complain("what a kill leaves is of version %d and has %d jobs, not %d", is_version, is_jobs,
+                 jobs);
+    return fired;
+}
+
 /* ---- enumeration ---- */
 
-enum where { TURN, CLOSE, EMPTY, PRESENT, DAMAGED, WHERES };
+enum where { TURN, CLOSE, EMPTY, PRESENT, OLD_1, OLD_2, OLD_3, DAMAGED, WHERES };
 static const char *const where_names[] = {
-    [TURN] = "turn",    [CLOSE] = "close",          [EMPTY] = "open-new",
-    [PRESENT] = "open", [DAMAGED] = "open-damaged",
+    [TURN] = "turn",     [CLOSE] = "close",   [EMPTY] = "open-new", [PRESENT] = "open",
+    [OLD_1] = "open-v1", [OLD_2] = "open-v2", [OLD_3] = "open-v3",  [DAMAGED] = "open-damaged",
 };
 _Static_assert(sizeof where_names / sizeof where_names[0] == WHERES, "a name for each place");
 
@@ -520,10 +616,15 @@ static long enumerate(const struct family *fam, enum where where, int turn)
         case CLOSE: fired = fault_in_close(turn, &f); break;
         case EMPTY: fired = fault_in_open("empty", false, &f); break;
         case PRESENT: fired = fault_in_open("last", false, &f); break;
+        case OLD_1: fired = fault_in_upgrade("v1", 1, &f); break;
+        case OLD_2: fired = fault_in_upgrade("v2", 2, &f); break;
+        case OLD_3: fired = fault_in_upgrade("v3", 3, &f); break;
         case DAMAGED: fired = fault_in_open("damaged", true, &f); break;
         case WHERES: break;
         }
         injected += fired;
+        if (n % 5000 == 0)
+            fprintf(stderr, "%s ...\n", at); /* long runs: how far */
     }
     return n - 2;
 }
@@ -576,6 +677,28 @@ static void damage(void)
     }
 }
 
+/* A directory as that version left it. */
+static void make_old(int version)
+{
+    char name[16], path[PATH];
+    sqlite3 *db = NULL;
+    snprintf(name, sizeof name, "v%d", version);
+    empty_dir(name);
+    snprintf(path, sizeof path, "%s/state-v%d.sql", STATE_DIR, version);
+    FILE *in = fopen(path, "r");
+    char *sql = calloc(1, 1 << 20);
+    size_t n = in && sql ? fread(sql, 1, (1 << 20) - 1, in) : 0;
+    snprintf(path, sizeof path, "%s/%s/state.db", top, name);
+    if (n < 10000 || sqlite3_open(path, &db) != SQLITE_OK ||
+        sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK) {
+        fprintf(stderr, "%s: %s\n", path, db ? sqlite3_errmsg(db) : "no dump of it");
+        exit(1);
+    }
+    sqlite3_close(db);
+    free(sql);
+    fclose(in);
+}
+
 /* Every day: each allocation once everywhere but where there are thousands that are SQLite's own (the schema, the repair);
  * from then on only where something changes. */
 static bool each_day(const struct family *fam, enum where where, int turn)
@@ -599,6 +722,8 @@ int main(int argc, char **argv)
     faulty_install();
     take_snapshots();
     damage();
+    for (int v = 1; v <= 3; v++)
+        make_old(v);
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
         const struct family *fam = &families[i];
         long n = 0;
@@ -615,7 +740,11 @@ int main(int argc, char **argv)
                            : !torture && !each_day(fam, w, 4))
                 continue;
             if (w >= EMPTY)
-                open_once(w == EMPTY ? "empty" : w == PRESENT ? "last" : "damaged", &opened);
+                open_once(w == EMPTY     ? "empty"
+                          : w == PRESENT ? "last"
+                          : w == DAMAGED ? "damaged"
+                                         : where_names[w] + strlen("open-"),
+                          &opened);
             n += enumerate(fam, w, 4);
         }
         printf("%-8s %-28s %-12s %6ld points\n", faulty_op_name(fam->op), sqlite3_errstr(fam->rc),
