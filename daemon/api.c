@@ -236,12 +236,32 @@ static void reply_doc(struct api_call *c)
     rp->len = strlen(rp->body);
 }
 
+/* The methods that the path answers to. */
+static void say_allowed(struct api_call *c)
+{
+    char allow[32] = "", name[256];
+    int64_t id;
+    for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
+        size_t n = strlen(allow);
+        if (match(routes[i].path, c->rq->path, &id, name)) {
+            snprintf(allow + n, sizeof allow - n, "%s%s", n ? ", " : "", routes[i].method);
+        }
+    }
+    server_reply_header(c->rq, "Allow", "%s", allow);
+}
+
 static void reply_error(struct api_call *c)
 {
     if (dha_code_http(c->e.code) >= 500) {
         log_warn("%s %s: %s", c->rq->method, c->rq->path, c->e.msg);
     }
     server_reply_error(c->rq, &c->e);
+    if (c->e.code == DHA_E_METHOD) {
+        say_allowed(c);
+    }
+    if (c->e.code == DHA_E_METHOD) {
+        say_allowed(c);
+    }
     if (c->e.code == DHA_E_UNAUTHENTICATED) {
         server_reply_header(c->rq, "WWW-Authenticate", "Bearer");
     }
@@ -276,7 +296,8 @@ static const struct route *find_route(struct api_call *c, char *name)
         }
     }
     if (path_known) {
-        dha_fail(&c->e, DHA_E_USAGE, "%.100s does not answer to this method", c->rq->path);
+        dha_fail(&c->e, DHA_E_METHOD, "%.100s does not answer to this method", c->rq->path);
+        dha_err_hint(&c->e, "the answer's header Allow names those that it answers to");
     } else {
         dha_fail(&c->e, DHA_E_NOT_FOUND, "there is no %.100s", c->rq->path);
         dha_err_hint(&c->e, "see proto/openapi.yaml");

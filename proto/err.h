@@ -46,7 +46,8 @@
     X(CANCELLED, "cancelled", 409, 85, USER, "cancelled by a user")                                \
     X(PRECONDITION, "precondition", 412, 86, USER, "changed since the caller last looked")         \
     X(QUEUE_FULL, "queue_full", 429, 87, USER, "the user has as many jobs as one may have")        \
-    X(UNAUTHENTICATED, "unauthenticated", 401, 88, USER, "no token, or none that is valid")
+    X(UNAUTHENTICATED, "unauthenticated", 401, 88, USER, "no token, or none that is valid")        \
+    X(METHOD, "method_not_allowed", 405, 89, USER, "the path does not answer to this HTTP method")
 
 enum dha_code {
 #define X(sym, name, http, rc, retry, text) DHA_E_##sym,

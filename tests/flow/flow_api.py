@@ -203,14 +203,24 @@ class BadRequests(harness.Case):
                 (d.get("/v1/jobs/99999999999999999999"), 404, "not_found"),
                 (d.get("/v1/jobs/77/logs"), 404, "not_found"),
                 (d.get("/v2/jobs"), 404, "not_found"),
-                (d.post("/v1/events"), 400, "usage"),
-                (d.request("DELETE", "/v1/jobs/1"), 400, "usage"),
+                (d.post("/v1/events"), 405, "method_not_allowed"),
+                (d.request("DELETE", "/v1/jobs/1"), 405, "method_not_allowed"),
+                (d.request("DELETE", "/v2/jobs/1"), 404, "not_found"),
                 (d.post("/v1/jobs/77/cancel"), 404, "not_found"),
                 (d.post("/v1/jobs/77/retry"), 404, "not_found"),
                 (d.post("/v1/nodes/nowhere/drain"), 404, "not_found"),
                 (d.get("/v1/sweeps/5"), 404, "not_found")):
             with self.subTest(reply=reply):
                 self.assert_error(reply, status, code)
+
+    def test_a_path_says_which_methods_it_answers_to(self):
+        for method, path, allow in (("POST", "/v1/events", {"GET"}), ("GET", "/v1/jobs/1/cancel", {"POST"}),
+                                    ("PUT", "/v1/jobs", {"GET", "POST"}), ("DELETE", "/v1/jobs/7", {"GET"}),
+                                    ("OPTIONS", "/livez", {"GET"}), ("PATCH", "/v1/nodes/x/drain", {"POST"})):
+            with self.subTest(method=method, path=path):
+                r = self.dhad.request(method, path)
+                self.assert_error(r, 405, "method_not_allowed")
+                self.assertEqual(set(r.headers["Allow"].split(", ")), allow)
 
     def test_an_error_that_quotes_strange_bytes_is_still_json(self):
         for path in ("/v1/jobs?%FF%FE=1", "/v1/jobs?state=%F0%9F%98", "/v1/jobs?x" + "%E2%82%AC" * 40 + "=1",
