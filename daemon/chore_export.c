@@ -1,8 +1,11 @@
-/* chore_export.c: a job that has ended as a directory (jobdoc.h). It is DIR.tmp until it is whole. */
+/* chore_export.c: a job that has ended as a directory (jobdoc.h). It is DIR.tmp until it is whole; what a
+ * killed daemon left there the next export takes away. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,7 +21,11 @@ struct export
     int64_t job, files, bytes;
     char *out, *tmp;
     cJSON *manifest; /* list of files */
+    int mark;        /* MARK in `tmp`, locked; -1 = not yet */
 };
+
+/* The file in DIR.tmp that says whose it is. */
+#define MARK ".dha-export"
 
 struct copying {
     struct export *x;
@@ -217,34 +224,82 @@ static int fill(struct store *s, struct export *x, const struct store_import *im
                : 0;
 }
 
+static int say_foreign(const struct export *x, const char *what, const char *hint,
+                       struct dha_err *e)
+{
+    dha_fail(e, DHA_E_CONFLICT, "%s is there: %s", x->tmp, what);
+    return dha_err_hint(e, "%s", hint);
+}
+
+/* DIR.tmp is there. If our mark is in it and nobody holds that, its writer was killed: then it goes. Anything else is
+ * somebody's. */
+static int remove_leftover(struct export *x, struct dha_err *e)
+{
+    char path[FILES_PATH];
+    if (rmdir(x->tmp) == 0) { /* nothing was in it */
+        return 0;
+    }
+    if (files_path(path, e, "%s/" MARK, x->tmp) != 0) {
+        return -1;
+    }
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return say_foreign(x, "it is no export that was cut short",
+                           "remove it if nobody needs it, or name another --out", e);
+    }
+    int rc = flock(fd, LOCK_EX | LOCK_NB);
+    if (rc != 0) {
+        say_foreign(x, "another export is writing it", "wait for its end, or name another --out",
+                    e);
+    } else if ((rc = tree_remove(x->tmp)) != 0) {
+        dha_fail_errno(e, errno, "cannot remove %s, which an export that was cut short left",
+                       x->tmp);
+    }
+    close(fd);
+    return rc == 0 ? 0 : -1;
+}
+
+/* The lock lasts as long as we live: it tells a leftover from an export at work. */
+static int make_mark(struct export *x, struct dha_err *e)
+{
+    char path[FILES_PATH];
+    if (files_path(path, e, "%s/" MARK, x->tmp) != 0) {
+        return -1;
+    }
+    x->mark = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    return x->mark >= 0 && flock(x->mark, LOCK_EX | LOCK_NB) == 0
+               ? 0
+               : dha_fail_errno(e, errno, "cannot create %s", path);
+}
+
 static int make_tmp(struct export *x, struct dha_err *e)
 {
     if (files_there(x->out)) {
         dha_fail(e, DHA_E_CONFLICT, "%s is there already", x->out);
         return dha_err_hint(e, "an export overwrites nothing: name a new --out");
     }
-    if (files_make_parent(x->out, e) != 0) {
+    if (files_make_parent(x->out, e) != 0 || (files_there(x->tmp) && remove_leftover(x, e) != 0)) {
         return -1;
     }
-    if (mkdir(x->tmp, 0700) != 0 && errno == EEXIST) {
-        dha_fail(e, DHA_E_CONFLICT, "%s is there: another export, or one that was cut short",
-                 x->tmp);
-        return dha_err_hint(e, "remove it if no export is writing it");
+    if (mkdir(x->tmp, 0700) != 0) {
+        return dha_fail_errno(e, errno, "cannot create %s", x->tmp);
     }
-    return files_there(x->tmp) ? 0 : dha_fail_errno(e, errno, "cannot create %s", x->tmp);
+    return make_mark(x, e);
 }
 
 static int publish(struct export *x, struct dha_err *e)
 {
-    char parent[FILES_PATH];
+    char parent[FILES_PATH], mark[FILES_PATH];
     FAILPOINT(admin_export_before_rename);
     if (rename(x->tmp, x->out) != 0) {
         return dha_fail_errno(e, errno, "cannot rename %s to %s", x->tmp, x->out);
     }
     FAILPOINT(admin_export_after_rename);
-    if (files_path(parent, e, "%s/..", x->out) != 0) {
+    if (files_path(mark, e, "%s/" MARK, x->out) != 0 ||
+        files_path(parent, e, "%s/..", x->out) != 0) {
         return -1;
     }
+    unlink(mark); /* left there it does no harm: the manifest does not name it */
     return files_sync_dir(parent, e);
 }
 
@@ -290,6 +345,9 @@ static int step(struct chore *c, enum chore_next *next, struct dha_err *e)
 static void destroy(void *arg)
 {
     struct export *x = arg;
+    if (x->mark >= 0) {
+        close(x->mark);
+    }
     cJSON_Delete(x->manifest);
     free(x->out);
     free(x->tmp);
@@ -306,6 +364,7 @@ int chore_export(struct daemon *d, int64_t job, const char *out, struct dha_err 
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     x->job = job;
+    x->mark = -1;
     x->out = strdup(out);
     x->manifest = cJSON_CreateArray();
     if (asprintf(&x->tmp, "%s.tmp", out) < 0) {

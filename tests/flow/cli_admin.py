@@ -1,4 +1,5 @@
 """dha admin: what is damaged or strange on disk is found, said and, when told to, set right; nothing is deleted."""
+import fcntl
 import glob
 import json
 import os
@@ -392,12 +393,32 @@ class Transfer(AdminCase):
         self.assertEqual(self.dhad.job(new)["state"], "done")
         self.ok("admin", "fsck", "--deep")
 
-    def test_nothing_is_overwritten_and_jobs_that_go_on_are_not_copied(self):
+    def test_nothing_is_overwritten(self):
         job = self.done()
         self.export(job)
         self.assertIn("overwrites nothing", self.fails(CONFLICT, "admin", "export", job, "--out", self.out).err)
         os.mkdir(self.out + "2.tmp")
-        self.assertIn("cut short", self.fails(CONFLICT, "admin", "export", job, "--out", self.out + "2").err)
+        mine = os.path.join(self.out + "2.tmp", "mine")
+        open(mine, "w").close()
+        self.assertIn(f"{self.out}2.tmp is there: it is no export that was cut short",
+                      self.fails(CONFLICT, "admin", "export", job, "--out", self.out + "2").err)
+        self.assertTrue(os.path.exists(mine))
+
+    def test_what_a_killed_export_left_is_replaced_and_what_another_writes_is_not(self):
+        job = self.done()
+        tmp = self.out + ".tmp"
+        os.mkdir(tmp)  # killed before it wrote anything
+        self.export(job)
+        os.rename(self.out, tmp)  # all of it, and its mark
+        with open(os.path.join(tmp, ".dha-export"), "w") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)
+            self.assertIn("another export is writing it", self.fails(CONFLICT, "admin", "export", job, "--out", self.out).err)
+        self.assertTrue(os.path.exists(os.path.join(tmp, "manifest.json")))
+        self.export(job)
+        self.assertFalse(os.path.exists(os.path.join(self.out, ".dha-export")))
+        self.take_in()
+
+    def test_jobs_that_go_on_are_not_copied(self):
         running = self.dhad.submit("slow train.sleep=60", seed=2)
         r = self.fails(CONFLICT, "admin", "export", running, "--out", self.out + "3")
         self.assertIn("only a job that has ended", r.err)
