@@ -38,7 +38,7 @@ static void row(struct table *t, const struct fmt *f, const cJSON *j)
     const cJSON *p = json_get(j, "progress");
     double steps = json_num(p, "steps", 0);
     char a[FMT_BUF];
-    int64_t began = json_int(j, "submitted_us", 0);
+    int64_t began = json_int(j, "started_us", 0);
     int64_t ended = json_int(j, "ended_us", 0);
     int64_t now = (int64_t)time(NULL) * 1000000;
 
@@ -142,7 +142,9 @@ const struct command cmd_list = {
     .args = "[--state A,B] [--name NAME] [--limit N]",
     .summary = "List jobs, newest first",
     .help = "One line a job: what it converts, by which method, to which share of the cache, and "
-            "where it is.",
+            "where it is. TIME is from the job's start to its end, or to now, as in `dha show`: "
+            "what it "
+            "waited before is not in it.",
     .example = "dha list --state queued,running",
     .group = "Jobs",
     .json = true,

@@ -30,7 +30,7 @@ const struct command cmd_show = {
     .args = "ID",
     .summary = "Everything about one job: stages, losses, head map, files",
     .help = "ID is a job's number or its name (then the newest of that name). --json prints the "
-            "API's job document.",
+            "API's job document. Its time is from its start to its end, or to now.",
     .example = "dha show 12\ndha show 12 --json | jq .result.loss",
     .group = "Jobs",
     .min_pos = 1,

@@ -20,12 +20,15 @@ static int run(int argc, char **argv)
     int at = 1;
     int rc;
 
-    /* --socket may also stand before the command. */
+    /* --socket and --json may also stand before the command. */
+    bool json = false;
     for (; at < argc && argv[at][0] == '-'; at++) {
         if (!strcmp(argv[at], "--socket") && at + 1 < argc) {
             cli.socket = argv[++at];
         } else if (!strncmp(argv[at], "--socket=", 9)) {
             cli.socket = argv[at] + 9;
+        } else if (!strcmp(argv[at], "--json")) {
+            json = true;
         } else if (!strcmp(argv[at], "--help") || !strcmp(argv[at], "-h")) {
             help_all(stdout);
             return 0;
@@ -65,6 +68,10 @@ static int run(int argc, char **argv)
             dha_err_hint(&e, "`dha --help` lists them all");
         }
         return cli_complain(&e);
+    }
+    if (json) { /* as if it stood behind: whether the command has it is its business */
+        argv[at - 1] = argv[at];
+        argv[at--] = "--json";
     }
     if (args_parse(cmd, argc - at, argv + at, &args, &e)) {
         return cli_complain(&e);

@@ -85,6 +85,23 @@ class Usage(cli_harness.Case):
         self.fails(2, "convert", "m", "--data", "d", "--out", "o")
         self.fails(2, "completion", "fish")
 
+    def test_json_may_stand_before_the_command(self):
+        self.assertEqual(self.ok("--json", "list").json, self.ok("list", "--json").json)
+        self.assertEqual(self.ok("--json", "--socket", self.dhad.socket, "nodes").json["nodes"][0]["state"], "up")
+        self.assertIn("is not an option of `dha completion`", self.fails(2, "--json", "completion", "bash").err)
+
+    def test_list_and_show_count_the_time_from_the_start(self):
+        """Not what it waited before: both say how long the same thing took."""
+        blocker = self.dhad.submit("search.sleep=2", resources={"ranks": 4})
+        job = self.dhad.submit("short", seed=2, resources={"ranks": 4})
+        row = [line for line in self.ok("list").out.splitlines() if " short " in line]
+        self.assertEqual(row[0].split()[-1], "-", "it has not begun")
+        self.dhad.until_state(blocker, "done")
+        j = self.dhad.until_state(job, "done")
+        took = [line.split()[1:] for line in self.ok("show", job).out.splitlines() if line.split()[:1] == ["time"]]
+        row = [line for line in self.ok("list").out.splitlines() if " short " in line]
+        self.assertEqual(row[0].split()[-len(took[0]):], took[0], j)
+
     def test_the_socket_may_be_named_before_or_after_the_command(self):
         env = cli_harness.environment(HOME=self.dhad.dir)
         self.ok("--socket", self.dhad.socket, "nodes", env=env)
