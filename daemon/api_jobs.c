@@ -295,6 +295,36 @@ static int parse_after(struct api_call *c, struct store_dependency *out, size_t 
     return 0;
 }
 
+/* Every job that is named and not there, in one answer. */
+static int check_after(struct api_call *c, const struct api_submission *s)
+{
+    struct spec_errors errs;
+    errs.n = 0;
+    for (size_t i = 0; i < s->n_after; i++) {
+        struct store_job job;
+        struct dha_err e = {0};
+        if (store_job_brief(c->d->store, s->after[i].job, &job, &e) == 0) {
+            store_job_finish(&job);
+        } else if (e.code != DHA_E_NOT_FOUND) {
+            c->e = e;
+            return -1;
+        } else if ((size_t)errs.n < sizeof errs.at / sizeof *errs.at) {
+            int k = errs.n++;
+            snprintf(errs.at[k].path, sizeof errs.at[k].path, "$.after[%zu]", i);
+            snprintf(errs.at[k].msg, sizeof errs.at[k].msg, "%.200s", e.msg);
+            snprintf(errs.at[k].hint, sizeof errs.at[k].hint, "%.150s", e.hint);
+        }
+    }
+    if (errs.n == 0) {
+        return 0;
+    }
+    cJSON_Delete(c->errors);
+    c->errors = errors_doc(&errs);
+    dha_fail(&c->e, DHA_E_NOT_FOUND, "%s%s", errs.at[0].msg, errs.n > 1 ? " (and more)" : "");
+    snprintf(c->e.path, sizeof c->e.path, "%s", errs.at[0].path);
+    return dha_err_hint(&c->e, "`dha list` shows the jobs that can be waited for");
+}
+
 static int parse_flag(struct api_call *c, const char *name, bool *out)
 {
     const cJSON *v = json_get(c->body, name);
@@ -317,7 +347,7 @@ enum api_outcome api_job_submit(struct api_call *c)
     }
     if (parse_flag(c, "dry_run", &dry) != 0 || parse_flag(c, "hold", &s.hold) != 0 ||
         parse_after(c, after, &s.n_after) != 0 || api_idempotency_key(c, &s.idempotency_key) != 0 ||
-        api_check_spec(c, doc, &spec) != 0) {
+        check_after(c, &s) != 0 || api_check_spec(c, doc, &spec) != 0) {
         return API_FAIL;
     }
     enum api_outcome out = API_FAIL;

@@ -158,7 +158,10 @@ static int fail_job(struct attempt *a, const struct dha_err *why, struct dha_err
     }
     struct store_job_move m = {
         .job = a->job, .from = job.state, .to = JOB_FAILED, .error = why, .now_us = now_us()};
-    int rc = job_state_final(job.state) ? 0 : store_job_transition(a->d->store, &m, &changed, e);
+    int rc = job_state_final(job.state) ? 0
+             : stages_job_ended(a->d, a->job, e) != 0
+                 ? -1
+                 : store_job_transition(a->d->store, &m, &changed, e);
     store_job_finish(&job);
     return rc;
 }
@@ -167,18 +170,16 @@ static int fail_job(struct attempt *a, const struct dha_err *why, struct dha_err
 static int wake_equal(struct attempt *a, struct dha_err *e)
 {
     struct store_stage st;
-    struct store_candidate *c = NULL;
+    int64_t *jobs = NULL;
     size_t n = 0;
     if (store_stage_get(a->d->store, a->stage, &st, e) != 0) {
         return -1;
     }
-    int rc = store_candidates(a->d->store, &c, &n, e);
+    int rc = store_jobs_ready_for(a->d->store, st.key, &jobs, &n, e);
     for (size_t i = 0; i < n && rc == 0; i++) {
-        if (strcmp(c[i].key, st.key) == 0) {
-            rc = stages_advance(a->d, c[i].job, e);
-        }
+        rc = stages_advance(a->d, jobs[i], e);
     }
-    free(c);
+    free(jobs);
     store_stage_finish(&st);
     return rc;
 }

@@ -434,5 +434,6 @@ void daemon_close(struct daemon *d)
     free(d->shim);
     free(d->worker);
     free(d->cache_dir);
+    free(d->ended);
     free(d);
 }

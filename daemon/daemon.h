@@ -103,6 +103,9 @@ struct daemon {
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     bool want_watch;     /* evaluations came in that sweep_watch() should see */
+    int64_t *
+        ended; /* jobs that ended in this turn: who waited for them is looked at before it commits */
+    size_t n_ended;
     uint64_t last_pass_ms, last_pass_cost_ms;
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
@@ -162,6 +165,10 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
 /* stages.c */
 /* Reuses the job's ready stages as far as equal ones are done; ends the job when all are complete. */
 int stages_advance(struct daemon *d, int64_t job, struct dha_err *e);
+/* To be called in the transaction that ends a job. */
+int stages_job_ended(struct daemon *d, int64_t job, struct dha_err *e);
+/* Advances the jobs that waited for those and wait no more: now they may take what is done. */
+int stages_wake_waiting(struct daemon *d, struct dha_err *e);
 /* Where could this key be taken from? *found = false if nowhere; what is damaged does not count. */
 int stages_find_done(struct daemon *d, const char *key, struct store_stage *out, bool *found,
                      struct dha_err *e);

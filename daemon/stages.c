@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/grow.h"
 #include "daemon/log.h"
 #include "daemon/output.h"
 
@@ -18,7 +19,37 @@ static int move_job(struct daemon *d, int64_t job, enum job_state from, enum job
     bool changed;
     struct store_job_move m = {
         .job = job, .from = from, .to = to, .reason = reason, .error = error, .now_us = now_us()};
+    if (job_state_final(to) && stages_job_ended(d, job, e) != 0) {
+        return -1;
+    }
     return store_job_transition(d->store, &m, &changed, e);
+}
+
+/* ---- jobs that wait for others ---- */
+
+int stages_job_ended(struct daemon *d, int64_t job, struct dha_err *e)
+{
+    int64_t *id = grow(&d->ended, &d->n_ended, sizeof *id);
+    if (!id) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    *id = job;
+    return 0;
+}
+
+int stages_wake_waiting(struct daemon *d, struct dha_err *e)
+{
+    int rc = 0;
+    while (rc == 0 && d->n_ended > 0) { /* each may end others, by what it reuses */
+        int64_t *ids = NULL;
+        size_t n = 0;
+        rc = store_jobs_freed_by(d->store, d->ended[--d->n_ended], &ids, &n, e);
+        for (size_t i = 0; i < n && rc == 0; i++) {
+            rc = stages_advance(d, ids[i], e);
+        }
+        free(ids);
+    }
+    return rc;
 }
 
 /* ---- reuse ---- */
@@ -178,9 +209,10 @@ out:
     return rc;
 }
 
-/* Looks at the job's stages once. *again: something became ready or complete. */
-static int advance_once(struct daemon *d, int64_t job, enum job_state *state, bool *again,
-                        struct dha_err *e)
+/* Looks at the job's stages once. *again: something became ready or complete. waits: for the end of another job; then nothing
+ * is taken, as nothing is started. */
+static int advance_once(struct daemon *d, int64_t job, bool waits, enum job_state *state,
+                        bool *again, struct dha_err *e)
 {
     struct store_stages l;
     if (store_stages_of_job(d->store, job, &l, e) != 0) {
@@ -191,7 +223,7 @@ static int advance_once(struct daemon *d, int64_t job, enum job_state *state, bo
     *again = false;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
         complete += is_complete(&l.at[i]);
-        if (l.at[i].state == STAGE_READY) {
+        if (l.at[i].state == STAGE_READY && !waits) {
             bool reused = false;
             rc = reuse(d, &l.at[i], &reused, e);
             *again |= reused;
@@ -218,10 +250,11 @@ int stages_advance(struct daemon *d, int64_t job, struct dha_err *e)
     }
     enum job_state state = j.state;
     bool again = !j.cancel;
-    int rc = 0;
+    int64_t on = 0;
+    int rc = store_job_waits_for(d->store, job, &on, e);
     store_job_finish(&j);
     while (rc == 0 && again && (state == JOB_QUEUED || state == JOB_RUNNING)) {
-        rc = advance_once(d, job, &state, &again, e);
+        rc = advance_once(d, job, on != 0, &state, &again, e);
     }
     d->want_pass = true;
     return rc;

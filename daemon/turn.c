@@ -159,12 +159,30 @@ static void watch_sweeps(struct daemon *d)
     }
 }
 
+/* In the transaction of the ends; without it they would run what they could have reused, and no more than that. */
+static void wake_waiting(struct daemon *d)
+{
+    struct store_mark mark;
+    struct dha_err e = {0};
+    if (store_mark(d->store, &mark, &e) != 0) {
+        log_fail("looking at who waited", &e);
+    } else if (stages_wake_waiting(d, &e) != 0) {
+        log_fail("looking at who waited", &e);
+        store_undo(d->store, &mark);
+    } else if (store_keep(d->store, &mark, &e) != 0) {
+        log_fail("looking at who waited", &e);
+    }
+}
+
 /* One round; true if there may be more to do. */
 static bool round_once(struct daemon *d)
 {
     struct dha_err e = {0};
     if (d->want_watch) {
         watch_sweeps(d);
+    }
+    if (d->n_ended > 0) {
+        wake_waiting(d);
     }
     if (pass_is_due(d)) {
         run_pass(d);

@@ -196,6 +196,28 @@ int db_scalar(struct store *s, struct dha_err *e, sqlite3_stmt *st, int64_t none
     return 0;
 }
 
+int db_ids(struct store *s, struct dha_err *e, sqlite3_stmt *st, int64_t **out, size_t *n)
+{
+    *out = NULL;
+    *n = 0;
+    int rc = st ? 1 : -1;
+    while (rc == 1 && (rc = db_next(s, e, st)) == 1) {
+        int64_t *id = db_grow(out, n, sizeof *id);
+        if (!id) {
+            db_reset(st);
+            rc = db_no_memory(e);
+            break;
+        }
+        *id = sqlite3_column_int64(st, 0);
+    }
+    if (rc < 0) {
+        free(*out);
+        *out = NULL;
+        *n = 0;
+    }
+    return rc;
+}
+
 char *db_dup(sqlite3_stmt *st, int col, bool *ok)
 {
     const char *text = (const char *)sqlite3_column_text(st, col);

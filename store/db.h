@@ -78,6 +78,12 @@ void db_reset(sqlite3_stmt *st);
 /* First column of the first row; `none` if there is no row. -1 on error. */
 int db_scalar(struct store *s, struct dha_err *e, sqlite3_stmt *st, int64_t none, int64_t *out);
 
+/* The first column of every row, 0 / -1. *out: free(). */
+int db_ids(struct store *s, struct dha_err *e, sqlite3_stmt *st, int64_t **out, size_t *n);
+
+/* Of dependency d on job o: its condition is not met. */
+#define DB_UNMET "o.state <> 'done' AND NOT (d.any_end AND o.state IN ('failed', 'cancelled'))"
+
 /* Columns. db_dup: strdup or NULL for NULL; clears *ok when out of memory. db_copy: into a buffer of cap bytes, cut
  * at a character. db_real: NULL is NaN. */
 char *db_dup(sqlite3_stmt *st, int col, bool *ok);

@@ -469,27 +469,32 @@ int store_job_cancel(struct store *s, int64_t job, const char *reason, bool now,
 
 int store_jobs_cancelling(struct store *s, int64_t **out, size_t *n, struct dha_err *e)
 {
-    *out = NULL;
-    *n = 0;
-    sqlite3_stmt *st = db_query0(s, e,
-                                 "SELECT id FROM job WHERE cancel = 1 AND damaged = 0"
-                                 " AND state IN ('queued', 'held', 'running') ORDER BY id");
-    if (!st)
-        return -1;
-    int rc;
-    while ((rc = db_next(s, e, st)) == 1) {
-        int64_t *id = db_grow(out, n, sizeof *id);
-        if (!id) {
-            db_reset(st);
-            rc = db_no_memory(e);
-            break;
-        }
-        *id = sqlite3_column_int64(st, 0);
-    }
-    if (rc < 0) {
-        free(*out);
-        *out = NULL;
-        *n = 0;
-    }
-    return rc;
+    return db_ids(s, e,
+                  db_query0(s, e,
+                            "SELECT id FROM job WHERE cancel = 1 AND damaged = 0"
+                            " AND state IN ('queued', 'held', 'running') ORDER BY id"),
+                  out, n);
+}
+
+int store_job_waits_for(struct store *s, int64_t job, int64_t *on, struct dha_err *e)
+{
+    return db_scalar(s, e,
+                     db_query(s, e,
+                              "SELECT d.on_job FROM dependency d JOIN job o ON o.id = d.on_job"
+                              " WHERE d.job = ?1 AND " DB_UNMET " ORDER BY d.on_job LIMIT 1",
+                              DB_I(job)),
+                     0, on);
+}
+
+int store_jobs_freed_by(struct store *s, int64_t on, int64_t **out, size_t *n, struct dha_err *e)
+{
+    return db_ids(s, e,
+                  db_query(s, e,
+                           "SELECT j.id FROM dependency w JOIN job j ON j.id = w.job"
+                           " WHERE w.on_job = ?1 AND j.damaged = 0"
+                           " AND j.state IN ('queued', 'running') AND NOT EXISTS("
+                           " SELECT 1 FROM dependency d JOIN job o ON o.id = d.on_job"
+                           " WHERE d.job = w.job AND " DB_UNMET ") ORDER BY j.id",
+                           DB_I(on)),
+                  out, n);
 }

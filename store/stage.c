@@ -192,8 +192,8 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
         "SELECT s.id, s.job, j.priority, j.slots, j.device, s.key, j.submitted_us, s.not_before_us,"
         " (SELECT r.id FROM stage r WHERE r.key = s.key AND r.state = 'running'),"
         " (SELECT d.on_job FROM dependency d JOIN job o ON o.id = d.on_job WHERE d.job = s.job"
-        "  AND o.state <> 'done' AND NOT (d.any_end AND o.state IN ('failed', 'cancelled'))"
-        "  ORDER BY d.on_job LIMIT 1), j.walltime_s, j.nodes, j.slot_memory, j.node_names <> ''"
+        "  AND " DB_UNMET
+        " ORDER BY d.on_job LIMIT 1), j.walltime_s, j.nodes, j.slot_memory, j.node_names <> ''"
         " FROM stage s JOIN job j ON j.id = s.job"
         " WHERE s.state = 'ready' AND s.damaged = 0 AND j.damaged = 0 AND j.cancel = 0"
         " AND j.state IN ('queued', 'running') ORDER BY j.priority DESC, s.job");
@@ -228,6 +228,19 @@ int store_candidates(struct store *s, struct store_candidate **out, size_t *n, s
         *n = 0;
     }
     return rc;
+}
+
+int store_jobs_ready_for(struct store *s, const char *key, int64_t **out, size_t *n,
+                         struct dha_err *e)
+{
+    return db_ids(s, e,
+                  db_query(s, e,
+                           "SELECT s.job FROM stage s CROSS JOIN job j ON j.id = s.job"
+                           " WHERE s.state = 'ready' AND s.key = ?1 AND s.damaged = 0"
+                           " AND j.damaged = 0 AND j.cancel = 0"
+                           " AND j.state IN ('queued', 'running') ORDER BY j.priority DESC, s.job",
+                           DB_S(key)),
+                  out, n);
 }
 
 /* ---- transitions ---- */

@@ -216,6 +216,10 @@ void store_job_finish(struct store_job *j);
 /* What a job waits for or waited for, by id. *out: free(). */
 int store_dependencies(struct store *s, int64_t job, struct store_dependency **out, size_t *n,
                        struct dha_err *e);
+/* The first job whose end it still waits for; 0 = none. */
+int store_job_waits_for(struct store *s, int64_t job, int64_t *on, struct dha_err *e);
+/* Jobs that waited for `on` and, queued or running, wait for nobody (any more), by id. *out: free(). */
+int store_jobs_freed_by(struct store *s, int64_t on, int64_t **out, size_t *n, struct dha_err *e);
 /* DHA_E_NOT_FOUND if there is none. */
 int store_job_get(struct store *s, int64_t id, struct store_job *out, struct dha_err *e);
 /* Without its spec, which is neither copied nor looked at. */
@@ -323,6 +327,9 @@ struct store_candidate {
     int64_t walltime_s; /* 0 = none */
 };
 int store_candidates(struct store *s, struct store_candidate **out, size_t *n, struct dha_err *e);
+/* The jobs of those whose ready stage has that key, in the same order. *out: free(). */
+int store_jobs_ready_for(struct store *s, const char *key, int64_t **out, size_t *n,
+                         struct dha_err *e);
 
 /* "a b", or "" for any node. *out: free(). */
 int store_job_node_names(struct store *s, int64_t job, char **out, struct dha_err *e);

@@ -313,6 +313,15 @@ static int read_stages(struct store *s, struct dha_err *e)
     if (store_candidates(s, &c, &n, e) != 0)
         return -1;
     free(c);
+    int64_t *ids, on;
+    if (store_jobs_ready_for(s, "one-0", &ids, &n, e) != 0)
+        return -1;
+    free(ids);
+    if (store_jobs_freed_by(s, 1, &ids, &n, e) != 0)
+        return -1;
+    free(ids);
+    if (store_job_waits_for(s, 1, &on, e) != 0)
+        return -1;
     return stages == 3 ? 0 : dha_fail(e, DHA_E_INTERNAL, "%zu stages", stages);
 }
 

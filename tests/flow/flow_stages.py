@@ -557,7 +557,11 @@ class Order(harness.Case):
         self.assertEqual(plan["now"]["verdict"], "depends")
         # what is no condition is refused, and nothing is left of it
         n = len(d.get("/v1/jobs").json["jobs"])
-        self.assert_error(after("p", 6, "ok:999"), 404, "not_found")
+        for dry in ({}, {"dry_run": True}):  # a condition that is not met hides no other, and all are told at once
+            r = after("p", 6, "ok:999", f"ok:{never}", "any:998", **dry)
+            self.assert_error(r, 404, "not_found")
+            self.assertEqual([x["path"] for x in r.json["error"]["errors"]], ["$.after[0]", "$.after[2]"])
+            self.assertIn("998", r.json["error"]["errors"][1]["message"])
         for what in ("1", "ok:", "ok:x", "all:1", "ok:-1", 1, None, "any:1.5", "ok:99999999999999999999"):
             self.assert_error(after("p", 6, what), 400, "usage")
         self.assert_error(d.post("/v1/jobs", {"spec": d.spec("p", seed=6), "after": "ok:1"}), 400,
@@ -566,6 +570,56 @@ class Order(harness.Case):
         self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), n)
         for job in (never, held["id"]):
             d.post(f"/v1/jobs/{job}/cancel")
+
+    def test_a_job_that_waits_takes_nothing_before_it_may(self):
+        """What is done already is taken when the conditions are met, and not before: until then it is queued like any other."""
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        b = d.submit("search.sleep=2", seed=2)
+
+        def after(name, *conditions, **changes):
+            r = d.post("/v1/jobs", {"spec": d.spec(name, **changes), "after": conditions})
+            self.assertEqual(r.status, 201, r)
+            return r.json["job"]["id"]
+        same = after("same", f"ok:{a}", f"ok:{b}")
+        chain = after("chain", f"any:{same}")
+        half = after("half", f"ok:{b}", optim={"lr": 0.5})  # of another training, but of the same search
+        at_once = after("at once", f"ok:{a}")
+        self.assertEqual(d.job(at_once)["state"], "done")
+        for job in (same, chain, half):
+            j = d.job(job)
+            self.assertEqual((j["state"], {s["state"] for s in j["stages"]}), ("queued", {"pending", "ready"}), j)
+            self.assertEqual(d.get(f"/v1/jobs/{job}/explain").json["verdict"], "depends")
+        d.post(f"/v1/jobs/{same}/hold")  # what looks again does not take anything, either
+        d.post(f"/v1/jobs/{same}/release")
+        self.assertEqual({s["state"] for s in d.job(same)["stages"]}, {"pending", "ready"})
+        self.assertEqual(d.job(b)["state"], "running")
+        d.until_state(b, "done")
+        for job in (same, chain):
+            j = d.until_state(job, "done")
+            self.assertEqual({(s["state"], s["attempts"]) for s in j["stages"]}, {("reused", 0)}, j)
+        events = d.get(f"/v1/events?limit=1000").json["events"]
+        ends = [e["job"] for e in events if e["type"] == "job.state" and e["data"].get("to") == "done"]
+        self.assertEqual(ends.index(b) + 1, ends.index(same))
+        self.assertEqual(ends.index(same) + 1, ends.index(chain))
+        j = d.until_state(half, "done")
+        self.assertEqual(j["stages"][0]["state"], "reused")
+        self.assertIn("done", {s["state"] for s in j["stages"]})
+
+    def test_what_waited_for_a_failed_or_cancelled_job_takes_then(self):
+        d = self.dhad
+        a = d.submit("a")
+        d.until_state(a, "done")
+        fails, stopped = [d.post("/v1/jobs", {"spec": d.spec(name, seed=seed), "hold": True}).json["job"]["id"]
+                          for name, seed in (("search.fail=spec", 2), ("stopped", 3))]
+        jobs = [d.post("/v1/jobs", {"spec": d.spec("same"), "after": [f"any:{x}"]}).json["job"]["id"] for x in (fails, stopped)]
+        self.assertEqual([d.job(j)["state"] for j in jobs], ["queued"] * 2)
+        d.post(f"/v1/jobs/{fails}/release")
+        d.until_state(fails, "failed")
+        d.until_state(jobs[0], "done")
+        d.post(f"/v1/jobs/{stopped}/cancel", {"now": True})
+        d.until_state(jobs[1], "done")
 
     def test_a_drained_node_takes_no_new_work(self):
         d = self.dhad

@@ -126,6 +126,92 @@ static void what_a_gang_asks_of_nodes_is_what_the_scheduler_is_told(void **state
     FAILS(DHA_E_NOT_FOUND, store_job_node_names(f->s, 99, &names, &e));
 }
 
+static int64_t submit_after(struct fixture *f, const char *key,
+                            const struct store_dependency *after, size_t n)
+{
+    struct store_new_stage stage = {STAGE_FUSE, key};
+    struct store_new_job j = {.name = "after",
+                              .spec = "{}",
+                              .method = "gqa",
+                              .slots = 1,
+                              .device = "cpu",
+                              .stages = &stage,
+                              .n_stages = 1,
+                              .after = after,
+                              .n_after = n,
+                              .now_us = NOW};
+    int64_t id;
+    bool existed;
+    OK(store_job_submit(f->s, &j, &id, &existed, &e));
+    return id;
+}
+
+static void end_job(struct fixture *f, int64_t job, enum job_state to)
+{
+    bool changed;
+    struct store_job_move m = {.job = job, .from = JOB_QUEUED, .to = to, .now_us = NOW};
+    OK(store_job_transition(f->s, &m, &changed, &e));
+    assert_true(changed);
+}
+
+static void assert_waits(struct fixture *f, int64_t job, int64_t for_whom)
+{
+    int64_t on;
+    OK(store_job_waits_for(f->s, job, &on, &e));
+    assert_int_equal(on, for_whom);
+}
+
+static void assert_freed(struct fixture *f, int64_t by, size_t expected, int64_t first)
+{
+    int64_t *ids;
+    size_t n;
+    OK(store_jobs_freed_by(f->s, by, &ids, &n, &e));
+    assert_int_equal(n, expected);
+    if (n)
+        assert_int_equal(ids[0], first);
+    free(ids);
+}
+
+static void who_waits_is_freed_by_the_last_end(void **state)
+{
+    struct fixture *f = *state;
+    int64_t a = submit_after(f, "a", NULL, 0), b = submit_after(f, "b", NULL, 0);
+    int64_t both = submit_after(
+        f, "a", (struct store_dependency[]){{.job = a}, {.job = b, .any = true}}, 2);
+    int64_t ok_b = submit_after(f, "c", &(struct store_dependency){.job = b}, 1);
+    assert_waits(f, a, 0);
+    assert_waits(f, both, a);
+    assert_waits(f, ok_b, b);
+    assert_freed(f, a, 0, 0);
+    end_job(f, a, JOB_CANCELLED);
+    assert_waits(f, both, a); /* it is to be done */
+    assert_freed(f, a, 0, 0);
+    struct store_job_move m = {.job = a, .from = JOB_CANCELLED, .to = JOB_QUEUED, .now_us = NOW};
+    bool changed;
+    OK(store_job_transition(f->s, &m, &changed, &e));
+    m.from = JOB_QUEUED;
+    m.to = JOB_RUNNING;
+    OK(store_job_transition(f->s, &m, &changed, &e));
+    m.from = JOB_RUNNING;
+    m.to = JOB_DONE;
+    OK(store_job_transition(f->s, &m, &changed, &e));
+    assert_waits(f, both, b);
+    assert_freed(f, a, 0, 0); /* not of all it waits for */
+    end_job(f, b, JOB_CANCELLED);
+    assert_waits(f, both, 0);
+    assert_waits(f, ok_b, b);
+    assert_freed(f, a, 1, both);
+    assert_freed(f, b, 1, both);
+    int64_t *ids;
+    size_t n;
+    OK(store_jobs_ready_for(f->s, "a", &ids, &n, &e));
+    assert_int_equal(n, 1); /* job a has ended */
+    assert_int_equal(ids[0], both);
+    free(ids);
+    end_job(f, both, JOB_CANCELLED);
+    assert_freed(f, b, 0, 0); /* it does not wait any more, for whatever reason */
+}
+
 /* Ten thousand jobs are in the list that `dha list` has to show at once; how fast is the bench's business. */
 static void lists_page_and_filter_ten_thousand_jobs(void **state)
 {
@@ -391,7 +477,7 @@ int main(void)
         T(the_same_key_of_the_same_owner_is_the_same_job),
         T(a_job_comes_back_as_it_was_given),
         T(what_a_gang_asks_of_nodes_is_what_the_scheduler_is_told),
-        T(what_a_gang_asks_of_nodes_is_what_the_scheduler_is_told),
+        T(who_waits_is_freed_by_the_last_end),
         T(lists_page_and_filter_ten_thousand_jobs),
         T(a_sweep_finds_its_jobs),
         T(a_job_waits_for_the_ends_it_asked_for),
