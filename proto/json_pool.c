@@ -7,12 +7,16 @@
 #include "proto/json.h"
 
 /* A sanitizer is to see each block come and go. */
-#if defined(__SANITIZE_ADDRESS__)
-#define DHA_SANITIZED
+#ifdef __SANITIZE_ADDRESS__
+enum { SANITIZED = 1 };
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
-#define DHA_SANITIZED
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
 #endif
+#else
+enum { SANITIZED = 0 };
 #endif
 
 enum { STEP = 16, SIZES = 6, KEPT_MAX = 2048 }; /* up to 88 bytes: 64 is a node */
@@ -62,9 +66,9 @@ static void give(void *p)
 
 void json_pool_start(void)
 {
-#ifndef DHA_SANITIZED
     cJSON_Hooks hooks = {take, give};
-    here = true;
-    cJSON_InitHooks(&hooks);
-#endif
+    if (!SANITIZED) {
+        here = true;
+        cJSON_InitHooks(&hooks);
+    }
 }
