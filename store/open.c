@@ -164,6 +164,8 @@ int store_open(const char *state_dir, unsigned flags, int64_t now_us, struct sto
                struct dha_err *e)
 {
     *out = NULL;
+    /* Its statistics, which nobody reads, cost a lock for each block. Refused where SQLite is in use already: they stay. */
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
     struct store *s = calloc(1, sizeof *s);
     if (!s)
         return db_no_memory(e);
