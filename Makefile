@@ -72,6 +72,7 @@ soak: build
 
 torture: build
 	DHA_TORTURE=1 build/bin/test_store_faults
+	DHA_TORTURE=1 DHA_BIN=$(CURDIR)/build/bin OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 python3 tests/crash/crash_matrix.py
 	$(MAKE) --no-print-directory soak SECONDS=600
 
 install: build

@@ -71,6 +71,26 @@ class Upkeep(unittest.TestCase):
         self.assertEqual(d.get("/readyz").status, 200)
         d.end()
 
+    def test_on_a_disk_that_is_nearly_full_none_is_made(self):
+        d = harness.Dhad()
+        self.addCleanup(d.clean)
+        mount = os.path.join(d.dir, "mnt")
+        os.mkdir(mount)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", mount], capture_output=True).returncode != 0:
+            self.skipTest("may not mount a tmpfs")
+        self.addCleanup(subprocess.run, ["umount", "-l", mount])
+        d.state = os.path.join(mount, "state")
+        ballast = os.path.join(mount, "ballast")
+        with open(ballast, "wb") as f:
+            f.write(bytes(62 << 20))
+        d.start()
+        job = d.submit()
+        said = d.until(lambda: d.get("/v1/version").json["notice"], seconds=60)
+        self.assertRegex(said, r"the last backup failed: the backup is left out: the disk of .* is nearly full: \d+ of 64 MiB are free")
+        self.assertEqual(self.copies(d), [])
+        d.until_state(job, "done")  # the disk is the jobs'
+        d.end()
+
     def test_series_of_jobs_that_ended_long_ago_are_thinned(self):
         d = self.daemon(backup_hours=0, metrics_days=7)
         old, new = d.submit("train.flood=30000"), d.submit("train.flood=3000", seed=2)
