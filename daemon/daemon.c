@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/nodes.h"
 #include "daemon/notify.h"
+#include "daemon/probing.h"
 #include "daemon/statedir.h"
 
 enum { TICK_MS = 100 };
@@ -189,6 +190,8 @@ static void on_hup(uv_signal_t *h, int sig)
         store_undo(d->store, &mark);
     } else if (store_keep(d->store, &mark, &e) != 0) {
         log_fail("settings", &e);
+    } else {
+        probing_start(d);
     }
 }
 
@@ -252,6 +255,8 @@ static void init_handles(struct daemon *d)
     uv_timer_init(&d->loop, &d->quit);
     uv_timer_init(&d->loop, &d->readopt);
     uv_timer_init(&d->loop, &d->chore_again);
+    uv_timer_init(&d->loop, &d->probe_again);
+    d->probe_again.data = d;
     uv_timer_init(&d->loop, &d->own_again);
     uv_signal_init(&d->loop, &d->on_term);
     uv_signal_init(&d->loop, &d->on_int);
@@ -362,6 +367,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     }
     upkeep_start(d);
     d->want_pass = d->want_watch = true;
+    probing_start(d);
     if (o->config) {
         uv_signal_start(&d->on_hup, on_hup, SIGHUP);
     }
@@ -429,6 +435,7 @@ void daemon_close(struct daemon *d)
         log_info("stopped");
     }
     hosts_finish(&d->hosts);
+    probing_close(d);
     free(d->state_dir);
     free(d->socket_path);
     free(d->shim);

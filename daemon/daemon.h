@@ -19,7 +19,7 @@
  *   sched*.c (pure) plan.c     which stage starts where
  *   explain.c                  and why another does not
  *   preempt.c (pure)           who gives way to a higher priority, where that is wanted
- *   hosts.c nodes.c place.c    which nodes there are, and where an attempt runs
+ *   hosts.c nodes.c probing.c place.c   which nodes there are, and where an attempt runs
  *   launch.c shim/             an attempt becomes processes
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   stall.c (pure)             when a step that does not end is frozen
@@ -83,11 +83,13 @@ struct daemon {
     uv_timer_t later; /* a scheduling pass or a back-off that is due later */
     uv_timer_t backoff; /* the earliest stage that waits out a failure */
     uv_timer_t quit;
-    uv_timer_t readopt;     /* after a turn was lost */
-    uv_timer_t chore_again; /* the next slice of a chore (chore.h) */
-    struct chore *chore;    /* at work, or the last one */
-    int64_t chores;         /* how many there were */
-    uv_timer_t own_again;   /* the same of what the daemon does by itself (upkeep.h) */
+    uv_timer_t readopt;      /* after a turn was lost */
+    uv_timer_t chore_again;  /* the next slice of a chore (chore.h) */
+    struct probing *probing; /* what nodes said they have (probing.h) */
+    uv_timer_t probe_again;  /* those that did not answer */
+    struct chore *chore;     /* at work, or the last one */
+    int64_t chores;          /* how many there were */
+    uv_timer_t own_again;    /* the same of what the daemon does by itself (upkeep.h) */
     struct chore *own_chore;
     struct upkeep upkeep;
     uv_timer_t upkeep_timer;

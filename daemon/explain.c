@@ -104,7 +104,7 @@ void explain_never(const struct snapshot *s, const struct sched_decision *dec, c
     if (st->n_only == 1 && st->only[0] == 0) {
         snprintf(reason, WORDS_SIZE, "%s asks for nodes by name, and none of those is there", what);
         snprintf(unblock, WORDS_SIZE, "name others in resources.node_names: dha nodes lists them");
-    } else if (st->device == SCHED_CUDA && dec->most == 0) {
+    } else if (st->device == SCHED_CUDA && dec->most == 0 && st->slot_memory == 0) {
         snprintf(reason, WORDS_SIZE, "%s asks for %d GPU(s), and no node that it may use has any",
                  what, dec->slots);
         snprintf(unblock, WORDS_SIZE, "set resources.device to \"cpu\"");

@@ -13,6 +13,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/place.h"
 #include "daemon/statedir.h"
+#include "proto/probe.h"
 
 extern char **environ;
 
@@ -43,6 +44,43 @@ void launch_argv_finish(struct launch_argv *v)
     }
     free(v->at);
     *v = (struct launch_argv){0};
+}
+
+static void words(struct launch_argv *v, const char *text)
+{
+    for (const char *p = text; *(p += strspn(p, " "));) {
+        int len = (int)strcspn(p, " ");
+        launch_word(v, "%.*s", len, p);
+        p += len;
+    }
+}
+
+void launch_quoted(struct launch_argv *v, const char *text)
+{
+    char *out = malloc(4 * strlen(text) + 3), *p = out;
+    if (!out) {
+        v->failed = 1;
+        return;
+    }
+    *p++ = '\'';
+    for (; *text; text++) {
+        if (*text == '\'') {
+            p = stpcpy(p, "'\\''");
+        } else {
+            *p++ = *text;
+        }
+    }
+    strcpy(p, "'");
+    launch_word(v, "%s", out);
+    free(out);
+}
+
+void launch_ssh(struct launch_argv *v, const struct hosts *h, const char *address)
+{
+    launch_word(v, "ssh");
+    words(v, HOSTS_SSH_OPTIONS);
+    words(v, h->ssh_args);
+    launch_word(v, "%s", address);
 }
 
 /* ---- launchers ---- */
@@ -139,9 +177,9 @@ const struct launcher launcher_fake = {"fake", true, false, fake_command};
 /* The daemon's own environment, less what would mislead a launcher or the shim. */
 static bool passes_on(const char *var)
 {
-    static const char *const drop[] = {"OMPI_",        "PMIX_",          "PRTE_",
-                                       "DHA_ATTEMPT=", "DHA_FAILPOINT=", "NOTIFY_",
-                                       "WATCHDOG_",    "LISTEN_",        "OMP_NUM_THREADS="};
+    static const char *const drop[] = {
+        "OMPI_",   "PMIX_",     "PRTE_",   "DHA_ATTEMPT=",     "DHA_FAILPOINT=",
+        "NOTIFY_", "WATCHDOG_", "LISTEN_", "OMP_NUM_THREADS=", "CUDA_VISIBLE_DEVICES="};
     for (size_t i = 0; i < sizeof drop / sizeof *drop; i++) {
         if (strncmp(var, drop[i], strlen(drop[i])) == 0) {
             return false;
@@ -162,6 +200,23 @@ static void environment(const struct launch_attempt *a, struct launch_argv *v)
     launch_word(v, "OMP_NUM_THREADS=%d", a->threads);
     launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT=1");
     launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1");
+}
+
+/* The attempt's GPUs, or none: what runs on cores has no business on them. Over several nodes each rank sets its own
+ * (worker/cmd_stage.c), as it does within these. */
+static void gpus(const struct launch_attempt *a, struct launch_argv *v)
+{
+    char text[PROBE_GPUS * 64] = "";
+    for (int i = 0; i < a->spec->n_places && a->n_nodes == 1; i++) {
+        const char *gpu = a->spec->places[i].gpu;
+        size_t n = strlen(text);
+        if (gpu[0] && n + strlen(gpu) + 2 < sizeof text) {
+            snprintf(text + n, sizeof text - n, "%s%s", n ? "," : "", gpu);
+        }
+    }
+    if (a->n_nodes == 1) {
+        launch_word(v, "CUDA_VISIBLE_DEVICES=%s", text);
+    }
 }
 
 static int write_hostfile(const struct launch_attempt *a, struct dha_err *e)
@@ -289,6 +344,7 @@ int launch_attempt(uv_loop_t *loop, const struct launch_config *c, const struct 
         goto out;
     }
     environment(a, &env);
+    gpus(a, &env);
     if (args.failed || env.failed) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;

@@ -17,6 +17,7 @@
 
 #include <uv.h>
 
+#include "daemon/hosts.h"
 #include "proto/stage.h"
 
 /* A growing argument vector; out of memory is remembered and reported at the end. */
@@ -60,6 +61,10 @@ extern const struct launcher launcher_local, launcher_hosts, launcher_fake;
 
 /* Words for a command. */
 void launch_word(struct launch_argv *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* For the shell on the other side of ssh. */
+void launch_quoted(struct launch_argv *v, const char *text);
+/* ssh, its options and the address: a command's words may follow. */
+void launch_ssh(struct launch_argv *v, const struct hosts *h, const char *address);
 void launch_argv_finish(struct launch_argv *v);
 
 /* Starts the shim; *pid is the child (which may lose the race for the lock to an older shim). */

@@ -154,36 +154,6 @@ static void on_answer(uv_process_t *p, int64_t status, int sig)
     uv_close((uv_handle_t *)p, on_closed);
 }
 
-static void words(struct launch_argv *v, const char *text)
-{
-    for (const char *p = text; *(p += strspn(p, " "));) {
-        int len = (int)strcspn(p, " ");
-        launch_word(v, "%.*s", len, p);
-        p += len;
-    }
-}
-
-/* For the shell on the other side. */
-static void quoted(struct launch_argv *v, const char *text)
-{
-    char *out = malloc(4 * strlen(text) + 3), *p = out;
-    if (!out) {
-        v->failed = 1;
-        return;
-    }
-    *p++ = '\'';
-    for (; *text; text++) {
-        if (*text == '\'') {
-            p = stpcpy(p, "'\\''");
-        } else {
-            *p++ = *text;
-        }
-    }
-    strcpy(p, "'");
-    launch_word(v, "%s", out);
-    free(out);
-}
-
 static int spawn(struct remote *r, int node, char **args, struct dha_err *e)
 {
     struct attempt *a = r->a;
@@ -223,15 +193,12 @@ static void ask(struct remote *r, int node)
     struct attempt *a = r->a;
     struct launch_argv v = {0};
     struct dha_err e = {0};
-    launch_word(&v, "ssh");
-    words(&v, HOSTS_SSH_OPTIONS);
-    words(&v, a->d->hosts.ssh_args);
-    launch_word(&v, "%s", r->at[node].address);
-    quoted(&v, a->d->shim);
+    launch_ssh(&v, &a->d->hosts, r->at[node].address);
+    launch_quoted(&v, a->d->shim);
     launch_word(&v, "--sweep");
-    quoted(&v, a->uuid);
+    launch_quoted(&v, a->uuid);
     if (a->tmp[0]) {
-        quoted(&v, a->tmp);
+        launch_quoted(&v, a->tmp);
     }
     if (v.failed) {
         dha_fail(&e, DHA_E_NO_MEMORY, "out of memory");

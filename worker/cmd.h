@@ -16,6 +16,7 @@ int cmd_tasks(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_generate(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_score(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_inspect(int argc, char **argv, struct comm *comm, struct dha_err *e);
+int cmd_probe(int argc, char **argv, struct comm *comm, struct dha_err *e);
 int cmd_export(int argc, char **argv, struct comm *comm, struct dha_err *e);
 
 /* ---- options (cmd_options.c) ---------------------------------------------------------------------- */

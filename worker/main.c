@@ -25,6 +25,7 @@ static const struct command commands[] = {
      "what can be known before any work: the model's config and headers, the budget, the data; "
      "--json: parameters, and the disk that the job may need",
      cmd_check},
+    {"probe", "[--json]", "what this host has: cores, memory, GPUs by UUID", cmd_probe},
     {"verify", "DIR",
      "are the files of a finished stage, listed in DIR/output.json, what they were when it ended?",
      cmd_verify},

@@ -256,9 +256,14 @@ int stage_run(const struct stage_spec *s, struct comm *comm, struct journal *jou
     struct kern_err ke = {0};
     struct stage st = {.s = s, .comm = comm, .journal = journal, .started = journal_now()};
     int rc = 0;
+    /* a rank on a GPU that computed beside it would hold it from others for nothing */
+    if (strcmp(s->spec.resources.device, "cuda") == 0)
+        backend = "cuda";
     st.k = kern_open(backend, s->spec.resources.threads, &ke);
     if (!st.k)
-        rc = dha_fail(e, DHA_E_INTERNAL, "backend %s: %s", backend, ke.msg);
+        rc = strcmp(s->spec.resources.device, "cuda") == 0
+                 ? dha_fail(e, DHA_E_INPUT, "this worker does not compute on GPUs: %s", ke.msg)
+                 : dha_fail(e, DHA_E_INTERNAL, "backend %s: %s", backend, ke.msg);
     if (rc == 0 && comm->rank == 0)
         rc = fs_make_dirs(s->out, e) || verify_input(s, e) ? -1 : 0;
     rc = comm_agree(comm, rc, e);

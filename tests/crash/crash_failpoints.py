@@ -400,6 +400,7 @@ class Sites(unittest.TestCase):
         "main.c:main": "--detach forks before anything is open",
         "shim.c:sweep": "shim_swept; killed earlier it is a lost shim, as after shim_before_fork",
         "shim.c:sweep_node": "on another node, over ssh: cut off it is no answer, and asked again (remote_before_ask)",
+        "probing.c:spawn": "asks what a node has and changes nothing; the next daemon asks again",
         "tmpdir.c:tmpdir_remove": "its callers have them",
         "files.c:files_copy": "export's and import's points lie around it; a file half copied is in DIR.tmp, .import-N",
         "files.c:files_sync_dir": "its callers have them",

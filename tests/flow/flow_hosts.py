@@ -233,6 +233,29 @@ class RealNodes(Hosts):
         for name in "ab":
             self.assertEqual(self.on(name, uuid), [])
 
+    @unittest.skipIf(len(os.sched_getaffinity(0)) < 2, "one core")
+    def test_nodes_tell_what_they_have_and_ranks_stay_on_their_cores(self):
+        c = self.cluster
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        d = self.daemon(nodes=[{"name": n, "address": c.address[n]} for n in "ab"])
+        slots = d.until(lambda: (s := [self.node(d, n)["slots"] for n in "ab"]) and all(s) and s)
+        self.assertEqual([s["cores"] for s in slots[1]], [str(i) for i in sorted(os.sched_getaffinity(0))])
+        self.assertTrue(all(int(s["memory"]) > 1 << 20 for s in slots[0]))
+        self.write({"nodes": [{"name": n, "address": c.address[n], "cores": str(i)} for n, i in zip("ab", cores)],
+                    "ssh_args": f"-F {c.dir}/ssh_config", "mpi_interface": c.net + ".0/24"})
+        os.kill(netns.children(d.process.pid)[0], signal.SIGHUP)
+        d.until(lambda: len(self.node(d, "b")["slots"]) == 1)
+        job, uuid = self.start_long(d)
+        for name, core in zip("ab", cores):
+            ranks = [p for p in self.on(name, uuid) if self.program(p) == "dha-worker"]
+            self.assertEqual([os.sched_getaffinity(p) for p in ranks], [{core}])
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.until_state(job, "cancelled", seconds=60)
+
+    def program(self, pid):
+        with open(f"/proc/{pid}/cmdline") as f:
+            return os.path.basename(f.read().split("\0")[0])
+
     def start_long(self, d, **more):
         """A job that trains for long; the uuid of its training's attempt, once it has made a step on both nodes."""
         job = self.submit(d, tokens=5000000, **more)
@@ -271,10 +294,9 @@ class RealNodes(Hosts):
 
     def kill_one(self, node, uuid, program):
         for pid in self.on(node, uuid):
-            with open(f"/proc/{pid}/cmdline") as f:
-                if os.path.basename(f.read().split("\0")[0]) == program:
-                    os.kill(pid, signal.SIGKILL)
-                    return
+            if self.program(pid) == program:
+                os.kill(pid, signal.SIGKILL)
+                return
         self.fail(f"no {program} on {node}")
 
     def test_a_killed_remote_rank_orted_or_mpirun_is_another_attempt(self):

@@ -9,7 +9,7 @@ import unittest
 import harness
 
 
-class Nodes(unittest.TestCase):
+class Cluster(unittest.TestCase):
     def daemon(self, settings, launcher=None, start=True):
         d = harness.Dhad(launcher)
         self.addCleanup(d.clean)
@@ -50,6 +50,8 @@ class Nodes(unittest.TestCase):
         with open(os.path.join(where, "spec.json")) as f:
             return hosts, json.load(f)["places"]
 
+
+class Nodes(Cluster):
     TWO = {"nodes": [{"name": "a", "address": "10.9.9.1", "slots": 4, "cores": "0-3", "memory_gib": 4},
                      {"name": "b", "address": "10.9.9.2", "slots": 4, "cores": "8-15", "memory_gib": 32}]}
 
@@ -201,6 +203,74 @@ class Nodes(unittest.TestCase):
         self.assertRegex(text, r"b:3 +cpu +14-15 +- +8 GiB")
         r = subprocess.run(dha + ["show", "z"], capture_output=True, text=True)
         self.assertEqual(r.returncode, 66)
+
+
+class Gpus(Cluster):
+    """GPUs as the nodes' worker tells: here the fake one says what the test wants."""
+    GPUS = [{"uuid": f"GPU-{i}", "name": "Fake", "memory": str(80 << 30)} for i in range(2)]
+
+    def probe(self, gpus, backends=("cpu", "cuda")):
+        return json.dumps({"format": "dha-probe-1", "cores": "0-7", "n_cores": 8, "memory": str(64 << 30),
+                           "backends": list(backends), "gpus": gpus})
+
+    def daemon_with(self, gpus, **more):
+        d = self.daemon({"nodes": [{"name": "g", "device": "cuda"}, {"name": "c"}]}, start=False)
+        d.start(DHA_FAKE_PROBE=self.probe(gpus, **more))
+        self.addCleanup(d.end)
+        d.until(lambda: self.nodes(d)["c"]["slots"])
+        return d
+
+    def test_each_attempt_sees_its_own_gpu_and_others_none(self):
+        d = self.daemon_with(self.GPUS)
+        slots = d.until(lambda: self.nodes(d)["g"]["slots"])
+        self.assertEqual([(s["name"], s["device"], s["gpu"]) for s in slots],
+                         [("g:gpu0", "cuda", "GPU-0"), ("g:gpu1", "cuda", "GPU-1")])
+        r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 1, "device": "cuda", "memory_gib": 81})})
+        self.assertIn("with 81 GiB of memory", r.json["error"]["message"])
+        big = d.submit("search.sleep=30", resources={"ranks": 1, "device": "cuda", "memory_gib": 50})
+        d.until_running(big, "search")
+        small = d.submit("search.sleep=30", seed=2, resources={"ranks": 1, "device": "cuda"})
+        d.until_running(small, "search")
+        cpu = d.submit("search.sleep=30", seed=3, resources={"ranks": 2})
+        d.until_running(cpu, "search")
+        for job, gpu in ((big, "GPU-0"), (small, "GPU-1"), (cpu, "")):
+            self.assertEqual({p["gpu"] for p in self.place(d, job)[1]}, {gpu})
+            env = [e for p in d.of_attempt(job, "search") for e in harness.environ_of(p)
+                   if e.startswith(b"CUDA_VISIBLE_DEVICES=")]
+            self.assertEqual(set(env), {b"CUDA_VISIBLE_DEVICES=" + gpu.encode()})
+        r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 3, "device": "cuda"})})
+        self.assertEqual((r.status, r.json["error"]["code"]), (422, "no_slot"))
+        for job in (big, small, cpu):
+            d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+            d.until_state(job, "cancelled")
+
+    def test_a_gpu_keeps_its_slot_when_another_is_taken_out(self):
+        d = self.daemon_with(self.GPUS)
+        d.until(lambda: len(self.nodes(d)["g"]["slots"]) == 2)
+        d.kill()
+        d.start(DHA_FAKE_PROBE=self.probe(self.GPUS[1:]))
+        d.until(lambda: [s["name"] for s in self.nodes(d)["g"]["slots"]] == ["g:gpu1"])
+        d.kill()
+        d.start(DHA_FAKE_PROBE=self.probe([{"uuid": "GPU-new", "name": "N", "memory": "1"}] + self.GPUS))
+        d.until(lambda: [(s["name"], s["gpu"]) for s in self.nodes(d)["g"]["slots"]]
+                == [("g:gpu0", "GPU-0"), ("g:gpu1", "GPU-1"), ("g:gpu2", "GPU-new")])
+
+    def test_gpus_of_a_worker_that_cannot_use_them_are_not_given_out(self):
+        d = self.daemon_with(self.GPUS, backends=("cpu",))
+        d.until(lambda: "no CUDA backend" in self.log(d))
+        self.assertEqual(self.nodes(d)["g"]["slots"], [])
+        r = d.post("/v1/jobs", {"spec": d.spec(resources={"ranks": 1, "device": "cuda"})})
+        self.assertIn("GPU", r.json["error"]["message"])
+        self.assertIn('"cpu"', r.json["error"]["hint"])
+
+    def test_an_answer_that_is_none_is_said_and_the_rest_goes_on(self):
+        d = self.daemon({"nodes": [{"name": "g", "device": "cuda"}, {"name": "c", "slots": 2, "memory_gib": 1}]},
+                        start=False)
+        d.start(DHA_FAKE_PROBE='{"format": "dha-probe-1"}')
+        self.addCleanup(d.end)
+        d.until(lambda: "asking node g what it has" in self.log(d))
+        job = d.submit()
+        d.until_state(job, "done")
 
 
 class ThisHost(unittest.TestCase):

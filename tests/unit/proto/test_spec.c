@@ -268,7 +268,6 @@ static void every_field_is_checked(void **state)
         {"'export'", "{'format':'gqa'}", "$.export.format", "plain GQA"},
         {"'resources'", "{'ranks':0}", "$.resources.ranks", "out of range"},
         {"'resources'", "{'threads':5000}", "$.resources.threads", "out of range"},
-        {"'resources'", "{'device':'cuda'}", "$.resources.device", "not in this version"},
         {"'resources'", "{'device':'tpu'}", "$.resources.device", "not a choice"},
         {"'resources'", "{'nodes':0}", "$.resources.nodes", "out of range"},
         {"'resources'", "{'nodes':2,'ranks':3}", "$.resources.nodes", "spread evenly"},
