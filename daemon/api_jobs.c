@@ -7,6 +7,7 @@
 #include <sys/statvfs.h>
 
 #include "daemon/doc.h"
+#include "daemon/runas.h"
 #include "daemon/stagekey.h"
 
 enum { LIST_MAX = 1000, KEY_MAX = 128, AFTER_MAX = 64 };
@@ -37,8 +38,9 @@ static char *path_of(const cJSON *obj, const char *key)
 
 /* A spec with errors may name files that are not there as well: said in the same answer, as far as its paths
  * can be read. */
-static void check_files_of(const cJSON *doc, struct spec_errors *errs)
+static void check_files_of(const cJSON *doc, int64_t owner_uid, struct spec_errors *errs)
 {
+    struct runas as;
     const cJSON *data = json_get(doc, "data"), *train = json_get(data, "train"), *f;
     struct job_spec paths = {.model = path_of(doc, "model"),
                              .data = {.valid = path_of(data, "valid"),
@@ -56,7 +58,9 @@ static void check_files_of(const cJSON *doc, struct spec_errors *errs)
         }
         paths.data.train[paths.data.n_train++] = f->valuestring;
     }
+    runas_enter(&as, runas_user(owner_uid));
     stagekey_check_files(&paths, errs);
+    runas_leave(&as);
     free(paths.data.train);
 }
 
@@ -77,8 +81,16 @@ int api_may_priority(struct api_call *c, int64_t priority)
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
 {
     struct spec_errors errs = {0};
+    struct runas as;
+    int64_t owner = (int64_t)c->rq->peer_uid;
+    if (daemon_may_run(c->d, owner, &c->e) != 0) {
+        return -1;
+    }
     if (spec_parse(doc, NULL, spec, &errs) == 0) {
-        if (stagekey_check_files(spec, &errs) == 0) {
+        runas_enter(&as, runas_user(owner));
+        int missing = stagekey_check_files(spec, &errs);
+        runas_leave(&as);
+        if (missing == 0) {
             if (api_may_priority(c, spec->priority) == 0) {
                 return 0;
             }
@@ -87,7 +99,7 @@ int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
         }
         spec_finish(spec);
     } else {
-        check_files_of(doc, &errs);
+        check_files_of(doc, owner, &errs);
     }
     cJSON_Delete(c->errors);
     c->errors = errors_doc(&errs);
@@ -112,7 +124,7 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struc
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
-    if (stagekey_job(spec, keys, &n, &c->e) != 0) {
+    if (stages_keys(spec, (int64_t)c->rq->peer_uid, keys, &n, &c->e) != 0) {
         goto out;
     }
     for (int i = 0; i < n; i++) {
@@ -155,7 +167,7 @@ static cJSON *plan_doc(struct api_call *c, const struct job_spec *spec)
 {
     struct stagekey keys[STAGE_KINDS];
     int n = 0;
-    if (stagekey_job(spec, keys, &n, &c->e) != 0) {
+    if (stages_keys(spec, (int64_t)c->rq->peer_uid, keys, &n, &c->e) != 0) {
         return NULL;
     }
     cJSON *list = cJSON_CreateArray();

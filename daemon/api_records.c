@@ -13,6 +13,7 @@
 
 #include "daemon/doc.h"
 #include "daemon/logcap.h"
+#include "daemon/runas.h"
 
 enum { LOG_CHUNK = 1024 * 1024, POINTS_MAX = 100000, CHECKPOINTS_MAX = 10000, DROPPED_NOTE = 128 };
 
@@ -227,7 +228,10 @@ static int find_attempt(struct api_call *c, struct store_attempt *a)
 static int count_rank_logs(const char *dir)
 {
     int ranks = 0;
+    struct runas as;
+    runas_enter_path(&as, dir);
     DIR *d = opendir(dir);
+    runas_leave(&as);
     for (struct dirent *entry; d && (entry = readdir(d));) {
         char name[32];
         int rank;
@@ -283,7 +287,7 @@ static int read_log(struct api_call *c, const char *path, int64_t offset, int64_
     if (!rp->body) {
         return dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
     }
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = runas_open(path, O_RDONLY);
     if (fd < 0 && errno == ENOENT) {
         return 0;
     }

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/doc.h"
+#include "daemon/runas.h"
 #include "daemon/dominate.h"
 #include "proto/budget.h"
 
@@ -91,12 +92,15 @@ static cJSON *point_spec(struct api_call *c, const struct sweep_request *q, cons
 }
 
 /* The model's shape, as far as its config.json can be read here: what is wrong with it the worker says better. */
-static void read_shape(struct sweep_request *q)
+static void read_shape(struct sweep_request *q, int64_t owner_uid)
 {
+    struct runas as;
     char path[4200];
     struct dha_err ignored;
     snprintf(path, sizeof path, "%.4000s/config.json", json_str(q->base, "model", ""));
+    runas_enter(&as, runas_user(owner_uid));
     cJSON *doc = path[0] == '/' ? json_parse_file(path, 1 << 20, &ignored) : NULL;
+    runas_leave(&as);
     int64_t layers = json_int(doc, "num_hidden_layers", 0);
     int64_t heads = json_int(doc, "num_attention_heads", 0);
     if (layers > 0 && layers < 100000 && heads > 0 && heads < 100000) {
@@ -394,7 +398,7 @@ enum api_outcome api_sweep_new(struct api_call *c)
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
-    read_shape(&q);
+    read_shape(&q, (int64_t)c->rq->peer_uid);
     /* Every point is checked before the first is submitted. */
     if (parse_points(c, &q) != 0 || refuse_impossible(c, &q) != 0) {
         goto out;

@@ -16,6 +16,7 @@
 #include "daemon/log.h"
 #include "daemon/logcap.h"
 #include "daemon/remote.h"
+#include "daemon/runas.h"
 #include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
@@ -101,7 +102,7 @@ static bool has_file(const struct attempt *a, const char *name)
     char path[4200];
     struct stat st;
     path_in(a, name, path);
-    return stat(path, &st) == 0;
+    return runas_stat(path, &st) == 0;
 }
 
 /* Asks without taking (see shim.c). What cannot be asked counts as held: doing nothing is safe. */
@@ -109,9 +110,10 @@ static enum lock_state lock_state(const struct attempt *a)
 {
     char path[4200];
     path_in(a, "attempt.lock", path);
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    int fd = runas_open(path, O_RDWR);
     if (fd < 0) {
-        return errno == ENOENT ? LOCK_ABSENT : LOCK_HELD;
+        int err = errno;
+        return err == ENOENT ? LOCK_ABSENT : runas_spoiled(path, err) ? LOCK_FREE : LOCK_HELD;
     }
     struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int rc = fcntl(fd, F_OFD_GETLK, &l);
@@ -126,7 +128,7 @@ static int read_shim_json(struct attempt *a)
     int64_t pid, start;
     const char *boot;
     path_in(a, "shim.json", path);
-    cJSON *doc = json_parse_file(path, 4096, &e);
+    cJSON *doc = runas_json(path, 4096, &e);
     int rc = -1;
     if (doc && json_need_int(doc, "pid", &pid, &e) == 0 && pid > 0 && pid <= INT_MAX &&
         json_need_int(doc, "start", &start, &e) == 0 &&
@@ -159,7 +161,9 @@ static void watch(struct attempt *a)
         return; /* the next tick looks again */
     }
     int fd = (int)syscall(SYS_pidfd_open, a->pid, 0);
-    if (fd < 0 || !proc_is(a->pid, a->pid_start, a->boot_id)) {
+    /* shim.json is written by the user: what runs as another is not their shim, whatever it says */
+    if (fd < 0 || !proc_is(a->pid, a->pid_start, a->boot_id) ||
+        !proc_is_of(a->pid, runas_owner(a->dir))) {
         if (fd >= 0) {
             close(fd);
         }
@@ -192,11 +196,14 @@ static bool child_lives(const struct attempt *a)
 /* Of a shim that was killed before it wrote shim.json. */
 static void remove_unused_tmp(const struct attempt *a)
 {
+    struct runas as;
+    runas_enter_path(&as, a->dir);
     int dir = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir >= 0) {
         tmpdir_unmake(dir);
         close(dir);
     }
+    runas_leave(&as);
 }
 
 static void conclude(struct attempt *a)
@@ -226,7 +233,8 @@ static size_t left_by_shim(struct attempt *a, pid_t pids[PROCS_LEFT_MAX])
 {
     size_t n = 0;
     for (int i = 0; i < a->n_left; i++) {
-        if (proc_is(a->left[i].pid, a->left[i].start, a->boot_id)) {
+        if (proc_is(a->left[i].pid, a->left[i].start, a->boot_id) &&
+            proc_is_of(a->left[i].pid, runas_owner(a->dir))) {
             kill(a->left[i].pid, SIGKILL);
             pids[n++] = a->left[i].pid;
         }
@@ -239,7 +247,7 @@ static void drain_for(struct attempt *a, pid_t shim, size_t left)
 {
     pid_t pids[PROCS_LEFT_MAX];
     char reason[256];
-    size_t n = procs_find(shim, a->uuid, getpid(), pids, PROCS_LEFT_MAX);
+    size_t n = procs_find(shim, a->uuid, runas_owner(a->dir), getpid(), pids, PROCS_LEFT_MAX);
     if (n == 0 || n == PROCS_UNKNOWN) {
         n = left_by_shim(a, pids);
     }
@@ -274,13 +282,16 @@ static void sweep(struct attempt *a)
     FAILPOINT(sweep_before_kill);
     /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
     pid_t shim = proc_is_another(a->pid, a->pid_start, a->boot_id) ? 0 : a->pid;
-    size_t left = procs_kill(shim, a->uuid, getpid());
+    size_t left = procs_kill(shim, a->uuid, runas_owner(a->dir), getpid());
     if (left == 0) {
         left = left_by_shim(a, pids);
     }
     if (left == 0) {
         FAILPOINT(sweep_after_kill);
+        struct runas as;
+        runas_enter_path(&as, a->dir);
         tmpdir_remove(a->tmp); /* the shim could not; "" is refused */
+        runas_leave(&as);
         conclude(a);
     } else if (now >= a->sweep_end_ms) {
         drain_for(a, shim, left);
@@ -295,7 +306,7 @@ static bool shim_swept_all(struct attempt *a)
     struct dha_err e = {0};
     const cJSON *one;
     path_in(a, "exit.json", path);
-    cJSON *doc = json_parse_file(path, 4096, &e);
+    cJSON *doc = runas_json(path, 4096, &e);
     bool all = doc && json_int(doc, "left", -1) == 0;
     const cJSON *pids = json_get(doc, "pids");
     a->n_left = 0;

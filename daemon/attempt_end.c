@@ -2,13 +2,16 @@
  * its verdict (verdict.h), its slots free, its stage moved on, its job moved on. */
 #include "daemon/attempt.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/runas.h"
 #include "daemon/verdict.h"
 
 /* So often a file that is there but cannot be read is tried again (TROUBLE_MS apart). */
@@ -23,10 +26,10 @@ static int read_doc(struct attempt *a, const char *name, cJSON **out, struct dha
     struct dha_err e = {0};
     *out = NULL;
     snprintf(path, sizeof path, "%.4000s/%s", a->dir, name);
-    if (stat(path, &st) != 0) {
+    if (runas_stat(path, &st) != 0) {
         return 0;
     }
-    cJSON *doc = json_parse_file(path, 65536, &e);
+    cJSON *doc = runas_json(path, 65536, &e);
     if (doc && cJSON_IsObject(doc)) {
         *out = doc;
         return 0;
@@ -37,15 +40,15 @@ static int read_doc(struct attempt *a, const char *name, cJSON **out, struct dha
         return -1;
     }
     char content[1024];
-    FILE *f = S_ISREG(st.st_mode) ? fopen(path, "re") : NULL;
-    size_t n = f ? fread(content, 1, sizeof content, f) : 0;
-    if (f) {
-        fclose(f);
+    int fd = runas_open(path, O_RDONLY);
+    ssize_t n = fd >= 0 ? read(fd, content, sizeof content) : 0;
+    if (fd >= 0) {
+        close(fd);
     }
     log_warn("%s is damaged and set aside: %s", path, e.msg);
     struct dha_err ignored = {0};
-    if (store_lost_found_add(a->d->store, path, content, n, e.msg[0] ? e.msg : "not an object",
-                             now_us(), &ignored) != 0) {
+    if (store_lost_found_add(a->d->store, path, content, n > 0 ? (size_t)n : 0,
+                             e.msg[0] ? e.msg : "not an object", now_us(), &ignored) != 0) {
         log_fail("lost_found", &ignored);
     }
     return 0;

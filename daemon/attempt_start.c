@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/failpoint.h"
+#include "daemon/runas.h"
 #include "daemon/log.h"
 #include "daemon/output.h"
 #include "daemon/place.h"
@@ -161,7 +162,12 @@ static int build_spec(struct attempt *a, const struct store_job *job, const stru
         spec->inputs[l->at[i].kind] = l->at[i].out_dir ? strdup(l->at[i].out_dir) : NULL;
     }
     spec->dir = strdup(a->dir);
-    spec->cache = strdup(d->cache_dir);
+    uid_t user = runas_user(job->owner_uid);
+    if (user == RUNAS_SELF) {
+        spec->cache = strdup(d->cache_dir);
+    } else if (asprintf(&spec->cache, "%s/uid-%lu", d->cache_dir, (unsigned long)user) < 0) {
+        spec->cache = NULL;
+    }
     if (!spec->out || !spec->dir || !spec->cache) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
@@ -170,13 +176,13 @@ static int build_spec(struct attempt *a, const struct store_job *job, const stru
 
 /* A stage's key promises what its result was made from; files that changed while the job waited would make it
  * a lie that other jobs then reuse. */
-static int check_key(struct attempt *a, const struct stage_spec *spec, const struct store_stages *l,
-                     struct dha_err *e)
+static int check_key(int64_t owner_uid, struct attempt *a, const struct stage_spec *spec,
+                     const struct store_stages *l, struct dha_err *e)
 {
     struct stagekey keys[STAGE_KINDS];
     const char *promised = "";
     int n = 0;
-    if (stagekey_job(&spec->spec, keys, &n, e) != 0) {
+    if (stages_keys(&spec->spec, owner_uid, keys, &n, e) != 0) {
         return -1;
     }
     for (size_t i = 0; i < l->n; i++) {
@@ -201,7 +207,8 @@ static int launch(struct attempt *a, struct dha_err *e)
     int rc = -1;
     if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
         store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
-        build_spec(a, &job, &l, &spec, e) != 0 || check_key(a, &spec, &l, e) != 0 ||
+        daemon_may_run(a->d, job.owner_uid, e) != 0 || build_spec(a, &job, &l, &spec, e) != 0 ||
+        check_key(job.owner_uid, a, &spec, &l, e) != 0 ||
         output_clear_damaged(spec.kind, spec.out, e) != 0 ||
         placement_of(a->d, a->id, spec.spec.resources.threads, &place, e) != 0) {
         goto out;
@@ -220,7 +227,8 @@ static int launch(struct attempt *a, struct dha_err *e)
                                 .ranks = spec.spec.resources.ranks,
                                 .threads = spec.spec.resources.threads,
                                 .nodes = place.nodes,
-                                .n_nodes = place.n_nodes};
+                                .n_nodes = place.n_nodes,
+                                .user = runas_user(job.owner_uid)};
     FAILPOINT(launch_before_spawn);
     rc = launch_attempt(&a->d->loop, &a->d->launch, &la, &a->child, e);
     if (rc == 0) {

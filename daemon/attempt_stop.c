@@ -11,6 +11,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/runas.h"
 
 enum { SHIM_MS = 5000, STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
 
@@ -64,7 +65,7 @@ static void kill_all(struct attempt *a)
         a->kill_shim_ms = now + SHIM_MS;
         log_info("job %lld: attempt %d is killed", (long long)a->job, a->number);
     }
-    procs_kill(a->pid, a->uuid, getpid());
+    procs_kill(a->pid, a->uuid, runas_owner(a->dir), getpid());
     FAILPOINT(cancel_after_kill);
     if (now >= a->kill_shim_ms && a->phase == A_WATCHED) {
         syscall(SYS_pidfd_send_signal, a->pidfd, SIGKILL, NULL, 0);

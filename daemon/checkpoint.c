@@ -11,6 +11,8 @@
 #include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "daemon/output.h"
+#include "daemon/runas.h"
+#include "daemon/tmpdir.h"
 #include "proto/json.h"
 
 enum { MANIFEST_MAX = 16 * 1024 * 1024 };
@@ -61,8 +63,8 @@ static enum checkpoint_found judged(const struct dha_err *why)
                                                                 : CHECKPOINT_DAMAGED;
 }
 
-static enum checkpoint_found check(const char *dir, const char *digest, bool deep,
-                                   struct progress *p, struct dha_err *why)
+static enum checkpoint_found check_here(const char *dir, const char *digest, bool deep,
+                                        struct progress *p, struct dha_err *why)
 {
     char path[FILES_PATH];
     struct files_seen seen;
@@ -110,6 +112,16 @@ out:
     return found;
 }
 
+static enum checkpoint_found check(const char *dir, const char *digest, bool deep,
+                                   struct progress *p, struct dha_err *why)
+{
+    struct runas as;
+    runas_enter_named(&as, dir);
+    enum checkpoint_found found = check_here(dir, digest, deep, p, why);
+    runas_leave(&as);
+    return found;
+}
+
 enum checkpoint_found checkpoint_check(const struct store_checkpoint *c, bool deep,
                                        struct progress *p, struct dha_err *why)
 {
@@ -148,7 +160,7 @@ void checkpoint_choose(const struct checkpoint_policy *policy, const struct stor
     }
 }
 
-int checkpoint_retire(const char *path, struct dha_err *e)
+static int retire(const char *path, struct dha_err *e)
 {
     char manifest[FILES_PATH], gone[FILES_PATH];
     if (files_path(manifest, e, "%s/manifest.json", path) != 0 ||
@@ -172,7 +184,7 @@ int checkpoint_retire(const char *path, struct dha_err *e)
     return 0;
 }
 
-int checkpoint_disable(const char *path, struct dha_err *e)
+static int disable(const char *path, struct dha_err *e)
 {
     char manifest[FILES_PATH], bad[FILES_PATH];
     if (files_path(manifest, e, "%s/manifest.json", path) != 0 ||
@@ -184,4 +196,32 @@ int checkpoint_disable(const char *path, struct dha_err *e)
     }
     FAILPOINT(admin_fsck_disabled);
     return 0;
+}
+
+/* A worker said where its checkpoints are: with its user's rights, whatever it said. */
+int checkpoint_retire(const char *path, struct dha_err *e)
+{
+    struct runas as;
+    runas_enter_named(&as, path);
+    int rc = retire(path, e);
+    runas_leave(&as);
+    return rc;
+}
+
+int checkpoint_disable(const char *path, struct dha_err *e)
+{
+    struct runas as;
+    runas_enter_named(&as, path);
+    int rc = disable(path, e);
+    runas_leave(&as);
+    return rc;
+}
+
+int checkpoint_remove(const char *retired)
+{
+    struct runas as;
+    runas_enter_named(&as, retired);
+    int rc = files_there(retired) ? tree_remove(retired) : 0;
+    runas_leave(&as);
+    return rc;
 }

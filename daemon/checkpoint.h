@@ -39,5 +39,7 @@ void checkpoint_choose(const struct checkpoint_policy *policy, const struct stor
 int checkpoint_retire(const char *path, struct dha_err *e);
 /* A damaged one: its manifest.json becomes manifest.json.bad, so that no worker reads on in it. */
 int checkpoint_disable(const char *path, struct dha_err *e);
+/* Removes what checkpoint_retire() renamed (its name, with ".del"): 0 / -1; nothing there is success. */
+int checkpoint_remove(const char *retired);
 
 #endif

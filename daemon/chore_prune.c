@@ -313,7 +313,7 @@ static int remove_trees(struct chore *c, struct dha_err *e)
     for (size_t i = 0; i < k->n_victims; i++) {
         char path[FILES_PATH];
         if (k->victims[i].gone && (files_path(path, e, "%s.del", k->victims[i].c.path) != 0 ||
-                                   (files_there(path) && tree_remove(path) != 0))) {
+                                   checkpoint_remove(path) != 0)) {
             log_warn("prune: %s could not be removed to the end", path);
         }
         if (progress_add(&c->progress, 1, e) != 0) {

@@ -234,6 +234,18 @@ static void on_quit(uv_timer_t *t)
     stop(t->data, "asked to over the API");
 }
 
+/* Root's own jobs run as root in root's private daemon; where a group submits, only if the settings say so. */
+int daemon_may_run(const struct daemon *d, int64_t owner_uid, struct dha_err *e)
+{
+    long said = d->settings.allow_root_jobs;
+    if (runas_user(owner_uid) != RUNAS_SELF && d->launch.launcher->remote) {
+        dha_fail(e, DHA_E_FORBIDDEN, "jobs of other users run on the daemon's own host only");
+        return dha_err_hint(e, "the launcher of this daemon is %s, which goes to others as root",
+                            d->launch.launcher->name);
+    }
+    return runas_allowed(owner_uid, said < 0 ? !d->access.has_group : said != 0, e);
+}
+
 void daemon_quit_soon(struct daemon *d)
 {
     /* The reply to the request should still go out. */
@@ -315,6 +327,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     if (!d->state_dir) {
         goto fail;
     }
+    runas_init(d->state_dir);
     if (asprintf(&log, "%s/dhad.log", d->state_dir) < 0 ||
         asprintf(&d->cache_dir, "%s/cache", d->state_dir) < 0 ||
         !(d->socket_path = strdup(o->socket))) {

@@ -21,6 +21,7 @@
  *   preempt.c (pure)           who gives way to a higher priority, where that is wanted
  *   hosts.c nodes.c probing.c place.c   which nodes there are, and where an attempt runs
  *   launch.c shim/             an attempt becomes processes
+ *   runas.c                    as whom, and with whose rights its files are touched, where root serves several users
  *   attempt*.c                 a live attempt: start, watch, adopt, stop, end
  *   stall.c (pure)             when a step that does not end is frozen
  *   remote.c                   what it left on other nodes
@@ -59,6 +60,8 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e);
 void daemon_run(struct daemon *d); /* until it is told to stop */
 void daemon_close(struct daemon *d);
 
+/* May jobs of that user run here at all? DHA_E_FORBIDDEN. */
+int daemon_may_run(const struct daemon *d, int64_t owner_uid, struct dha_err *e);
 /* Stops after the present replies are out. */
 void daemon_quit_soon(struct daemon *d);
 
@@ -177,6 +180,10 @@ int stages_find_done(struct daemon *d, const char *key, struct store_stage *out,
 /* Before a stage starts: is what it reads whole? If not, *whole = false, and the stage that made it (with what
  * rests on it) goes back to be reused from elsewhere or to run again. */
 int stages_check_input(struct daemon *d, int64_t stage, bool *whole, struct dha_err *e);
+/* stagekey_job() with the owner's rights; users' keys are different where their jobs run as they. */
+struct stagekey;
+int stages_keys(const struct job_spec *s, int64_t owner_uid, struct stagekey *keys, int *n,
+                struct dha_err *e);
 int stages_hold(struct daemon *d, int64_t job, struct dha_err *e);
 int stages_release(struct daemon *d, int64_t job, struct dha_err *e);
 int stages_retry(struct daemon *d, int64_t job, struct dha_err *e);

@@ -15,6 +15,7 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
+#include "daemon/runas.h"
 #include "daemon/statedir.h"
 
 enum { CHUNK = 1 << 20, DEPTH_MAX = 16 };
@@ -111,7 +112,10 @@ out:
 static int open_file(const char *path, struct dha_err *e)
 {
     struct stat st;
+    struct runas as;
+    runas_enter_path(&as, path);
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    runas_leave(&as);
     if (fd < 0) {
         return dha_fail_errno(e, errno, "cannot open %s", path);
     }
@@ -169,6 +173,15 @@ static int no_dots(const struct dirent *d)
     return strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0;
 }
 
+static int look(const char *path, struct stat *st)
+{
+    struct runas as;
+    runas_enter_path(&as, path);
+    int rc = lstat(path, st);
+    runas_leave(&as);
+    return rc;
+}
+
 static int walk(const struct walk *w, const char *relative, int depth)
 {
     char path[FILES_PATH], below[FILES_PATH];
@@ -176,7 +189,10 @@ static int walk(const struct walk *w, const char *relative, int depth)
     if (files_path(path, w->e, "%s/%s", w->dir, relative) != 0) {
         return -1;
     }
+    struct runas as;
+    runas_enter_path(&as, path);
     int n = scandir(path, &names, no_dots, alphasort), rc = 0;
+    runas_leave(&as);
     if (n < 0) {
         return dha_fail_errno(w->e, errno, "cannot read the directory %s", path);
     }
@@ -189,7 +205,7 @@ static int walk(const struct walk *w, const char *relative, int depth)
         if (rc == 0) {
             rc = files_path(path, w->e, "%s/%s", w->dir, below);
         }
-        if (rc == 0 && lstat(path, &st) == 0) {
+        if (rc == 0 && look(path, &st) == 0) {
             if (S_ISREG(st.st_mode)) {
                 rc = w->fn(w->arg, below, (int64_t)st.st_size);
             } else if (S_ISDIR(st.st_mode)) {
@@ -226,7 +242,10 @@ int files_make_parent(const char *path, struct dha_err *e)
 
 int files_sync_dir(const char *path, struct dha_err *e)
 {
+    struct runas as;
+    runas_enter_path(&as, path);
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    runas_leave(&as);
     int rc = fd < 0 || fsync(fd) != 0 ? dha_fail_errno(e, errno, "cannot sync %s", path) : 0;
     if (fd >= 0) {
         close(fd);

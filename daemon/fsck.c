@@ -16,6 +16,7 @@
 #include "daemon/files.h"
 #include "daemon/grow.h"
 #include "daemon/output.h"
+#include "daemon/runas.h"
 
 static const struct {
     const char *name, *repair;
@@ -201,7 +202,10 @@ static void each_entry(struct check *c, const char *dir,
                        void (*fn)(struct check *c, const char *dir, const char *name))
 {
     struct dirent **names = NULL;
+    struct runas as;
+    runas_enter_path(&as, dir);
     int n = scandir(dir, &names, NULL, alphasort);
+    runas_leave(&as);
     if (n < 0 && errno != ENOENT) {
         found(c, FSCK_UNREADABLE, dir, NULL, "%s", strerror(errno));
     }
@@ -574,6 +578,13 @@ static int move_away(struct store *s, const char *state_dir, const char *lost,
     }
     if (files_there(to)) {
         return dha_fail(e, DHA_E_CONFLICT, "%s is there already", to);
+    }
+    /* In a directory of theirs they could lead us to something else between the look and the move. */
+    uid_t owner = runas_owner(f->path);
+    if (owner != RUNAS_SELF) {
+        dha_fail(e, DHA_E_FORBIDDEN, "%s is in a directory of uid %ld and is left there", f->path,
+                 (long)owner);
+        return dha_err_hint(e, "its owner can remove it");
     }
     FAILPOINT(admin_fsck_before_move);
     if (rename(f->path, to) != 0) {

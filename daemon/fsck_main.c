@@ -15,6 +15,7 @@
 #include "daemon/daemon.h"
 #include "daemon/failpoint.h"
 #include "daemon/fsck.h"
+#include "daemon/runas.h"
 #include "proto/findings.h"
 
 static const char help_text[] =
@@ -244,6 +245,7 @@ int fsck_main(int argc, char **argv)
     }
     umask(077);
     char *dir = realpath(a.state, NULL);
+    runas_init(dir);
     if (!dir) {
         dha_fail_errno(&e, errno, "state directory %s", a.state);
         return complain(&e);

@@ -11,6 +11,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/runas.h"
 
 /* Enough for a second of the chattiest worker; a longer line than a record may be ends up split, and
  * both halves in lost_found. */
@@ -26,8 +27,8 @@ static int open_journal(struct ingest *in, struct dha_err *e)
     if (n < 0 || (size_t)n >= sizeof path) {
         return dha_fail(e, DHA_E_INTERNAL, "the attempt's path is too long");
     }
-    in->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (in->fd < 0 && errno != ENOENT) {
+    in->fd = runas_open(path, O_RDONLY);
+    if (in->fd < 0 && errno != ENOENT && !runas_spoiled(path, errno)) {
         return dha_fail_errno(e, errno, "cannot open %s", path);
     }
     return 0;
@@ -38,8 +39,12 @@ static bool checkpoint_is_there(const struct record *r)
 {
     char path[600];
     struct stat st;
+    struct runas as;
     snprintf(path, sizeof path, "%s/manifest.json", r->checkpoint.path);
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+    runas_enter_named(&as, path);
+    int rc = stat(path, &st);
+    runas_leave(&as);
+    return rc == 0 && S_ISREG(st.st_mode);
 }
 
 /* A worker that has told of a checkpoint then removes older ones (worker/train/ckpt.c) and does not say so. What is listed
@@ -59,7 +64,8 @@ static int note_removed(struct daemon *d, int64_t attempt, struct dha_err *e)
         return -1;
     }
     for (size_t i = 0; i < n && rc == 0; i++) {
-        if (strcmp(ck[i].state, "complete") == 0 && access(ck[i].path, F_OK) != 0 &&
+        struct stat st;
+        if (strcmp(ck[i].state, "complete") == 0 && runas_stat(ck[i].path, &st) != 0 &&
             errno == ENOENT) {
             rc = store_checkpoint_mark(d->store, ck[i].id, "deleted", now_us(), e);
         }

@@ -12,6 +12,7 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/place.h"
+#include "daemon/runas.h"
 #include "daemon/statedir.h"
 #include "proto/probe.h"
 
@@ -188,18 +189,34 @@ static bool passes_on(const char *var)
     return true;
 }
 
-static void environment(const struct launch_attempt *a, struct launch_argv *v)
+/* Of another user's attempt nothing of the daemon's environment is: what a log-in would set, and no more. */
+static int environment(const struct launch_attempt *a, struct launch_argv *v, struct dha_err *e)
 {
-    for (char **p = environ; *p; p++) {
+    struct runas_account who;
+    for (char **p = environ; *p && a->user == RUNAS_SELF; p++) {
         if (passes_on(*p)) {
             launch_word(v, "%s", *p);
         }
     }
+    if (a->user != RUNAS_SELF) {
+        if (runas_account(a->user, &who, e) != 0) {
+            return -1;
+        }
+        launch_word(v, "PATH=/usr/local/bin:/usr/bin:/bin");
+        launch_word(v, "LANG=C.UTF-8");
+        launch_word(v, "HOME=%s", who.home);
+        launch_word(v, "SHELL=%s", who.shell);
+        launch_word(v, "USER=%s", who.name);
+        launch_word(v, "LOGNAME=%s", who.name);
+    }
     launch_word(v, "DHA_ATTEMPT=%s", a->spec->uuid);
     launch_word(v, "DHA_RANKS=%d", a->ranks);
     launch_word(v, "OMP_NUM_THREADS=%d", a->threads);
-    launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT=1");
-    launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1");
+    if (a->user == RUNAS_SELF) {
+        launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT=1");
+        launch_word(v, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1");
+    }
+    return 0;
 }
 
 /* The attempt's GPUs, or none: what runs on cores has no business on them. Over several nodes each rank sets its own
@@ -225,12 +242,16 @@ static int write_hostfile(const struct launch_attempt *a, struct dha_err *e)
     if (asprintf(&path, "%s/hostfile", a->spec->dir) < 0) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
-    FILE *f = fopen(path, "we");
+    int fd = runas_open(path, O_WRONLY | O_CREAT | O_TRUNC);
+    FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
     bool good = f != NULL;
     for (int i = 0; i < a->n_nodes && good; i++) {
         good = fprintf(f, "%s slots=%d\n", a->nodes[i].address, a->nodes[i].ranks) >= 0;
     }
     int rc = good ? 0 : dha_fail_errno(e, errno, "cannot write %s", path);
+    if (!f && fd >= 0) {
+        close(fd);
+    }
     if (f && fclose(f) != 0 && rc == 0) {
         rc = dha_fail_errno(e, errno, "cannot write %s", path);
     }
@@ -285,7 +306,11 @@ static int spawn_shim(uv_loop_t *loop, const struct launch_config *c,
     }
     int rc = -1;
     struct reaper *r = NULL;
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int fd = runas_open(path, O_WRONLY | O_CREAT | O_APPEND);
+    if (fd >= 0 && fcntl(fd, F_SETFL, O_APPEND) != 0) { /* whoever inherits it may wait */
+        close(fd);
+        fd = -1;
+    }
     if (fd < 0) {
         dha_fail_errno(e, errno, "cannot open %s", path);
         goto out;
@@ -324,26 +349,63 @@ out:
     return rc;
 }
 
+/* The job's directory is its user's, and so is what is made in it. */
+static int make_job_dir(const struct launch_attempt *a, struct dha_err *e)
+{
+    char *dir = strdup(a->spec->dir);
+    int rc = dir ? 0 : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    for (int up = 0; up < 2 && rc == 0; up++) { /* jobs/ID/KIND/aN */
+        char *slash = strrchr(dir, '/');
+        if (slash) {
+            *slash = '\0';
+        }
+    }
+    if (rc == 0 && (runas_open_state(e) != 0 || runas_own_dir(dir, a->user, e) != 0 ||
+                    runas_own_dir(a->spec->cache, a->user, e) != 0)) {
+        rc = -1;
+    }
+    free(dir);
+    return rc;
+}
+
+static int write_files(const struct launch_attempt *a, struct dha_err *e)
+{
+    struct runas as;
+    if (a->user != RUNAS_SELF && make_job_dir(a, e) != 0) {
+        return -1;
+    }
+    runas_enter(&as, a->user);
+    int rc = make_dirs(a->spec->dir, e) != 0 || make_dirs(a->spec->out, e) != 0 ? -1 : 0;
+    FAILPOINT(launch_before_spec);
+    if (rc == 0 && (write_hostfile(a, e) != 0 || write_spec(a, e) != 0)) {
+        rc = -1;
+    }
+    runas_leave(&as);
+    return rc;
+}
+
 int launch_attempt(uv_loop_t *loop, const struct launch_config *c, const struct launch_attempt *a,
                    int *pid, struct dha_err *e)
 {
     struct launch_argv args = {0}, env = {0};
     int rc = -1;
-    if (make_dirs(a->spec->dir, e) != 0 || make_dirs(a->spec->out, e) != 0) {
-        goto out;
-    }
-    FAILPOINT(launch_before_spec);
-    if (write_hostfile(a, e) != 0 || write_spec(a, e) != 0) {
+    if (write_files(a, e) != 0) {
         goto out;
     }
     launch_word(&args, "%s", c->shim);
+    if (a->user != RUNAS_SELF) {
+        launch_word(&args, "--as");
+        launch_word(&args, "%lu", (unsigned long)a->user);
+    }
     launch_word(&args, "%s", a->spec->dir);
     launch_word(&args, "%s", a->spec->uuid);
     launch_word(&args, "--");
     if (c->launcher->command(c, a, &args, e) != 0) {
         goto out;
     }
-    environment(a, &env);
+    if (environment(a, &env, e) != 0) {
+        goto out;
+    }
     gpus(a, &env);
     if (args.failed || env.failed) {
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");

@@ -18,6 +18,7 @@
 #include <uv.h>
 
 #include "daemon/hosts.h"
+#include "daemon/runas.h"
 #include "proto/stage.h"
 
 /* A growing argument vector; out of memory is remembered and reported at the end. */
@@ -34,6 +35,7 @@ struct launch_attempt {
     int ranks, threads;
     const struct place_node *nodes; /* n_nodes, borrowed */
     int n_nodes;
+    uid_t user; /* as whom (runas.h) */
 };
 
 struct launch_config;

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/runas.h"
+
 enum { BLOCK = 4096 };
 
 int logcap_trim(const char *path, int64_t limit, int64_t *dropped)
@@ -14,7 +16,7 @@ int logcap_trim(const char *path, int64_t limit, int64_t *dropped)
     struct stat st, after;
     int rc = 0;
     *dropped = 0;
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    int fd = runas_open(path, O_WRONLY);
     if (fd < 0) {
         return errno == ENOENT ? 0 : -1;
     }

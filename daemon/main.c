@@ -50,11 +50,11 @@ static const char help_text[] =
     "                    (default: 64)\n"
     "  --preempt 0|1     1: running stages checkpoint and give way to those of higher priority "
     "(default: 0)\n"
-    "  --group GROUP     its members may submit, and change and read the logs of their own jobs; "
-    "all "
-    "jobs run\n"
-    "                    with the rights of the user who runs dhad (default: only that user and "
-    "root)\n"
+    "  --group GROUP     its members may submit, and change and read the logs of their own jobs, "
+    "which "
+    "run with the\n"
+    "                    rights of the user who runs dhad, or if that is root with their own "
+    "(default: nobody)\n"
     "  --others none|read   what everybody else on this host may do; read: all but logs (default: "
     "none)\n"
     "  --queue-per-user N   jobs of one user that have not ended; more are refused (default: "
@@ -65,6 +65,10 @@ static const char help_text[] =
     "                    may do more. Not encrypted: 127.0.0.1, and ssh -L from elsewhere "
     "(default: "
     "no TCP)\n"
+    "  --allow-root-jobs 0|1   a daemon that runs as root runs each job as who submitted it; "
+    "root's "
+    "own only\n"
+    "                    with 1 (default: 1 without a group, 0 with one)\n"
     "  --config FILE     these from a file: {\"slots\": 8, \"stall_s\": 3600, "
     "\"stall_min_s\": 300,\n"
     "                    \"ageing_s\": 0, \"log_mib\": 64, \"preempt\": 0, \"group\": \"gpu\",\n"
@@ -104,6 +108,7 @@ enum {
     OPT_OTHERS,
     OPT_QUEUE,
     OPT_TCP,
+    OPT_ROOT_JOBS,
     OPT_CONFIG,
     OPT_WORKER,
     OPT_SHIM,
@@ -128,6 +133,7 @@ static const struct option options[] = {{"state", required_argument, NULL, OPT_S
                                         {"others", required_argument, NULL, OPT_OTHERS},
                                         {"queue-per-user", required_argument, NULL, OPT_QUEUE},
                                         {"tcp", required_argument, NULL, OPT_TCP},
+                                        {"allow-root-jobs", required_argument, NULL, OPT_ROOT_JOBS},
                                         {"config", required_argument, NULL, OPT_CONFIG},
                                         {"worker", required_argument, NULL, OPT_WORKER},
                                         {"shim", required_argument, NULL, OPT_SHIM},
@@ -208,6 +214,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_TCP:
             if (settings_option(&a->opt.said, "tcp", optarg) != 0) {
                 return usage_error("--tcp wants ADDRESS:PORT, like 127.0.0.1:8080");
+            }
+            break;
+        case OPT_ROOT_JOBS:
+            if (settings_option(&a->opt.said, "allow-root-jobs", optarg) != 0) {
+                return usage_error("--allow-root-jobs wants 0 or 1");
             }
             break;
         case OPT_CONFIG: a->opt.config = optarg; break;

@@ -10,6 +10,7 @@
 #include "daemon/failpoint.h"
 #include "daemon/files.h"
 #include "daemon/log.h"
+#include "daemon/runas.h"
 #include "daemon/tmpdir.h"
 
 enum { PATH_SIZE = 4400, LIST_BYTES_MAX = 1024 * 1024 };
@@ -44,7 +45,7 @@ static int check_file(const char *dir, const char *name, int64_t bytes, struct d
     if (path_in(path, dir, name, why) != 0) {
         return -1;
     }
-    if (stat(path, &st) != 0) {
+    if (runas_stat(path, &st) != 0) {
         int err = errno;
         /* no file has such a name: a list with it is damaged, and looking again will not help */
         bool never = err == ENAMETOOLONG || err == ELOOP;
@@ -68,7 +69,7 @@ static int check_file(const char *dir, const char *name, int64_t bytes, struct d
 static int check_listed(const char *dir, const char *list, struct dha_err *why)
 {
     struct dha_err bad = {0};
-    cJSON *doc = json_parse_file(list, LIST_BYTES_MAX, &bad);
+    cJSON *doc = runas_json(list, LIST_BYTES_MAX, &bad);
     const cJSON *files = json_get(doc, "files"), *f;
     int rc = 0;
     if (!doc && output_is_unknown(&bad)) {
@@ -111,7 +112,7 @@ int output_check(enum stage_kind kind, const char *out_dir, struct dha_err *why)
         path_in(list, out_dir, "output.json", why) != 0) {
         return -1;
     }
-    return stat(list, &st) != 0 && errno == ENOENT ? 0 : check_listed(out_dir, list, why);
+    return runas_stat(list, &st) != 0 && errno == ENOENT ? 0 : check_listed(out_dir, list, why);
 }
 
 static int compare_file(const char *dir, const cJSON *f, struct progress *p, struct dha_err *why)
@@ -139,10 +140,10 @@ int output_compare(const char *out_dir, struct progress *p, struct dha_err *why)
     if (path_in(list, out_dir, "output.json", why) != 0) {
         return -1;
     }
-    if (stat(list, &st) != 0 && errno == ENOENT) {
+    if (runas_stat(list, &st) != 0 && errno == ENOENT) {
         return 0;
     }
-    cJSON *doc = json_parse_file(list, LIST_BYTES_MAX, why);
+    cJSON *doc = runas_json(list, LIST_BYTES_MAX, why);
     int rc = doc ? 0 : -1;
     cJSON_ArrayForEach(f, json_get(doc, "files"))
     {
@@ -162,7 +163,7 @@ int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_e
     char list[PATH_SIZE];
     struct dha_err why = {0};
     struct stat st;
-    if (path_in(list, out_dir, "output.json", &why) != 0 || stat(list, &st) != 0 ||
+    if (path_in(list, out_dir, "output.json", &why) != 0 || runas_stat(list, &st) != 0 ||
         output_check(kind, out_dir, &why) == 0) {
         return 0;
     }
@@ -172,8 +173,11 @@ int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_e
     }
     log_warn("%s is removed before its stage runs again: %s", out_dir, why.msg);
     FAILPOINT(remove_before_unlink);
-    if (tree_remove(out_dir) != 0) {
-        int err = errno;
+    struct runas as;
+    runas_enter_path(&as, out_dir);
+    int rc = tree_remove(out_dir), err = errno;
+    runas_leave(&as);
+    if (rc != 0) {
         return dha_fail_errno(e, err, "cannot remove the damaged output %s", out_dir);
     }
     return 0;

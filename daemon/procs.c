@@ -170,7 +170,19 @@ static int snapshot(pid_t shim, const char *uuid, struct entry **out, size_t *co
     return blind ? -1 : 0;
 }
 
-size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t cap)
+bool proc_is_of(pid_t pid, uid_t uid)
+{
+    char path[64], text[2048];
+    unsigned real;
+    if (uid == PROCS_ANY) {
+        return true;
+    }
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    const char *line = read_small(path, text, sizeof text) > 0 ? strstr(text, "\nUid:") : NULL;
+    return line && sscanf(line, "\nUid: %u", &real) == 1 && real == uid;
+}
+
+size_t procs_find(pid_t shim, const char *uuid, uid_t uid, pid_t self, pid_t *pids, size_t cap)
 {
     size_t n, found = 0;
     struct entry *all;
@@ -191,7 +203,7 @@ size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t 
         }
     }
     for (size_t i = 0; i < n; i++) {
-        if (all[i].in && all[i].pid != self && all[i].pid != shim) {
+        if (all[i].in && all[i].pid != self && all[i].pid != shim && proc_is_of(all[i].pid, uid)) {
             if (found < cap) {
                 pids[found] = all[i].pid;
             }
@@ -202,10 +214,10 @@ size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t 
     return found == 0 && blind ? PROCS_UNKNOWN : found;
 }
 
-size_t procs_kill(pid_t shim, const char *uuid, pid_t self)
+size_t procs_kill(pid_t shim, const char *uuid, uid_t uid, pid_t self)
 {
     pid_t pids[4096];
-    size_t n = procs_find(shim, uuid, self, pids, sizeof pids / sizeof *pids);
+    size_t n = procs_find(shim, uuid, uid, self, pids, sizeof pids / sizeof *pids);
     for (size_t i = 0; n != PROCS_UNKNOWN && i < n && i < sizeof pids / sizeof *pids; i++) {
         kill(pids[i], SIGKILL);
     }

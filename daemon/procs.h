@@ -36,14 +36,19 @@ bool proc_is(pid_t pid, unsigned long long start, const char *boot_id);
 /* The pid names another process than the one recorded, which is therefore gone and reaped. */
 bool proc_is_another(pid_t pid, unsigned long long start, const char *boot_id);
 
+#define PROCS_ANY ((uid_t)-1) /* whoever it runs as */
+/* Does it run (real uid) as that user? */
+bool proc_is_of(pid_t pid, uid_t uid);
+
 /* None was found, but not all could be looked at (no descriptor, no memory): not the same as none. */
 #define PROCS_UNKNOWN ((size_t)-1)
 /* The attempt's living processes into pids[0..cap): returns how many there are (may exceed cap).
  * `shim` (0 = unknown) gives session and descent; `uuid` (may be NULL) the tag. `self` and the shim are
- * left out. Or PROCS_UNKNOWN. */
-size_t procs_find(pid_t shim, const char *uuid, pid_t self, pid_t *pids, size_t cap);
+ * left out, and what does not run as `uid`: a user's attempt may say of itself what it likes, others' processes are
+ * none of it. Or PROCS_UNKNOWN. */
+size_t procs_find(pid_t shim, const char *uuid, uid_t uid, pid_t self, pid_t *pids, size_t cap);
 /* SIGKILL to all that procs_find() finds, once. Returns how many were there, or
  * PROCS_UNKNOWN. */
-size_t procs_kill(pid_t shim, const char *uuid, pid_t self);
+size_t procs_kill(pid_t shim, const char *uuid, uid_t uid, pid_t self);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/doc.h"
+#include "daemon/runas.h"
 
 #define EVAL_BYTES_MAX ((size_t)4 << 20)
 
@@ -64,7 +65,10 @@ static cJSON *tasks_of(const struct store_stages *l)
         } else {
             snprintf(path, sizeof path, "%.4100s/eval.json", st->out_dir ? st->out_dir : "");
         }
+        struct runas as;
+        runas_enter_path(&as, st->out_dir); /* the worker said where it is */
         cJSON *doc = json_parse_file(path, EVAL_BYTES_MAX, &ignored);
+        runas_leave(&as);
         cJSON *tasks = cJSON_DetachItemFromObjectCaseSensitive(doc, "tasks");
         cJSON_Delete(doc);
         return tasks;

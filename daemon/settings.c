@@ -51,6 +51,8 @@ static const struct member {
     {"priority_max", NULL, offsetof(struct settings, priority_max), 0, 1000, NULL, NULL},
     {"queue_per_user", "queue-per-user", offsetof(struct settings, queue_per_user), 0, 1000000000,
      NULL, NULL},
+    {"allow_root_jobs", "allow-root-jobs", offsetof(struct settings, allow_root_jobs), 0, 1, NULL,
+     NULL},
     {"group", "group", offsetof(struct settings, group), 0, sizeof((struct settings *)0)->group,
      is_group, "the name of a group of this host, or its number"},
     {"others", "others", offsetof(struct settings, others), 0, sizeof((struct settings *)0)->others,

@@ -27,7 +27,8 @@ struct settings {
     long backup_keep;  /* so many of them stay; default 24 */
     long ageing_s;     /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
     long priority_max; /* what operators may give their jobs at most; default 0 */
-    long queue_per_user; /* jobs of one user that have not ended; 0 = any number; default 100000 */
+    long queue_per_user;  /* jobs of one user that have not ended; 0 = any number; default 100000 */
+    long allow_root_jobs; /* may jobs run as root? default (-1): not where a group submits */
     /* Texts; "" = nothing said. */
     char group[64];  /* whose members may submit: a name or a gid; default: nobody */
     char others[16]; /* what everybody else on this host may do: "none" (default) or "read" */

@@ -9,6 +9,8 @@
 #include "daemon/grow.h"
 #include "daemon/log.h"
 #include "daemon/output.h"
+#include "daemon/runas.h"
+#include "daemon/stagekey.h"
 
 /* DESIGN section 8: SIGUSR2, then this long, then SIGKILL. */
 enum { CANCEL_GRACE_MS = 20000 };
@@ -308,6 +310,23 @@ int stages_release(struct daemon *d, int64_t job, struct dha_err *e)
         rc = conflict(&j, "released", e);
     }
     store_job_finish(&j);
+    return rc;
+}
+
+int stages_keys(const struct job_spec *s, int64_t owner_uid, struct stagekey *keys, int *n,
+                struct dha_err *e)
+{
+    uid_t user = runas_user(owner_uid);
+    struct runas as;
+    runas_enter(&as, user);
+    int rc = stagekey_job(s, keys, n, e);
+    runas_leave(&as);
+    /* Another user's results are not this one's to read. */
+    for (int i = 0; i < *n && rc == 0 && user != RUNAS_SELF; i++) {
+        char text[STAGEKEY_SIZE + 32];
+        snprintf(text, sizeof text, "uid %lu %s", (unsigned long)user, keys[i].key);
+        rc = stagekey_digest(text, keys[i].key, e);
+    }
     return rc;
 }
 

@@ -1,6 +1,6 @@
 /* statedir.h: what the daemon owns on disk, and that it alone does.
  *
- *   STATE/            0700
+ *   STATE/            0700 (0711, with jobs/ and cache/, once jobs of other users run: runas.h)
  *     lock            held by the store for the daemon's life: one daemon a state directory
  *     state.db metrics.db   the store's
  *     jobs/JOB/KIND/  out/ and a1/ a2/ ... (attempts)

@@ -74,7 +74,7 @@ int tmpdir_make(int dir, char out[TMPDIR_SIZE])
 void tmpdir_unmake(int dir)
 {
     char name[TMPDIR_SIZE];
-    int fd = openat(dir, name_file, O_RDONLY | O_CLOEXEC);
+    int fd = openat(dir, name_file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     ssize_t n = fd < 0 ? -1 : read(fd, name, sizeof name - 1);
     if (fd >= 0) {
         close(fd);

@@ -428,8 +428,9 @@ int json_write_file(const char *path, const cJSON *j, struct dha_err *e)
         free(text);
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory writing %s", path);
     }
-    /* a file of this name can only be left by a dead process that had our pid */
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    /* A file of this name can only be left by a dead process that had our pid, or put there by somebody who wants us to
+     * wait at a pipe: we do not. */
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW, 0666);
     if (fd < 0) {
         dha_fail_errno(e, errno, "cannot create %s", tmp);
         goto free_text;

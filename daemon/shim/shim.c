@@ -1,10 +1,10 @@
 /* dha-shim: one per attempt, between dhad and the launcher (mpirun or a test's script).
  *
- *   dha-shim ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]
+ *   dha-shim [--as UID] ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]
  *   dha-shim --sweep UUID [TMP]      on other nodes of the attempt (daemon/remote.h): ends what carries its tag
  *
- * Life cycle. It takes ATTEMPT_DIR/attempt.lock for its whole life; if somebody has it, or shim.json is
- * there already, this attempt has been started before and the shim leaves without running anything:
+ * Life cycle. Started by root for another user (--as) it becomes that user first, for good. It takes
+ * ATTEMPT_DIR/attempt.lock for its whole life; if somebody has it, or shim.json is there already, this attempt has been started before and the shim leaves without running anything:
  * that is what makes a launch happen at most once, however often the daemon asks for it. Then it
  * becomes session leader and child subreaper, blocks the signals it forwards, writes shim.json and
  * runs the command: stdin /dev/null, stdout appended to journal.ndjson, stderr appended to stderr.log.
@@ -24,6 +24,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -151,7 +153,7 @@ static size_t sweep(pid_t shim, const char *uuid, size_t *left)
     struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
     size_t first = 0, now = 0;
     for (int round = 0; round < SWEEP_SECONDS * 50; round++) {
-        now = procs_kill(shim, uuid, getpid());
+        now = procs_kill(shim, uuid, PROCS_ANY, getpid());
         while (waitpid(-1, NULL, WNOHANG) > 0) {
         }
         now = now == PROCS_UNKNOWN ? 1 : now;
@@ -185,7 +187,7 @@ static int write_shim_json(int dir, const char *tmp)
 static void name_left(const char *uuid, char *text, size_t size)
 {
     pid_t pids[PROCS_LEFT_MAX];
-    size_t n = procs_find(getpid(), uuid, getpid(), pids, PROCS_LEFT_MAX), len = 0;
+    size_t n = procs_find(getpid(), uuid, PROCS_ANY, getpid(), pids, PROCS_LEFT_MAX), len = 0;
     text[0] = '\0';
     for (size_t i = 0; n != PROCS_UNKNOWN && i < n && i < PROCS_LEFT_MAX && len < size; i++) {
         struct proc_stat st;
@@ -232,7 +234,7 @@ static int sweep_node(const char *uuid, const char *tmp)
         }
         return RAN;
     }
-    size_t n = procs_find(0, uuid, getpid(), pids, PROCS_LEFT_MAX);
+    size_t n = procs_find(0, uuid, PROCS_ANY, getpid(), pids, PROCS_LEFT_MAX);
     printf("%zu left:", left);
     for (size_t i = 0; n != PROCS_UNKNOWN && i < n && i < PROCS_LEFT_MAX; i++) {
         printf(" %d", (int)pids[i]);
@@ -241,16 +243,53 @@ static int sweep_node(const char *uuid, const char *tmp)
     return LEFT;
 }
 
+/* For good: the real, effective and saved ids, all groups, and no program may give something back (no_new_privs). */
+static int become(const char *text)
+{
+    char *end;
+    uid_t r, e, s;
+    gid_t gr, ge, gs;
+    errno = 0;
+    unsigned long uid = strtoul(text, &end, 10);
+    const struct passwd *pw = errno || *end || uid == 0 ? NULL : getpwuid((uid_t)uid);
+    if (!pw || pw->pw_uid == 0 || pw->pw_uid != uid) {
+        say("uid %s is no user to run as", text);
+        return -1;
+    }
+    if (initgroups(pw->pw_name, pw->pw_gid) != 0 ||
+        setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) != 0 ||
+        setresuid(pw->pw_uid, pw->pw_uid, pw->pw_uid) != 0 ||
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+        say("cannot become uid %s: %s", text, strerror(errno));
+        return -1;
+    }
+    if (getresuid(&r, &e, &s) != 0 || r != uid || e != uid || s != uid ||
+        getresgid(&gr, &ge, &gs) != 0 || gr != pw->pw_gid || ge != gr || gs != gr ||
+        setuid(0) == 0 || seteuid(0) == 0) {
+        say("uid %s could become another again", text);
+        return -1;
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if ((argc == 3 || argc == 4) && strcmp(argv[1], "--sweep") == 0) {
         return sweep_node(argv[2], argc == 4 ? argv[3] : NULL);
     }
+    const char *as = argc > 2 && strcmp(argv[1], "--as") == 0 ? argv[2] : NULL;
+    if (as) {
+        argc -= 2;
+        argv += 2;
+    }
     if (argc < 5 || strcmp(argv[3], "--") != 0) {
-        fputs("usage: dha-shim ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]\n"
+        fputs("usage: dha-shim [--as UID] ATTEMPT_DIR UUID -- COMMAND [ARGUMENT...]\n"
               "       dha-shim --sweep UUID [TMP]\n"
               "Started by dhad, one per attempt; runs COMMAND and leaves ATTEMPT_DIR/exit.json.\n",
               stderr);
+        return CANNOT;
+    }
+    if (as && become(as) != 0) {
         return CANNOT;
     }
     const char *uuid = argv[2];

@@ -396,6 +396,7 @@ class Sites(unittest.TestCase):
         "launch.c:spawn_shim": "launch_before_spawn and launch_after_spawn lie around it",
         "statedir.c:sync_names": "before a database is there; killed there the next start does it",
         "statedir.c:clear_stale": "a dead daemon's socket is removed again or found gone",
+        "checkpoint.c:checkpoint_remove": "admin_prune_before_remove lies before it",
         "statedir.c:statedir_listen": "a socket without a daemon is replaced by the next one, at whatever mode it stopped",
         "main.c:main": "--detach forks before anything is open",
         "shim.c:sweep": "shim_swept; killed earlier it is a lost shim, as after shim_before_fork",

@@ -1,6 +1,8 @@
 """Who may do what: other users of this machine, for real (root starts processes with their uids and groups)."""
 import json
 import os
+import pwd
+import shutil
 import signal
 import stat
 import subprocess
@@ -9,8 +11,20 @@ import unittest
 
 import harness
 
-# uids and gids without an entry in /etc/passwd: to connect they need none
-ALICE, BOB, STRANGER, TEAM = 12345, 12346, 65534, 23456
+TEAM = 23456  # a group needs no name
+
+
+def uid_of(*names):
+    """The first of these users that this host has."""
+    for name in names:
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            pass
+    raise unittest.SkipTest(f"this host has none of the users {names}")
+
+
+ALICE, BOB, STRANGER = uid_of("games", "daemon"), uid_of("mail", "bin"), uid_of("nobody")
 
 CALL = """
 import json, os, sys
@@ -39,13 +53,27 @@ class Case(unittest.TestCase):
         d = self.dhad = harness.Dhad()
         self.addCleanup(d.clean)
         os.chmod(d.dir, 0o755)
+        # what other users run must be where they can get at it
+        d.launcher = "fake:" + shutil.copy(harness.FAKE, d.dir)
+        d.shim_program = shutil.copy(os.path.join(harness.BIN, "dha-shim"), d.dir)
         os.mkdir(os.path.join(d.dir, "run"), 0o755)
         d.socket = os.path.join(d.dir, "run", "sock")
         self.file = os.path.join(d.dir, "dhad.json")
         self.write(self.settings)
         d.args += ["--config", self.file]
         d.start()
+        self.addCleanup(self.kill_jobs)  # users' jobs have no tag of the test in their environment
         self.addCleanup(d.end)
+
+    def kill_jobs(self):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    ours = self.dhad.dir.encode() in f.read()
+                if ours and any(e.startswith(b"DHA_ATTEMPT=") for e in harness.environ_of(pid)):
+                    os.kill(int(pid), signal.SIGKILL)
+            except OSError:
+                pass
 
     def write(self, settings):
         with open(self.file, "w") as f:
@@ -119,7 +147,7 @@ class Nobody(Case):
 
 
 class Group(Case):
-    settings = {"group": TEAM}
+    settings = {"group": TEAM, "allow_root_jobs": 1}
 
     def test_the_socket_is_the_groups_and_nobody_elses(self):
         d = self.dhad
@@ -269,7 +297,7 @@ class Directory(Case):
 
 
 class Queue(Case):
-    settings = {"group": TEAM, "queue_per_user": 3}
+    settings = {"group": TEAM, "queue_per_user": 3, "allow_root_jobs": 1}
 
     def refused(self, reply):
         status, doc = reply

@@ -219,15 +219,16 @@ class Writing(Tcp):
     def test_an_operators_token_speaks_for_its_user_only(self):
         d = self.dhad
         mine = d.submit("sleep=30")
-        token = self.token("op", "operator", uid=4711)
+        os.chmod(d.dir, 0o755)  # the user is to see the model
+        token = self.token("op", "operator", uid=5)
         status, doc = self.send("POST", "/v1/jobs", {"spec": d.spec("x", seed=2), "hold": True}, token=token)
-        self.assertEqual((status, doc["job"]["owner_uid"]), (201, "4711"))
+        self.assertEqual((status, doc["job"]["owner_uid"]), (201, "5"))
         job = doc["job"]["id"]
         self.assertEqual(self.send("POST", f"/v1/jobs/{job}/cancel", {"now": True}, token=token)[0], 200)
         self.refused(self.send("POST", f"/v1/jobs/{mine}/cancel", {}, token=token), 403, "forbidden")
         self.refused(self.send("POST", "/v1/admin/tokens", {"name": "me", "role": "owner"}, token=token), 403, "forbidden")
         by = [e["data"]["by"] for e in d.events(job=job) if "by" in e["data"]]
-        self.assertEqual(set(by), {"4711"})
+        self.assertEqual(set(by), {"5"})
 
     def test_a_form_of_another_page_is_refused(self):
         d = self.dhad

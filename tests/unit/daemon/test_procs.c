@@ -63,7 +63,7 @@ static void stop(pid_t pid)
 static bool found(pid_t shim, const char *uuid, pid_t pid)
 {
     pid_t pids[512];
-    size_t n = procs_find(shim, uuid, 0, pids, 512);
+    size_t n = procs_find(shim, uuid, PROCS_ANY, 0, pids, 512);
     for (size_t i = 0; i < n && i < 512; i++) {
         if (pids[i] == pid) {
             return true;
@@ -138,10 +138,10 @@ static void killing_takes_all_and_counts_them(void **state)
 {
     (void)state;
     pid_t a = start(true, true), b = start(false, true);
-    assert_int_equal(procs_kill(0, tag, getpid()), 2);
+    assert_int_equal(procs_kill(0, tag, PROCS_ANY, getpid()), 2);
     waitpid(a, NULL, 0);
     waitpid(b, NULL, 0);
-    assert_int_equal(procs_kill(0, tag, getpid()), 0);
+    assert_int_equal(procs_kill(0, tag, getuid(), getpid()), 0);
 }
 
 int main(void)
