@@ -2,13 +2,38 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "daemon/settings.h"
+#include "daemon/tcp.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* "H" and a Host: one that is known is one of these, to the letter. */
+static void check_host(const char *host)
+{
+    static const char *const known[] = {"127.0.0.1:8080", "localhost:8080", "proxy.example",
+                                        "proxy.example:8080", "other:81"};
+    int found = 0;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        found |= strcasecmp(known[i], host) == 0;
+    if (tcp_host_known("127.0.0.1:8080", "proxy.example other:81", host) != (found != 0))
+        abort();
+    tcp_is_address(host);
+    tcp_bearer(host);
+    tcp_is_json(host);
+    tcp_origin_known("[::1]:80", "", host);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    if (size > 0 && data[0] == 'H') {
+        char *text = strndup((const char *)data + 1, size - 1);
+        if (text)
+            check_host(text);
+        free(text);
+        return 0;
+    }
     struct settings s = settings_none(), before = s;
     struct dha_err e = {0};
     cJSON *doc = json_parse((const char *)data, size, NULL, NULL);
