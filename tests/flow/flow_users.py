@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import pwd
+import shutil
 import signal
 import stat
 import subprocess
@@ -170,6 +171,22 @@ for path in sys.argv[1:]:
         d.start()
         j = d.until_state(job, "done")
         self.assertEqual({s["attempts"] for s in j["stages"]}, {1})
+
+
+class Mpirun(flow_access.Case):
+    settings = {"group": TEAM}
+
+    @unittest.skipUnless(shutil.which("mpirun", path="/usr/local/bin:/usr/bin:/bin"), "mpirun is not installed")
+    def test_the_real_mpirun_runs_as_the_user(self):
+        d = self.dhad
+        d.end()
+        d.args += ["--worker", d.launcher.partition(":")[2]]
+        d.launcher = "local"
+        d.start()
+        job = self.submit_as(ALICE, "train.sleep=0.3")
+        j = d.until_state(job, *harness.FINAL, seconds=90)
+        self.assertEqual((j["state"], [s["attempts"] for s in j["stages"]]), ("done", [1] * 5), j)
+        self.assertEqual(os.stat(os.path.join(d.stage_dir(job, "search"), "out", "launches")).st_uid, ALICE)
 
 
 class Files(Users):
