@@ -82,7 +82,8 @@ const struct spec_field spec_field[F_COUNT] = {
                   .choices = "cpu|cuda"},
     [F_MEMORY] = {"resources", "memory_gib", FIELD_NUM, AT(resources.memory_gib), .lo = 0,
                   .hi = 1 << 20},
-    [F_NODE_NAMES] = {"resources", "node_names", FIELD_NODES, AT(resources.node_names)},
+    [F_NODE_NAMES] = {"resources", "node_names", FIELD_NODES, AT(resources.node_names),
+                      .stages = 0},
     /* up to ten years: a bound that only catches slips of the unit */
     [F_WALLTIME] = {"resources", "walltime", FIELD_WALLTIME, AT(resources.walltime_s), .lo = 1,
                     .hi = 3650.0 * 86400},
