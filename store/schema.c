@@ -181,6 +181,16 @@ static const char *const metrics_migrations[] = {
 _Static_assert(sizeof metrics_migrations / sizeof metrics_migrations[0] == STORE_SCHEMA,
                "a migration for each version");
 
+/* What a migration of state.db read out of specs, asked again before it is committed: not 0 = it got something wrong. SQLite's
+ * json_valid() says "no" also when it has no memory, and a seed or a walltime would silently be 0. */
+#define SPEC_DIFFERS(column, path)                                                                 \
+    "SELECT count(*) FROM job WHERE json_valid(spec) AND " column                                  \
+    " IS NOT coalesce(CAST(json_extract(spec, '" path "') AS INTEGER), 0)"
+static const char *const state_checks[STORE_SCHEMA] = {
+    [1] = SPEC_DIFFERS("seed", "$.seed"),
+    [2] = SPEC_DIFFERS("walltime_s", "$.resources.walltime"),
+};
+
 static int pragma_int(sqlite3 *db, const char *sql, int *out)
 {
     sqlite3_stmt *st;
@@ -210,12 +220,18 @@ int schema_migrate(struct store *s, sqlite3 *db, enum db_file which, const char 
     for (int v = version; v < STORE_SCHEMA; v++) {
         char end[128];
         const char *sql = which == DB_STATE ? state_migrations[v] : metrics_migrations[v];
+        const char *check = which == DB_STATE ? state_checks[v] : NULL;
+        int wrong = 0;
         snprintf(end, sizeof end, "PRAGMA application_id=%d; PRAGMA user_version=%d; COMMIT;",
                  APPLICATION_ID, v + 1);
         if (sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL) != SQLITE_OK ||
             sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK ||
+            (check && pragma_int(db, check, &wrong) != 0) || wrong != 0 ||
             sqlite3_exec(db, end, NULL, NULL, NULL) != SQLITE_OK) {
-            db_fail(s, db, e, "upgrading it");
+            if (wrong != 0)
+                db_no_memory(e);
+            else
+                db_fail(s, db, e, "upgrading it");
             sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
             return -1;
         }
