@@ -105,8 +105,9 @@ static int take_answer(struct daemon *d, struct probing *p, int64_t status, int 
     char path[4400];
     answer_path(d, p->node, path);
     if (sig != 0 || status != 0) {
-        return dha_fail(e, DHA_E_UNREACHABLE, "it ended with %s %lld; see %s",
-                        sig ? "signal" : "status", sig ? (long long)sig : (long long)status, path);
+        dha_fail(e, DHA_E_UNREACHABLE, "it ended with %s %lld", sig ? "signal" : "status",
+                 sig ? (long long)sig : (long long)status);
+        return dha_err_hint(e, "try it there: %s probe", d->launch.worker);
     }
     cJSON *doc = json_parse_file(path, ANSWER_MAX, e);
     int rc = doc ? probe_parse(doc, &p->answer, e) : -1;

@@ -128,7 +128,7 @@ class Failpoints(unittest.TestCase):
         fakessh.install(d)
         config = os.path.join(d.dir, "dhad.json")
         with open(config, "w") as f:
-            json.dump({"nodes": [{"name": n, "address": "10.9.9." + n, "slots": 2} for n in "ab"],
+            json.dump({"nodes": [{"name": n, "address": "10.9.9." + n, "slots": 2, "memory_gib": 1} for n in "ab"],
                        "unreachable_s": 1}, f)
         d.args = ["--config", config]
         gives_up = point.endswith("drain")

@@ -48,7 +48,7 @@ class Hosts(unittest.TestCase):
 
 class AskedOverSsh(Hosts):
     def daemon(self, unreachable_s=600, nodes=("a", "b")):
-        d = self.dhad_with({"nodes": [{"name": n, "address": "10.9.9." + n, "slots": 2} for n in nodes],
+        d = self.dhad_with({"nodes": [{"name": n, "address": "10.9.9." + n, "slots": 2, "memory_gib": 1} for n in nodes],
                             "unreachable_s": unreachable_s, "ssh_args": "-F /etc/none"})
         fakessh.install(d)
         d.start()
