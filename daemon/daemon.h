@@ -69,6 +69,9 @@ void daemon_quit_soon(struct daemon *d);
 
 struct attempt;
 
+/* Gangs that some nodes could hold, as text (plan.c). */
+enum { PLAN_SHAPES = 8, PLAN_SHAPE = 192 };
+
 struct daemon {
     uv_loop_t loop;
     struct store *store;
@@ -105,6 +108,12 @@ struct daemon {
     char tcp[TCP_BOUND_MAX];       /* where it listens as well; "" = nowhere */
     int64_t started_us, ageing_us, log_bytes;
     bool preempt;
+    uint64_t nodes_changed; /* counts the changes of nodes and their slots */
+    struct {
+        uint64_t of; /* nodes_changed when these were found */
+        unsigned next;
+        char shape[PLAN_SHAPES][PLAN_SHAPE];
+    } fits;
     int64_t events_seen; /* last event that waiting requests were told of */
     bool want_pass;      /* something changed that the scheduler should see */
     bool want_watch;     /* evaluations came in that sweep_watch() should see */

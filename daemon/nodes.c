@@ -165,6 +165,7 @@ int nodes_register(struct daemon *d, const struct hosts *hosts, long slots, stru
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     int rc = 0;
+    d->nodes_changed++;
     d->node[0] = '\0';
     if (hosts->n == 0) {
         rc = put_this(d, slots, &ids[0], e);

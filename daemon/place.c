@@ -96,6 +96,9 @@ int placement_of(struct daemon *d, int64_t attempt, int threads, struct placemen
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
+    for (size_t i = 0; i < n && !d->settings.pin; i++) {
+        slots[i].cores[0] = '\0';
+    }
     rc = add_nodes(out, nodes, n_nodes, slots, n, true, threads, e) == 0
              ? add_nodes(out, nodes, n_nodes, slots, n, false, threads, e)
              : -1;

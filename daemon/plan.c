@@ -469,11 +469,43 @@ static int stage_of_spec(struct snapshot *s, const struct job_spec *spec, int64_
     return rc;
 }
 
+/* What decides whether the nodes could ever hold it. false: too long to be remembered. */
+static bool shape_of(const struct job_spec *spec, char text[PLAN_SHAPE], struct dha_err *e)
+{
+    char *names = plan_node_names(spec, e);
+    int n = names ? snprintf(text, PLAN_SHAPE, "%s %d %d %lld %s", spec->resources.device,
+                             spec->resources.nodes, spec_slots_per_node(spec),
+                             (long long)spec_slot_memory(spec), names)
+                  : -1;
+    free(names);
+    return n >= 0 && n < PLAN_SHAPE;
+}
+
+static bool is_known_to_fit(struct daemon *d, const char *shape)
+{
+    if (d->fits.of != d->nodes_changed) {
+        memset(&d->fits, 0, sizeof d->fits);
+        d->fits.of = d->nodes_changed;
+    }
+    for (int i = 0; i < PLAN_SHAPES; i++) {
+        if (strcmp(d->fits.shape[i], shape) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
 {
     struct snapshot s = {0};
-    char reason[320], unblock[320];
+    char reason[320], unblock[320], shape[PLAN_SHAPE];
     int rc = -1;
+    /* Reading thousands of slots for each submission would cost more than the submission. */
+    bool has_shape = shape_of(spec, shape, e);
+    if (has_shape && is_known_to_fit(d, shape)) {
+        return 0;
+    }
+    *e = (struct dha_err){0};
     s.stages = calloc(1, sizeof *s.stages);
     s.n = 1;
     if (!s.stages) {
@@ -490,6 +522,8 @@ int plan_fits(struct daemon *d, const struct job_spec *spec, struct dha_err *e)
         explain_never(&s, &s.result.at[0], "the job", reason, unblock);
         dha_fail(e, DHA_E_NO_SLOT, "%s", reason);
         rc = dha_err_hint(e, "%s", unblock);
+    } else if (has_shape) {
+        snprintf(d->fits.shape[d->fits.next++ % PLAN_SHAPES], PLAN_SHAPE, "%s", shape);
     }
 out:
     snapshot_finish(&s);

@@ -48,6 +48,7 @@ static const struct member {
     {"metrics_days", NULL, offsetof(struct settings, metrics_days), 0, 36500, NULL, NULL},
     {"backup_hours", NULL, offsetof(struct settings, backup_hours), 0, 87600, NULL, NULL},
     {"backup_keep", NULL, offsetof(struct settings, backup_keep), 1, 100000, NULL, NULL},
+    {"pin", NULL, offsetof(struct settings, pin), 0, 1, NULL, NULL},
     {"priority_max", NULL, offsetof(struct settings, priority_max), 0, 1000, NULL, NULL},
     {"queue_per_user", "queue-per-user", offsetof(struct settings, queue_per_user), 0, 1000000000,
      NULL, NULL},
@@ -260,6 +261,9 @@ int settings_settle(const struct settings *said, const char *file, long online,
         } else if (*value_of(&copy, m) >= 0) {
             *value_of(&read, m) = *value_of(&copy, m);
         }
+    }
+    if (read.pin < 0) {
+        read.pin = hosts->n > 0;
     }
     *out = read;
     return 0;

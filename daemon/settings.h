@@ -26,7 +26,10 @@ struct settings {
     long backup_hours; /* between the daemon's own copies of state.db; 0 = none; default 1 */
     long backup_keep;  /* so many of them stay; default 24 */
     long ageing_s;     /* seconds of waiting that count as one priority; 0 = no ageing; default 0 */
-    long priority_max; /* what operators may give their jobs at most; default 0 */
+    long
+        pin; /* 1: ranks stay on the cores of their slots; default 1 where the file names nodes, 0 for this host alone,
+                 whose cores others may be using */
+    long priority_max;    /* what operators may give their jobs at most; default 0 */
     long queue_per_user;  /* jobs of one user that have not ended; 0 = any number; default 100000 */
     long allow_root_jobs; /* may jobs run as root? default (-1): not where a group submits */
     /* Texts; "" = nothing said. */

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import unittest
 
 import harness
@@ -285,6 +286,23 @@ class ThisHost(unittest.TestCase):
         slots = one.get("/v1/nodes").json["nodes"][0]["slots"]
         self.assertEqual([s["cores"] for s in slots], [str(c) for c in cores])
         self.assertTrue(all(int(s["memory"]) > 1 << 20 for s in slots))
+
+    def places(self, settings):
+        path = os.path.join(tempfile.mkdtemp(), "dhad.json")
+        with open(path, "w") as f:
+            json.dump(settings, f)
+        d = harness.Dhad(slots=len(os.sched_getaffinity(0)), args=["--config", path])
+        self.addCleanup(d.clean)
+        d.start()
+        self.addCleanup(d.end)
+        job = d.submit(resources={"ranks": 1})
+        d.until_state(job, "done")
+        return json.loads(harness.read(os.path.join(d.stage_dir(job, "search"), "a1", "spec.json")))["places"]
+
+    def test_ranks_are_kept_on_them_only_where_that_is_wanted(self):
+        """Others may be using a host that nobody gave to dha alone."""
+        self.assertFalse(self.places({})[0].get("cores"))
+        self.assertIn(self.places({"pin": 1})[0]["cores"], [str(c) for c in os.sched_getaffinity(0)])
 
     def test_with_more_slots_than_cores_nobody_is_pinned(self):
         many = harness.Dhad(slots=len(os.sched_getaffinity(0)) + 1)
