@@ -97,11 +97,11 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
         dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
-    for (size_t i = 0; i < n; i++) {
-        bool drained = false;
-        for (size_t k = 0; k < s->n_nodes; k++) {
-            drained |= s->nodes[k].id == slots[i].node && s->nodes[k].drained;
+    for (size_t i = 0, k = 0; i < n; i++) { /* both by the node's id */
+        while (k < s->n_nodes && s->nodes[k].id < slots[i].node) {
+            k++;
         }
+        bool drained = k < s->n_nodes && s->nodes[k].id == slots[i].node && s->nodes[k].drained;
         s->slots[i] = (struct sched_slot){.id = slots[i].id,
                                           .node = slots[i].node,
                                           .device = device_of(slots[i].device),
