@@ -3,6 +3,8 @@
 #   JOBS=N                           compile and test N at a time (default: the number of cores)
 PREFIX  ?= /usr/local
 JOBS    ?= $(shell nproc)
+# Many tests wait most of their time.
+TESTS   ?= $(shell expr $(JOBS) + 1)
 # No test needs longer; a test that hangs must not hold up the rest.
 TIMEOUT ?= 600
 
@@ -44,14 +46,14 @@ test: deps
 	@$(MAKE) --no-print-directory test-asan
 
 test-release: build
-	ctest --test-dir build -j $(JOBS) --timeout $(TIMEOUT) --output-on-failure --no-tests=error
+	ctest --test-dir build -j $(TESTS) --timeout $(TIMEOUT) --output-on-failure --no-tests=error
 
 # Leaks inside Open MPI and its libraries are not ours to fix; the suppressions only match with whole stacks.
 test-asan: asan
 	ASAN_OPTIONS=fast_unwind_on_malloc=0:detect_stack_use_after_return=0 \
 	LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 \
-	ctest --test-dir build-asan -L '^(unit|flow)$$' -j $(JOBS) --timeout $(TIMEOUT) --output-on-failure --no-tests=error
+	ctest --test-dir build-asan -L '^(unit|flow)$$' -j $(TESTS) --timeout $(TIMEOUT) --output-on-failure --no-tests=error
 
 check-quick: build
 	@ctest --test-dir build -L '^unit$$' -j $(JOBS) --timeout 60 --output-on-failure --no-tests=error
