@@ -220,8 +220,11 @@ static void conclude(struct attempt *a)
             return;
         }
     }
-    if (attempt_conclude(a, &e) == 0) {
+    int rc = attempt_conclude(a, &e);
+    if (rc == 0) {
         attempt_drop(a);
+    }
+    if (rc >= 0) { /* INGEST_MORE: the next tick goes on */
         return;
     }
     log_fail("end of an attempt", &e);
@@ -494,7 +497,7 @@ void attempts_tick(struct daemon *d)
         if (a->phase == A_NEW || uv_now(&d->loop) < a->not_before_ms) {
             continue;
         }
-        if (ingest_journal(d, &a->in, false, &e) != 0) {
+        if (ingest_journal(d, &a->in, false, &e) < 0) {
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
         }

@@ -92,8 +92,8 @@ void attempt_drop(struct attempt *a);
 void attempt_look(struct attempt *a);
 /* attempt_start.c: starts a shim (again); a failure is kept in the attempt and ends it. */
 void attempt_launch(struct attempt *a);
-/* attempt_end.c: the attempt is over and nothing of it runs: its end into the store. 0, or -1 to try
- * again later. */
+/* attempt_end.c: the attempt is over and nothing of it runs: its end into the store. 0, -1 to try
+ * again later, or INGEST_MORE to go on at the next tick: its journal is long. */
 int attempt_conclude(struct attempt *a, struct dha_err *e);
 /* attempt_stop.c: one step of the ladder; from the tick. */
 void attempt_ladder(struct attempt *a);

@@ -239,8 +239,9 @@ int attempt_conclude(struct attempt *a, struct dha_err *e)
                                         [VERDICT_AGAIN] = "will go on with another attempt",
                                         [VERDICT_FAILED] = "failed",
                                         [VERDICT_CANCELLED] = "cancelled"};
-    if (ingest_journal(a->d, &a->in, true, e) != 0 || gather(a, &f, e) != 0) {
-        return -1;
+    int rc = ingest_journal(a->d, &a->in, true, e);
+    if (rc != 0 || (rc = gather(a, &f, e)) != 0) {
+        return rc;
     }
     FAILPOINT(ingest_final);
     struct verdict v = verdict_of(&f);

@@ -16,6 +16,10 @@
 /* Enough for a second of the chattiest worker; a longer line than a record may be ends up split, and
  * both halves in lost_found. */
 enum { CHUNK = 4 * RECORD_MAX, BATCH = 128 };
+/* Lines set aside for one attempt by one daemon, and bytes kept of each. */
+enum { ASIDE_MAX = 100, ASIDE_BYTES = 16384 };
+/* So long one journal may keep a turn; the next tick goes on. */
+#define SLICE_NS UINT64_C(20000000)
 
 static int open_journal(struct ingest *in, struct dha_err *e)
 {
@@ -34,17 +38,32 @@ static int open_journal(struct ingest *in, struct dha_err *e)
     return 0;
 }
 
-/* A checkpoint is only believed when its manifest is where the record says. */
-static bool checkpoint_is_there(const struct record *r)
+/* Is the path below the stage's own OUT_DIR? A worker may say anything; what it names elsewhere is somebody else's. */
+static bool is_own(const struct ingest *in, const char *path)
+{
+    const char *last = strrchr(in->dir, '/'); /* .../KIND/aN; beside it: out */
+    size_t n = last ? (size_t)(last - in->dir) : 0, len = strlen(path);
+    return n > 0 && strncmp(path, in->dir, n) == 0 && strncmp(path + n, "/out/", 5) == 0 &&
+           !strstr(path, "/../") && !(len >= 3 && strcmp(path + len - 3, "/..") == 0);
+}
+
+/* A checkpoint is only believed when its manifest is where the record says, or nothing is any more: the worker may have
+ * removed it before we came to read of it. NULL: it is believed; else why not. */
+static const char *checkpoint_fault(const struct ingest *in, const struct record *r)
 {
     char path[600];
     struct stat st;
-    struct runas as;
+    if (!is_own(in, r->checkpoint.path)) {
+        return "the checkpoint it announces is not one of its own stage";
+    }
     snprintf(path, sizeof path, "%s/manifest.json", r->checkpoint.path);
-    runas_enter_named(&as, path);
-    int rc = stat(path, &st);
-    runas_leave(&as);
-    return rc == 0 && S_ISREG(st.st_mode);
+    if (runas_stat(path, &st) == 0 && S_ISREG(st.st_mode)) {
+        return NULL;
+    }
+    const char *name = strrchr(r->checkpoint.path, '/');
+    bool removed = runas_stat(r->checkpoint.path, &st) != 0 && errno == ENOENT &&
+                   strncmp(name, "/step-", 6) == 0;
+    return removed ? NULL : "the checkpoint it announces has no manifest.json";
 }
 
 /* A worker that has told of a checkpoint then removes older ones (worker/train/ckpt.c) and does not say so. What is listed
@@ -74,11 +93,19 @@ static int note_removed(struct daemon *d, int64_t attempt, struct dha_err *e)
     return rc;
 }
 
-static void set_aside(struct daemon *d, const struct ingest *in, const char *line, size_t len,
-                      int64_t at, const char *why)
+/* A worker (or a library that prints to stdout) may write without end: some of it is kept, the rest passed over. */
+static void set_aside(struct daemon *d, struct ingest *in, const char *line, size_t len, int64_t at,
+                      const char *why)
 {
     char origin[96];
     struct dha_err e = {0};
+    if (in->aside > ASIDE_MAX) {
+        return;
+    }
+    if (in->aside++ == ASIDE_MAX) {
+        why = "more lines that are no records: they are passed over and not kept";
+    }
+    len = len < ASIDE_BYTES ? len : ASIDE_BYTES;
     snprintf(origin, sizeof origin, "attempt %lld, journal byte %lld", (long long)in->attempt,
              (long long)at);
     log_warn("%s: set aside: %s", origin, why);
@@ -125,12 +152,13 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
         const char *nl = memchr(buf + at, '\n', whole - at);
         size_t len = (size_t)(nl - (buf + at));
         struct dha_err bad = {0};
+        const char *fault;
         if (len > 0) {
             if (record_parse(buf + at, len, &batch[n], &bad) != 0) {
                 set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos), bad.msg);
-            } else if (batch[n].type == REC_CHECKPOINT && !checkpoint_is_there(&batch[n])) {
-                set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos),
-                          "the checkpoint it announces has no manifest.json");
+            } else if (batch[n].type == REC_CHECKPOINT &&
+                       (fault = checkpoint_fault(in, &batch[n])) != NULL) {
+                set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos), fault);
             } else if (batch[n].type != REC_UNKNOWN) {
                 checkpoints |= batch[n].type == REC_CHECKPOINT;
                 d->want_watch |= batch[n].type == REC_EVAL &&
@@ -200,6 +228,8 @@ static ssize_t ingest_chunk(struct daemon *d, struct ingest *in, char *buf, size
 
 static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
 {
+    uint64_t end = uv_hrtime() + SLICE_NS;
+    bool more = false;
     struct stat st;
     if (open_journal(in, e) != 0) {
         return -1;
@@ -233,20 +263,25 @@ static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_e
         if (used == 0 || at_end) {
             break;
         }
+        if (uv_hrtime() >= end) {
+            more = true;
+            break;
+        }
     }
-    rc = 0;
+    rc = more ? INGEST_MORE : 0;
 out:
     free(batch);
     free(buf);
-    return rc == 0
-               ? 0
+    return rc >= 0
+               ? rc
                : dha_err_context(e, "reading the journal of attempt %lld", (long long)in->attempt);
 }
 
 int ingest_journal(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
 {
-    if (read_on(d, in, final, e) != 0) {
-        return -1;
+    int rc = read_on(d, in, final, e);
+    if (rc != 0) {
+        return rc;
     }
     if (final && in->retaining) {
         in->retaining = false;

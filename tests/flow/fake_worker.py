@@ -25,6 +25,8 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   evals=M=L:L:..,..  while training with method M (or *), an evaluation of loss L after each of so many equal parts of
                   the steps; `final` is the last of them (tokens: 100 a step)
   kv=M=N,..       KV bytes a token of what method M makes
+  badflood=N      write N MiB of lines that are no record to the journal
+  foreign=PATH    announce a checkpoint at PATH
   newtype=1       write records of a type of a future worker
   ranklog=N       print into files of N ranks, as the real one does (under mpirun it always does)
   chat=TEXT       each of these ranks prints two lines: TEXT and its number, the number ("_" is a blank)
@@ -171,6 +173,11 @@ if active("newtype"):
     record("hologram", shape="sphere")
 if active("badline"):
     os.write(1, b"this is no record\n{\"t\": 5}\n")
+if active("badflood"):
+    for _ in range(int(active("badflood"))):
+        os.write(1, b"x\n" * 524288)
+if active("foreign"):
+    record("checkpoint", step=7, bytes=1, path=directives["foreign"], digest="0" * 64)
 if active("longline"):
     os.write(1, b"x" * int(active("longline")) + b"\n")
 if active("spew"):

@@ -411,6 +411,46 @@ class Records(harness.Case):
         self.assertEqual([(x["step"], x["state"]) for x in c if x["stage"] == "train"],
                          [(1, "deleted"), (2, "deleted"), (3, "deleted"), (4, "complete"), (5, "complete")])
 
+    def test_a_checkpoint_of_another_stage_is_not_believed(self):
+        """What a worker names elsewhere is another job's, or anybody's: prune and fsck --repair would remove it."""
+        d = self.dhad
+        first = d.submit("first")
+        d.until_state(first, "done")
+        theirs = d.get(f"/v1/jobs/{first}/checkpoints").json["checkpoints"][-1]["path"]
+        out = os.path.dirname(os.path.dirname(theirs))
+        for i, path in enumerate((theirs, f"{out}/ckpt/../ckpt/{os.path.basename(theirs)}", d.model, "/", "..")):
+            job = d.submit(f"search.foreign={path}", seed=10 + i)
+            d.until_state(job, "done")
+            paths = [c["path"] for c in d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"]]
+            self.assertNotIn(path, paths)
+            self.assertEqual(len(paths), 2, paths)
+        asked = d.post("/v1/admin/fsck", {}).json["chore"]["id"]
+        report = d.get(f"/v1/admin/chores/{asked}?wait=20").raw.decode()
+        self.assertEqual(report.count("is not one of its own stage"), 5, report)
+
+    def test_a_journal_of_rubbish_holds_nobody_up_and_is_not_kept_whole(self):
+        d = self.dhad
+        jobs = [d.submit("search.badflood=8"), d.submit("search.sleep=2", seed=2)]
+        d.until_running(jobs[1], "search")
+        journal = os.path.join(d.stage_dir(jobs[1], "search"), "a1", "journal.ndjson")
+        os.truncate(journal, os.path.getsize(journal) + (2 << 30))  # a hole: it costs whoever makes it nothing
+        slowest = 0
+        while any(d.job(j)["state"] not in harness.FINAL for j in jobs):
+            begin = time.time()
+            d.get("/livez")
+            slowest = max(slowest, time.time() - begin)
+            time.sleep(0.05)
+        self.assertEqual([d.job(j)["state"] for j in jobs], ["done", "done"])
+        self.assertLess(slowest, 5)
+        self.assertLess(os.path.getsize(os.path.join(d.state, "dhad.log")), 1 << 20)
+        d.stop()
+        db = sqlite3.connect(os.path.join(d.state, "state.db"))
+        rows, kept = db.execute("SELECT count(*), sum(length(content)) FROM lost_found").fetchone()
+        db.close()
+        self.assertLessEqual(rows, 202)
+        self.assertLess(kept, 4 << 20)
+        d.start()
+
     def test_a_checkpoint_without_its_manifest_is_not_listed(self):
         d = self.dhad
         job = d.submit("train.nomanifest=1")
