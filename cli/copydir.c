@@ -46,16 +46,12 @@ int copydir_check(const char *out, struct dha_err *e)
     return 0;
 }
 
-static int copy_file(int from_dir, int to_dir, const char *name, char *buf, struct dha_err *e)
+/* Takes `in`. */
+static int copy_file(int in, int to_dir, const char *name, char *buf, struct dha_err *e)
 {
-    int in = openat(from_dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    int out = -1;
+    int out = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     int ret = -1;
 
-    if (in < 0) {
-        return dha_fail_errno(e, errno, "opening %s", name);
-    }
-    out = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (out < 0) {
         dha_fail_errno(e, errno, "creating %s", name);
         goto close_in;
@@ -95,12 +91,24 @@ close_in:
     return ret;
 }
 
-/* Takes both descriptors. */
-static int copy_tree(int from_fd, int to_fd, char *buf, int depth, struct dha_err *e)
+static int make_dir(int at, const char *name, struct dha_err *e)
+{
+    int fd = mkdirat(at, name, 0777) && errno != EEXIST
+                 ? -1
+                 : openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+    return fd < 0 ? dha_fail_errno(e, errno, "creating the directory %s", name) : fd;
+}
+
+/* Everything in from_fd, for want of a list. Takes both descriptors. */
+static int copy_tree(const struct result_dir *from, int from_fd, int to_fd, char *buf, int depth,
+                     struct dha_err *e)
 {
     DIR *dir = fdopendir(from_fd);
     struct dirent *d;
     struct stat st;
+    int in;
+    int below;
     int ret = -1;
 
     if (!dir) {
@@ -113,32 +121,23 @@ static int copy_tree(int from_fd, int to_fd, char *buf, int depth, struct dha_er
         if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, "..")) {
             continue;
         }
-        if (fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW)) {
-            dha_fail_errno(e, errno, "looking at %s", d->d_name);
+        in = result_dir_entry(from, dirfd(dir), d->d_name, true, &st, e);
+        if (in < 0) {
             goto out;
         }
         if (S_ISREG(st.st_mode)) {
-            if (copy_file(dirfd(dir), to_fd, d->d_name, buf, e)) {
+            if (copy_file(in, to_fd, d->d_name, buf, e)) {
                 goto out;
             }
-        } else if (S_ISDIR(st.st_mode) && depth < MAX_DEPTH) {
-            int a = openat(dirfd(dir), d->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-            int b = -1;
-            if (a >= 0 && !mkdirat(to_fd, d->d_name, 0777)) {
-                b = openat(to_fd, d->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-            }
-            if (a < 0 || b < 0) {
-                dha_fail_errno(e, errno, "copying the directory %s", d->d_name);
-                if (a >= 0) {
-                    close(a);
-                }
-                goto out;
-            }
-            if (copy_tree(a, b, buf, depth + 1, e)) {
-                goto out;
-            }
-        } else {
-            dha_fail(e, DHA_E_INPUT, "%s is neither a file nor a directory", d->d_name);
+            continue;
+        }
+        below = depth < MAX_DEPTH ? make_dir(to_fd, d->d_name, e)
+                                  : dha_fail(e, DHA_E_INPUT, "%s is too deep", d->d_name);
+        if (below < 0) {
+            close(in);
+            goto out;
+        }
+        if (copy_tree(from, in, below, buf, depth + 1, e)) {
             goto out;
         }
     }
@@ -153,7 +152,63 @@ out:
     return ret;
 }
 
-static void remove_tree(int at, const char *name, int depth)
+/* A file of the list, `name` below the directory to. */
+static int copy_listed(const struct result_dir *from, const char *path, int to, const char *name,
+                       char *buf, struct dha_err *e)
+{
+    const char *slash = strchr(name, '/');
+    char first[256];
+    struct stat st;
+    int in;
+    int below;
+    int ret;
+
+    if (!slash) {
+        in = result_dir_file(from, path, &st, e);
+        return in < 0 ? -1 : copy_file(in, to, name, buf, e);
+    }
+    snprintf(first, sizeof first, "%.*s", (int)(slash - name), name);
+    below = make_dir(to, first, e);
+    if (below < 0) {
+        return -1;
+    }
+    ret = copy_listed(from, path, below, slash + 1, buf, e);
+    if (!ret && fsync(below)) {
+        ret = dha_fail_errno(e, errno, "writing the directory %s", first);
+    }
+    close(below);
+    return ret;
+}
+
+/* What the list names below the checkpoint's directory, and nothing else that stands there. */
+static int copy_list(const struct result_dir *from, const cJSON *files, int to, char *buf,
+                     struct dha_err *e)
+{
+    size_t n = strlen(from->name);
+    const cJSON *file;
+    struct stat st;
+
+    cJSON_ArrayForEach(file, files)
+    {
+        const char *path = json_str(file, "path", "");
+        int fd;
+        if (strncmp(path, from->name, n) || path[n] != '/') {
+            continue;
+        }
+        fd = result_dir_file(from, path, &st,
+                             e); /* also: no "..", before a directory is made for it */
+        if (fd < 0) {
+            return -1;
+        }
+        close(fd);
+        if (copy_listed(from, path, to, path + n + 1, buf, e)) {
+            return -1;
+        }
+    }
+    return fsync(to) ? dha_fail_errno(e, errno, "writing a directory") : 0;
+}
+
+static void remove_below(int at, const char *name, int depth)
 {
     int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -168,15 +223,21 @@ static void remove_tree(int at, const char *name, int depth)
     while ((d = readdir(dir))) {
         if (strcmp(d->d_name, ".") && strcmp(d->d_name, "..") &&
             unlinkat(dirfd(dir), d->d_name, 0) && depth < MAX_DEPTH) {
-            remove_tree(dirfd(dir), d->d_name, depth + 1);
+            remove_below(dirfd(dir), d->d_name, depth + 1);
         }
     }
     closedir(dir);
     unlinkat(at, name, AT_REMOVEDIR);
 }
 
-int copydir(const char *from, const char *out, struct dha_err *e)
+void copydir_remove(const char *path)
 {
+    remove_below(AT_FDCWD, path, 0);
+}
+
+int copydir(const struct result_dir *from, const cJSON *files, const char *out, struct dha_err *e)
+{
+    struct stat st;
     char to[LOCATE_MAX];
     char part[LOCATE_MAX + 24];
     char parent[LOCATE_MAX];
@@ -196,15 +257,19 @@ int copydir(const char *from, const char *out, struct dha_err *e)
     snprintf(part, sizeof part, "%s.part-%ld", to, (long)getpid());
     buf = malloc(CHUNK);
     if (!buf) {
-        return dha_fail(e, DHA_E_NO_MEMORY, "copying %s", from);
+        return dha_fail(e, DHA_E_NO_MEMORY, "copying to %s", out);
     }
     if (locate_mkdirs(parent, 0777, e)) {
         goto free_buf;
     }
-    from_fd = open(from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    from_fd = result_dir_entry(from, from->out, from->name, true, &st, e);
     if (from_fd < 0) {
-        dha_fail_errno(e, errno, "opening the checkpoint %s", from);
+        dha_err_context(e, "the checkpoint");
         goto free_buf;
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        dha_fail(e, DHA_E_INPUT, "%s is no directory", from->name);
+        goto close_from;
     }
     parent_fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (parent_fd < 0 || mkdir(part, 0777)) {
@@ -216,10 +281,15 @@ int copydir(const char *from, const char *out, struct dha_err *e)
         dha_fail_errno(e, errno, "opening %s", part);
         goto remove_part;
     }
-    ret = copy_tree(from_fd, to_fd, buf, 0, e);
-    from_fd = -1; /* copy_tree closed it */
+    if (files) {
+        ret = copy_list(from, files, to_fd, buf, e);
+        close(to_fd);
+    } else {
+        ret = copy_tree(from, from_fd, to_fd, buf, 0, e);
+        from_fd = -1; /* copy_tree closed it */
+    }
     if (ret) {
-        dha_err_context(e, "copying %s to %s", from, out);
+        dha_err_context(e, "copying the checkpoint to %s", out);
         goto remove_part;
     }
     if (rename(part, to)) {
@@ -229,7 +299,7 @@ int copydir(const char *from, const char *out, struct dha_err *e)
     fsync(parent_fd); /* the copy is whole either way; this only makes its name last */
     goto close_from;
 remove_part:
-    remove_tree(AT_FDCWD, part, 0);
+    copydir_remove(part);
 close_from:
     if (parent_fd >= 0) {
         close(parent_fd);

@@ -7,9 +7,13 @@
 #define DHA_CLI_COPYDIR_H
 
 #include "cli/cli.h"
+#include "cli/result_dir.h"
 
 /* An error unless OUT is absent or an empty directory: nothing that exists is ever overwritten. */
 int copydir_check(const char *out, struct dha_err *e);
-int copydir(const char *from, const char *out, struct dha_err *e);
+/* Copies the checkpoint: of its files those that `files`, output.json's, names; NULL: all. */
+int copydir(const struct result_dir *from, const cJSON *files, const char *out, struct dha_err *e);
+/* Removes a directory with what is in it, as far as that can be. */
+void copydir_remove(const char *path);
 
 #endif

@@ -1,28 +1,23 @@
 #include "cli/take.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/child.h"
 #include "cli/copydir.h"
 #include "cli/locate.h"
+#include "cli/result_dir.h"
 
-int take_model(const char *model, const char *out, const char *format, const char *dtype,
-               struct dha_err *e)
+static int worker_export(const char *model, const char *out, const char *format, const char *dtype,
+                         struct dha_err *e)
 {
     char worker[LOCATE_MAX];
     const char *argv[12];
     int n = 0;
     int status;
 
-    if (copydir_check(out, e)) {
-        return -1;
-    }
-    if (!format && !dtype) {
-        return copydir(model, out, e);
-    }
     if (locate_program("dha-worker", worker, sizeof worker, e)) {
         return -1;
     }
@@ -80,49 +75,130 @@ static int verify_content(const char *dir, struct dha_err *e)
     return ret;
 }
 
-int take_verify(const char *model, struct dha_err *e)
+static int verify_file(const struct result_dir *r, const cJSON *file, struct dha_err *e)
+{
+    const char *name = json_str(file, "path", "");
+    int64_t want = json_int(file, "bytes", -1);
+    struct stat st;
+    char what[96];
+    int fd = result_dir_file(r, name, &st, e);
+
+    if (fd < 0) {
+        return e->code == DHA_E_NOT_FOUND ? damaged(e, "the file is missing", name) : -1;
+    }
+    close(fd);
+    if (st.st_size != want) {
+        snprintf(what, sizeof what, "the file has %lld bytes, %lld were written",
+                 (long long)st.st_size, (long long)want);
+        return damaged(e, what, name);
+    }
+    return 0;
+}
+
+/* *list: output.json, NULL where there is none; the caller's also when this fails. */
+static int verify(const struct result_dir *r, const char *model, cJSON **list, struct dha_err *e)
 {
     char dir[LOCATE_MAX];
-    char path[2 * LOCATE_MAX];
-    cJSON *doc;
     const cJSON *file;
-    char *slash;
-    int ret = 0;
 
+    *list = NULL;
     if (locate_absolute(NULL, model, dir, sizeof dir, e)) {
         return -1;
     }
-    slash = strrchr(dir, '/');
-    *slash = 0;
-    snprintf(path, sizeof path, "%s/output.json", dir);
-    struct stat st;
-    if (stat(path, &st)) {
-        return errno == ENOENT ? 0 : dha_fail_errno(e, errno, "reading %s", path);
+    *strrchr(dir, '/') = 0;
+    if (result_dir_list(r, list, e)) {
+        return e->code == DHA_E_PROTOCOL
+                   ? damaged(e, "the list of files does not parse", "output.json")
+                   : -1;
     }
-    doc = json_parse_file(path, 0, e);
-    if (!doc) {
-        return damaged(e, "the list of files does not parse", path);
-    }
-    cJSON_ArrayForEach(file, json_get(doc, "files"))
+    cJSON_ArrayForEach(file, json_get(*list, "files"))
     {
-        const char *name = json_str(file, "path", "?");
-        int64_t want = json_int(file, "bytes", -1);
-        char what[96];
-        snprintf(path, sizeof path, "%s/%s", dir, name);
-        if (stat(path, &st)) {
-            ret = errno == ENOENT ? damaged(e, "the file is missing", path)
-                                  : dha_fail_errno(e, errno, "reading %s", path);
-            break;
-        }
-        if (st.st_size != want) {
-            snprintf(what, sizeof what, "the file has %lld bytes, %lld were written",
-                     (long long)st.st_size, (long long)want);
-            ret = damaged(e, what, path);
-            break;
+        if (verify_file(r, file, e)) {
+            return dha_err_context(e, "in %s", dir);
         }
     }
-    cJSON_Delete(doc);
-    return ret ? ret : verify_content(dir, e);
+    return *list ? verify_content(dir, e) : 0;
+}
+
+int take_verify(const char *model, struct dha_err *e)
+{
+    struct result_dir r;
+    cJSON *list;
+    int ret;
+
+    if (result_dir_open(&r, model, e)) {
+        return -1;
+    }
+    ret = verify(&r, model, &list, e);
+    cJSON_Delete(list);
+    result_dir_close(&r);
+    return ret;
+}
+
+/* A list that leaves the model out would have us hand over a directory without one. */
+static int complete(const struct result_dir *r, const cJSON *list, struct dha_err *e)
+{
+    char config[sizeof r->name + 16];
+    const cJSON *file;
+
+    snprintf(config, sizeof config, "%s/config.json", r->name);
+    cJSON_ArrayForEach(file, json_get(list, "files"))
+    {
+        if (!strcmp(json_str(file, "path", ""), config)) {
+            return 0;
+        }
+    }
+    dha_fail(e, DHA_E_CHECKPOINT, "output.json does not list %s: it is not what the job wrote",
+             config);
+    return dha_err_hint(e, "submit the job again: damaged stages are made anew");
+}
+
+/* The worker opens files by their names. What another user can put links into is copied first, and read from there. */
+static int rewrite(const struct result_dir *r, const cJSON *files, const char *model,
+                   const char *out, const char *format, const char *dtype, struct dha_err *e)
+{
+    char to[LOCATE_MAX];
+    char copy[LOCATE_MAX + 32];
+    int ret;
+
+    if (r->owner == geteuid()) {
+        return worker_export(model, out, format, dtype, e);
+    }
+    if (locate_absolute(NULL, out, to, sizeof to, e)) {
+        return -1;
+    }
+    snprintf(copy, sizeof copy, "%s.copy-%ld", to, (long)getpid());
+    if (copydir(r, files, copy, e)) {
+        return -1;
+    }
+    ret = worker_export(copy, out, format, dtype, e);
+    copydir_remove(copy);
+    return ret;
+}
+
+static int take(const char *model, const char *out, const char *format, const char *dtype,
+                struct dha_err *e)
+{
+    struct result_dir r;
+    cJSON *list = NULL;
+    const cJSON *files;
+    int ret;
+
+    if (copydir_check(out, e) || result_dir_open(&r, model, e)) {
+        return -1;
+    }
+    ret = verify(&r, model, &list, e);
+    if (!ret && list) {
+        ret = complete(&r, list, e);
+    }
+    files = json_get(list, "files");
+    if (!ret) {
+        ret = format || dtype ? rewrite(&r, files, model, out, format, dtype, e)
+                              : copydir(&r, files, out, e);
+    }
+    cJSON_Delete(list);
+    result_dir_close(&r);
+    return ret;
 }
 
 int take_checkpoint(const cJSON *job, const char *out, const char *format, const char *dtype,
@@ -141,7 +217,7 @@ int take_checkpoint(const cJSON *job, const char *out, const char *format, const
                                 : "`dha watch %s` waits for it",
                             id, id);
     }
-    if (take_verify(checkpoint, e) || take_model(checkpoint, out, format, dtype, e)) {
+    if (take(checkpoint, out, format, dtype, e)) {
         return dha_err_context(e, "exporting job %s", id);
     }
     return 0;

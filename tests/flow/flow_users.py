@@ -332,6 +332,71 @@ os.kill(int(sys.argv[6]), signal.SIGKILL)""", self.attempt(job), victim.pid, sta
         for n in names:
             self.assertTrue(os.path.exists(os.path.join(mine, n, "manifest.json")), n)
 
+    def test_what_root_takes_of_a_job_is_what_the_job_made(self):
+        d = self.dhad
+        self.secret()
+        closed = os.path.join(d.dir, "closed")
+        os.mkdir(closed, 0o700)
+        for name in ("config.json", "model.safetensors", "secret"):
+            with open(os.path.join(closed, name), "w") as f:
+                f.write("the secret of root\n")
+        bob = os.path.join(d.dir, "of-bob")
+        with open(bob, "w") as f:
+            f.write("the secret of bob\n")
+        os.chown(bob, BOB, BOB)
+        job = self.submit_as(ALICE)
+        checkpoint = d.until_state(job, "done")["result"]["checkpoint"]
+        out = os.path.dirname(checkpoint)
+        to = os.path.join(d.dir, "taken")
+
+        def take(*more):
+            return subprocess.run([os.path.join(harness.BIN, "dha"), "--socket", d.socket, "export", job, "--out", to, *more],
+                                  capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+
+        def refused(said):
+            for more in ((), ("--dtype", "float32")):
+                r = take(*more)
+                self.assertNotEqual(r.returncode, 0, r)
+                self.assertIn(said, r.stderr)
+                self.assertEqual([n for n in os.listdir(d.dir) if n.startswith("taken")], [])
+
+        # another file beside the model's own is left where it is
+        self.as_user(ALICE, "open(sys.argv[1] + '/model/unlisted', 'w').write('x')", out)
+        r = take()
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(sorted(os.listdir(to)), ["config.json", "model.safetensors"])
+        shutil.rmtree(to)
+
+        # a link in a file's place, and another user's file in it
+        self.as_user(ALICE, "os.rename(sys.argv[1] + '/config.json', sys.argv[1] + '/c'); os.symlink(sys.argv[2], sys.argv[1] + '/config.json')",
+                     checkpoint, closed + "/config.json")
+        refused("a link?")
+        os.unlink(os.path.join(checkpoint, "config.json"))
+        os.link(bob, os.path.join(checkpoint, "config.json"))
+        refused("does not belong to the owner")
+        os.unlink(os.path.join(checkpoint, "config.json"))
+        self.as_user(ALICE, "os.mkfifo(sys.argv[1])", os.path.join(checkpoint, "config.json"))
+        refused("is no file")
+        os.unlink(os.path.join(checkpoint, "config.json"))
+        self.as_user(ALICE, "os.rename(sys.argv[1] + '/c', sys.argv[1] + '/config.json')", checkpoint)
+        self.assertEqual(take().returncode, 0)
+        shutil.rmtree(to)
+
+        # a link in the model's place, whatever the list says, and in the place of what is above
+        self.as_user(ALICE, """out, closed = sys.argv[1:]
+os.rename(out + '/model', out + '/model.bak'); os.symlink(closed, out + '/model')
+os.rename(out + '/output.json', out + '/was.json')""", out, closed)
+        refused("a link?")
+        listing = os.path.join(out, "output.json")
+        self.as_user(ALICE, "open(sys.argv[1], 'w').write('{\"files\":[],\"format\":\"dha-output-1\"}')", listing)
+        refused("does not list model/config.json")
+        self.as_user(ALICE, "open(sys.argv[1], 'w').write('{\"files\":[{\"path\":\"model.bak/config.json\",\"bytes\":\"%d\"}],"
+                     "\"format\":\"dha-output-1\"}' % os.stat(sys.argv[2]).st_size)", listing, out + "/model.bak/config.json")
+        refused("does not list model/config.json")
+        self.as_user(ALICE, """out, closed = sys.argv[1:]
+os.unlink(out + '/model'); os.rename(out, out + '.bak'); os.symlink(closed, out)""", out, closed)
+        refused("a link?")
+
     def test_a_link_out_of_a_job_is_neither_exported_nor_moved_away(self):
         d = self.dhad
         secret = self.secret()
