@@ -104,6 +104,23 @@ static void read_record(const struct store_attempt *row, struct verdict_facts *f
     }
 }
 
+/* Did it leave a checkpoint beyond the one that it went on from? */
+static int got_further(struct attempt *a, const struct store_attempt *row, bool *out,
+                       struct dha_err *e)
+{
+    struct store_checkpoint *ck;
+    size_t n;
+    *out = false;
+    if (store_checkpoints(a->d->store, 0, a->stage, &ck, &n, e) != 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        *out |= ck[i].attempt == a->number && ck[i].step > row->resumed_from;
+    }
+    free(ck);
+    return 0;
+}
+
 static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
 {
     struct store_attempt row = {0};
@@ -126,7 +143,10 @@ static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
                                 .stalled_why = a->stalled_why,
                                 .retries = st.retries};
     read_record(&row, f);
-    rc = read_status(a, f, e) == 0 && read_exit(a, f, e) == 0 ? 0 : -1;
+    rc = got_further(a, &row, &f->got_further, e) == 0 && read_status(a, f, e) == 0 &&
+                 read_exit(a, f, e) == 0
+             ? 0
+             : -1;
 out:
     store_job_finish(&job);
     store_stage_finish(&st);
@@ -147,6 +167,7 @@ static int move_stage(struct attempt *a, const struct verdict *v, bool *changed,
                                  .attempt = a->number,
                                  .error = v->error.code != DHA_E_OK ? &v->error : NULL,
                                  .count_retry = v->count_retry,
+                                 .renew_retries = v->renew_retries,
                                  .not_before_us = v->backoff_us ? now + v->backoff_us : 0,
                                  .now_us = now};
     return store_stage_transition(a->d->store, &m, changed, e);

@@ -136,7 +136,23 @@ bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
     for (struct attempt *a = d->attempts; a; a = a->next) {
         struct stall_limit l;
         char setting[SETTING_NAME], what[128], from[96];
-        if (a->job != job || !look_at_progress(a, &l, setting)) {
+        if (a->job != job) {
+            continue;
+        }
+        if (a->stop != STOP_NONE) {
+            uint64_t now = uv_now(&d->loop);
+            int n = snprintf(text, size, "told to checkpoint and stop%s",
+                             a->stalled     ? ", because it counts as frozen"
+                             : a->over_time ? ", because its walltime is over"
+                                            : "");
+            if (a->kill_at_ms && n > 0 && (size_t)n < size) {
+                snprintf(text + n, size - (size_t)n, "; killed in %llu s if it does not",
+                         (unsigned long long)(a->kill_at_ms > now ? (a->kill_at_ms - now) / 1000 + 1
+                                                                  : 0));
+            }
+            return true;
+        }
+        if (!look_at_progress(a, &l, setting)) {
             continue;
         }
         stall_work_text(&a->stall, what, sizeof what);

@@ -63,7 +63,7 @@ static void say_date(const struct sched_decision *dec, struct plan_explanation *
              duration(in, dec->start_us - now_us()));
 }
 
-enum { GANG_SIZE = 200, WORDS_SIZE = 320 };
+enum { GANG_SIZE = 200, DRAINED_SIZE = 400, WORDS_SIZE = 320 };
 
 /* "4 slots", "4 slots on each of 2 nodes", ", each with 8 GiB of memory", ", on node-1 or node-2 only". */
 static void gang_words(const struct snapshot *s, const struct sched_stage *st, char text[GANG_SIZE])
@@ -124,12 +124,12 @@ void explain_never(const struct snapshot *s, const struct sched_decision *dec, c
 
 /* "vm (fan), node-2": nodes that take no work, and why. first: one of them. */
 static void drained_words(const struct snapshot *s, const struct sched_stage *st,
-                          char text[GANG_SIZE], const char **first)
+                          char text[DRAINED_SIZE], const char **first)
 {
     int n = 0;
     *first = "NAME";
     text[0] = '\0';
-    for (size_t i = 0; i < s->n_nodes && n < GANG_SIZE - 100; i++) {
+    for (size_t i = 0; i < s->n_nodes && n < DRAINED_SIZE - 100; i++) {
         const struct store_node *node = &s->nodes[i];
         bool allowed = st->n_only == 0;
         for (size_t k = 0; k < st->n_only; k++) {
@@ -137,8 +137,8 @@ static void drained_words(const struct snapshot *s, const struct sched_stage *st
         }
         if (node->drained && allowed) {
             *first = n ? *first : node->name;
-            n += snprintf(text + n, GANG_SIZE - (size_t)n, "%s%.40s%s%.80s%s", n ? ", " : "",
-                          node->name, node->reason[0] ? " (" : "", node->reason,
+            n += snprintf(text + n, DRAINED_SIZE - (size_t)n, "%s%.40s%s%.*s%s", n ? ", " : "",
+                          node->name, node->reason[0] ? " (" : "", n ? 40 : 240, node->reason,
                           node->reason[0] ? ")" : "");
         }
     }
@@ -301,7 +301,7 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
     case SCHED_NEVER: explain_never(s, dec, what, x->reason, x->unblock); break;
     case SCHED_DRAINED: {
         const struct sched_stage *st = snapshot_stage(s, dec->stage);
-        char gang[GANG_SIZE], which[GANG_SIZE];
+        char gang[GANG_SIZE], which[DRAINED_SIZE];
         const char *first;
         gang_words(s, st, gang);
         drained_words(s, st, which, &first);
@@ -309,7 +309,12 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
             dec->fitting > 1 ? "too many of the nodes that have them are"
                              : "every node that has them is",
             which);
-        SAY(unblock, "when the node is fit again: dha nodes resume %.60s", first);
+        SAY(unblock,
+            strstr(which, "may still run there")
+                ? "see that nothing runs there (dha-shim --sweep UUID on it, or a reboot), then: "
+                  "dha nodes resume %.60s"
+                : "when the node is fit again: dha nodes resume %.60s",
+            first);
         break;
     }
     case SCHED_BUSY:

@@ -3,12 +3,14 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <openssl/evp.h>
 
 #include "daemon/grow.h"
@@ -284,7 +286,7 @@ __attribute__((format(printf, 3, 4))) static void add_error(struct spec_errors *
     vsnprintf(errs->at[i].msg, sizeof errs->at[i].msg, fmt, ap);
     va_end(ap);
     snprintf(errs->at[i].hint, sizeof errs->at[i].hint,
-             "the path must be readable by the daemon on this machine");
+             "it must be readable on this machine by the user as whom the job runs");
 }
 
 /* The daemon's working directory is nobody's business: a client makes its paths absolute. */
@@ -306,6 +308,9 @@ static void check_file(const char *path, const char *where, struct spec_errors *
         add_error(errs, where, "%.180s: %s", path, strerror(errno));
     } else if (!S_ISREG(st.st_mode)) {
         add_error(errs, where, "%.180s is not a regular file", path);
+    } else if (faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) !=
+               0) { /* with the rights we have now (runas.h) */
+        add_error(errs, where, "%.180s: %s", path, strerror(errno));
     }
 }
 

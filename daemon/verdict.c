@@ -73,8 +73,7 @@ struct verdict verdict_of(const struct verdict_facts *f)
         memset(&v.error, 0, sizeof v.error);
         dha_fail(&v.error, DHA_E_TIMEOUT, "the stage ran for longer than its walltime of %lld s",
                  (long long)f->walltime_s);
-        dha_err_hint(&v.error,
-                     "raise resources.walltime; a retry goes on from the newest checkpoint");
+        dha_err_hint(&v.error, "a retry goes on from the newest checkpoint, for as long again");
         return v;
     }
     if (class == DHA_RETRY_FREE || (f->asked && class == DHA_RETRY_INFRA)) {
@@ -83,10 +82,13 @@ struct verdict verdict_of(const struct verdict_facts *f)
         v.backoff_us = f->asked ? 0 : VERDICT_BACKOFF_US;
         return v;
     }
-    if (class == DHA_RETRY_INFRA && f->retries < VERDICT_RETRIES) {
+    /* A fault a week in a stage of months is not four in a row. */
+    int retries = f->got_further ? 0 : f->retries;
+    if (class == DHA_RETRY_INFRA && retries < VERDICT_RETRIES) {
         v.kind = VERDICT_AGAIN;
         v.count_retry = true;
-        v.backoff_us = VERDICT_BACKOFF_US << f->retries;
+        v.renew_retries = f->got_further;
+        v.backoff_us = VERDICT_BACKOFF_US << retries;
     }
     return v;
 }

@@ -3,7 +3,7 @@
  * Whose word counts, in this order: the worker's status.json (it knows), the `error` record in its
  * journal, the launcher's exit status (mpirun's 1 may mean anything), and if there is none of them: lost.
  * Then by the retry class of the code (proto/err.h): the user's faults fail the stage at once,
- * infrastructure faults get another attempt up to VERDICT_RETRIES times with a growing back-off, a stop
+ * infrastructure faults get another attempt up to VERDICT_RETRIES times in a row with a growing back-off, a stop
  * on request continues without counting. Running into the walltime fails the stage; making no progress is an
  * infrastructure fault, whatever the worker says when it is stopped for it. An intent to cancel turns every end but success into cancelled.
  */
@@ -36,6 +36,8 @@ struct verdict_facts {
     bool stalled; /* it made no progress: what of it, for how long, which limit (borrowed) */
     const char *stalled_why;
     int retries; /* counted before this one */
+    bool
+        got_further; /* it left a checkpoint beyond the one it started from: those before count no more */
 };
 
 enum verdict_kind {
@@ -47,7 +49,7 @@ enum verdict_kind {
 
 struct verdict {
     enum verdict_kind kind;
-    bool count_retry;
+    bool count_retry, renew_retries;
     int64_t backoff_us;
     struct dha_err error; /* code OK: none */
 };

@@ -333,7 +333,8 @@ static int apply_move(struct store *s, const struct store_stage_move *m, struct 
     const struct dha_err *err = m->error;
     enum stage_state to = m->to;
     if (db_run(s, e,
-               "UPDATE stage SET state = ?4, retries = retries + ?5, not_before_us = ?6,"
+               "UPDATE stage SET state = ?4, retries = CASE WHEN ?13 THEN 0 ELSE retries END + ?5,"
+               " not_before_us = ?6,"
                " error_code = ?7, error_message = ?8, error_hint = ?9,"
                " out_dir = coalesce(?10, out_dir), ended_us = CASE WHEN ?11 THEN ?12 ELSE 0 END"
                " WHERE id = ?1 AND state = ?2 AND attempt = ?3 AND damaged = 0",
@@ -341,7 +342,7 @@ static int apply_move(struct store *s, const struct store_stage_move *m, struct 
                DB_S(stage_state_name(m->to)), DB_I(m->count_retry), DB_I(m->not_before_us),
                DB_S(err ? dha_code_name(err->code) : NULL), DB_S(err ? err->msg : NULL),
                DB_S(err ? err->hint : NULL), DB_S(m->out_dir), DB_I(stage_state_final(m->to)),
-               DB_I(m->now_us)) != 0)
+               DB_I(m->now_us), DB_I(m->renew_retries)) != 0)
         return -1;
     if (sqlite3_changes(s->db) != 1)
         return 0;

@@ -341,7 +341,8 @@ struct store_stage_move {
     const char *reason;          /* NULL allowed */
     const struct dha_err *error; /* kept with the stage; NULL clears it */
     bool count_retry;            /* running -> ready: retries + 1 */
-    int64_t not_before_us;       /* -> ready */
+    bool renew_retries;      /* with that: it got further since the last, so this is the first */
+    int64_t not_before_us;   /* -> ready */
     int64_t reused_from;     /* -> reused: the done stage; its out_dir and results become ours */
     const char *out_dir;     /* NULL = unchanged */
     const char *outbox;      /* action to do after the commit; NULL = none */

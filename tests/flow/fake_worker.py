@@ -11,6 +11,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   freeze=1[:N]    make no progress after the first step
   freezeat=K[:N]  make none after step K-1
   pace=S          steps of S seconds instead of 50 ms (as many as sleep= says in all)
+  dielate=1[:N]   end by SIGKILL after the first checkpoint of this attempt (steps go on where the last one died)
   deaf=1          ignore SIGUSR2
   litter=1        leave a process behind in a session of its own
   rootchild=1|setsid  leave a process that is root's (setsid: in a session of its own), by the set-user-ID program $DHA_TEST_TO_ROOT
@@ -154,9 +155,12 @@ if "OMPI_MCA_orte_tmpdir_base" in os.environ:
     print("tmp " + os.environ["OMPI_MCA_orte_tmpdir_base"], file=sys.stderr, flush=True)
 pace = float(active("pace") or 0.05)
 steps = max(1, int(float(active("sleep") or 0) / pace))
+resumed = -1
+if "dielate" in directives and os.path.isdir(os.path.join(out, "ckpt")):
+    resumed = max(int(n.split("-")[1]) for n in os.listdir(os.path.join(out, "ckpt")))
 record("hello", stage=kind, backend="fake", version="0", host="here", attempt=attempt,
        ranks=int(os.environ["DHA_RANKS"]), threads=int(os.environ["OMP_NUM_THREADS"]),
-       pid=os.getpid(), steps=steps, resumed_from=-1)
+       pid=os.getpid(), steps=steps, resumed_from=resumed)
 record("phase", name="work", done=0, total=steps)
 if active("litter"):
     subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=subprocess.DEVNULL,
@@ -203,7 +207,7 @@ if active("fail"):
 
 losses = [float(x) for x in (by_method("evals") or "").split(":") if x]
 begin = time.time()
-for step in range(1, steps + 1):
+for step in range(max(1, resumed + 1), steps + 1):
     if active("sleep"):
         time.sleep(pace)
     while (active("freeze") and step == 2 or step == int(active("freezeat") or 0)) and not stop:
@@ -222,6 +226,8 @@ for step in range(1, steps + 1):
         break
     if kind == "train" and step < steps and parts and step * parts % steps < parts:
         checkpoint(step)
+        if active("dielate"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 if kind in ("fuse", "train"):
     checkpoint(step)

@@ -471,6 +471,19 @@ class Hold(harness.Case):
         self.assertEqual(j["stages"][2]["attempts"], 2)
 
 
+class LongRun(harness.Case):
+    def test_faults_between_which_it_got_further_do_not_add_up(self):
+        """One killed rank a week must not end a stage of months: only those in a row count."""
+        d = self.dhad
+        job = d.submit("train.sleep=1 train.ckpts=6 train.dielate=1:5")
+        j = d.until_state(job, *harness.FINAL, seconds=90)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual(next(s for s in j["stages"] if s["kind"] == "train")["attempts"], 6)
+        stuck = d.submit("train.die=9:5", seed=2)  # nothing between them
+        j = d.until_state(stuck, *harness.FINAL, seconds=90)
+        self.assertEqual((j["state"], next(s for s in j["stages"] if s["kind"] == "train")["attempts"]), ("failed", 4))
+
+
 class Order(harness.Case):
     slots = 2
 

@@ -157,6 +157,22 @@ static void over_its_walltime_a_stage_fails_unless_it_made_it(void **state)
     assert_int_equal(verdict_of(&f).kind, VERDICT_DONE);
 }
 
+static void what_got_further_begins_its_count_anew(void **state)
+{
+    (void)state;
+    struct verdict_facts f = exited(137);
+    f.retries = VERDICT_RETRIES;
+    assert_int_equal(verdict_of(&f).kind, VERDICT_FAILED);
+    f.got_further = true;
+    struct verdict v = verdict_of(&f);
+    assert_int_equal(v.kind, VERDICT_AGAIN);
+    assert_true(v.count_retry && v.renew_retries);
+    assert_int_equal(v.backoff_us, VERDICT_BACKOFF_US);
+    f.retries = 0;
+    f.got_further = false;
+    assert_false(verdict_of(&f).renew_retries);
+}
+
 static void no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped(void **state)
 {
     (void)state;
@@ -203,6 +219,7 @@ int main(void)
         cmocka_unit_test(a_stop_that_was_asked_for_costs_no_retry),
         cmocka_unit_test(a_worker_that_stops_on_its_own_does_not_spin),
         cmocka_unit_test(over_its_walltime_a_stage_fails_unless_it_made_it),
+        cmocka_unit_test(what_got_further_begins_its_count_anew),
         cmocka_unit_test(no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped),
         cmocka_unit_test(a_launch_that_failed_says_why),
     };
