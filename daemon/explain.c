@@ -416,5 +416,11 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         SAY(unblock, "nothing to do: dha watch %lld", (long long)job->id);
         return 0;
     }
-    return explain_queue(d, job, x, e);
+    int rc = explain_queue(d, job, x, e);
+    if (rc == 0 && job->state == JOB_RUNNING) { /* between two stages or attempts, or preempted */
+        char why[sizeof x->reason];
+        memcpy(why, x->reason, sizeof why);
+        SAY(reason, "nothing of it runs just now: %.*s", (int)sizeof x->reason - 40, why);
+    }
+    return rc;
 }
