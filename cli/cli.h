@@ -39,6 +39,7 @@ struct args {
 
 struct cli {
     const char *socket; /* --socket, or NULL */
+    bool json;          /* the answer goes out as a document, not as text */
 };
 
 struct command {
@@ -91,7 +92,10 @@ void help_command(FILE *out, const struct command *cmd);
  * has been said already (child.h). */
 int cli_complain(const struct dha_err *e);
 /* "dha: ..." on stderr: talk. */
+/* Control characters of what is said are shown, but for newlines. */
 void cli_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* JSON text and a newline on stdout; DEL and C1, which JSON lets through, as \u00XX. */
+void cli_put_json(const char *text);
 /* Pretty JSON and a newline on stdout. */
 int cli_print_json(const cJSON *doc, struct dha_err *e);
 

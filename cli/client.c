@@ -11,6 +11,7 @@
 
 #include "cli/locate.h"
 #include "cli/start.h"
+#include "proto/text.h"
 
 /* No answer of ours comes near; a runaway one must not fill the memory. */
 #define ANSWER_MAX ((size_t)256 << 20)
@@ -20,6 +21,7 @@ struct client {
     struct locate_socket where;
     const char *url;   /* $DHA_URL: over TCP instead of the socket; NULL = not */
     const char *token; /* $DHA_TOKEN, with a URL; NULL = none */
+    bool json;         /* documents go out as they are; otherwise as text, see show() */
     cJSON *errors;
     char curl_error[CURL_ERROR_SIZE];
 };
@@ -187,6 +189,43 @@ out:
     return ret;
 }
 
+static int show_one(char **at)
+{
+    size_t len = *at ? strlen(*at) : 0;
+    size_t need = *at ? text_shown(NULL, 0, *at, false) : 0;
+    char *shown;
+
+    if (need == len) {
+        return 0;
+    }
+    shown = cJSON_malloc(need + 1);
+    if (!shown) {
+        return -1;
+    }
+    text_shown(shown, need + 1, *at, false);
+    cJSON_free(*at);
+    *at = shown;
+    return 0;
+}
+
+/* Strings of an answer are what any user wrote: file names, messages, paths. All that is printed of them as text comes
+ * through here, so that none can send a terminal its commands. */
+static int show(cJSON *doc)
+{
+    cJSON *item;
+
+    if (show_one(&doc->string) || (cJSON_IsString(doc) && show_one(&doc->valuestring))) {
+        return -1;
+    }
+    cJSON_ArrayForEach(item, doc)
+    {
+        if (show(item)) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* A refusal's document -> *e. */
 static int refused(struct client *c, const char *path, const struct answer *a, long status,
                    struct dha_err *e)
@@ -197,6 +236,10 @@ static int refused(struct client *c, const char *path, const struct answer *a, l
     enum dha_code code;
 
     cJSON_Delete(doc);
+    if (err && show(err)) {
+        cJSON_Delete(err);
+        return dha_fail(e, DHA_E_NO_MEMORY, "reading the daemon's answer to %s", path);
+    }
     cJSON_Delete(c->errors);
     c->errors = err;
     if (!err) {
@@ -233,6 +276,12 @@ static int request(struct client *c, const char *path, const char *body, const c
         *out = json_parse(a.data ? a.data : "", a.len, &lim, e);
         if (!*out) {
             dha_err_context(e, "the daemon's answer to %s", path);
+            goto out;
+        }
+        if (!c->json && show(*out)) {
+            dha_fail(e, DHA_E_NO_MEMORY, "reading the daemon's answer to %s", path);
+            cJSON_Delete(*out);
+            *out = NULL;
             goto out;
         }
     }
@@ -369,19 +418,23 @@ static int find_url(struct client *c, struct dha_err *e)
         return 0;
     }
     if ((strncmp(url, "http://", 7) && strncmp(url, "https://", 8)) ||
-        url[strlen(url) - 1] == '/' || strlen(url) >= sizeof c->where.path) {
+        strspn(strchr(url, ':'), ":/") == strlen(strchr(url, ':')) ||
+        strlen(url) >= sizeof c->where.path) {
         dha_fail(e, DHA_E_USAGE, "$DHA_URL is \"%.100s\"", url);
-        return dha_err_hint(e, "like http://127.0.0.1:8080, without a slash at the end");
+        return dha_err_hint(e, "like http://127.0.0.1:8080");
     }
     if (token && strspn(token, "0123456789abcdef") != strlen(token)) {
         dha_fail(e, DHA_E_USAGE, "$DHA_TOKEN is no token");
         return dha_err_hint(
             e, "it is the secret that `dha admin token create` shows, and nothing else");
     }
-    c->url = url;
     c->token = token && *token ? token : NULL;
     c->where.named = true;
     snprintf(c->where.path, sizeof c->where.path, "%s", url);
+    for (size_t n = strlen(url); c->where.path[n - 1] == '/'; n--) { /* ours begin with one */
+        c->where.path[n - 1] = 0;
+    }
+    c->url = c->where.path;
     return 0;
 }
 
@@ -395,6 +448,7 @@ static struct client *open_client(const struct cli *cli, bool may_start, struct 
         dha_fail(e, DHA_E_NO_MEMORY, "opening a client");
         return NULL;
     }
+    c->json = cli->json;
     c->curl = curl_easy_init();
     if (!c->curl) {
         dha_fail(e, DHA_E_NO_MEMORY, "opening a client");

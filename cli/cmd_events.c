@@ -23,7 +23,7 @@ static int print_event(const cJSON *ev, bool as_json, struct dha_err *e)
         return dha_fail(e, DHA_E_NO_MEMORY, "printing an event");
     }
     if (as_json) {
-        puts(text);
+        cli_put_json(text);
     } else {
         printf("%6lld  %s  %-20s", (long long)json_int(ev, "seq", 0),
                fmt_time(when, json_int(ev, "time_us", 0)), json_str(ev, "type", "?"));

@@ -148,6 +148,12 @@ static int drain_part(struct client *c, struct source *s, int i, struct dha_err 
         } else if (rc == 0 && b.len) {
             fwrite(b.data, 1, b.len, stdout);
         }
+        if (rc == 0 && s->rank >= 0 && b.end && b.len == 0 && p->offset == 0 && b.ranks > 0 &&
+            s->rank >= b.ranks) {
+            rc = dha_fail(e, DHA_E_NOT_FOUND, "there is no rank %d: the attempt had %d", s->rank,
+                          b.ranks);
+            dha_err_hint(e, b.ranks > 1 ? "--rank takes 0 to %d" : "--rank takes %d", b.ranks - 1);
+        }
         free(b.data);
         p->offset = b.next;
         p->end = b.end;
@@ -308,7 +314,9 @@ const struct command cmd_logs = {
         "there are several\n"
         "ranks; what is said about it goes to stderr. A single rank or stream is copied byte for "
         "byte. With -f the\n"
-        "stages and attempts follow one another until the job ends.",
+        "stages and attempts follow one another until the job ends. These are the job's own bytes, "
+        "control characters\n"
+        "and all: another user's log is better read through `cat -v` or `less`.",
     .example = "dha logs 12 -f\ndha logs 12 --stage train --attempt 1 --rank 3\n"
                "dha logs 12 --stage train --stream journal",
     .group = "Jobs",

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/text.h"
+
 void help_all(FILE *out)
 {
     const char *group = "";
@@ -68,16 +70,34 @@ void help_command(FILE *out, const struct command *cmd)
     }
 }
 
+/* Messages quote what other users wrote. */
+static void put_shown(FILE *out, const char *text)
+{
+    size_t n = text_shown(NULL, 0, text, true) + 1;
+    char *shown = malloc(n);
+
+    if (shown) {
+        text_shown(shown, n, text, true);
+        fputs(shown, out);
+    }
+    free(shown);
+}
+
 void cli_say(const char *fmt, ...)
 {
+    char *text = NULL;
     va_list ap;
 
     fflush(stdout);
-    fputs("dha: ", stderr);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    if (vasprintf(&text, fmt, ap) < 0) {
+        text = NULL;
+    }
     va_end(ap);
+    fputs("dha: ", stderr);
+    put_shown(stderr, text ? text : "out of memory");
     fputc('\n', stderr);
+    free(text);
 }
 
 int cli_complain(const struct dha_err *e)
@@ -88,10 +108,30 @@ int cli_complain(const struct dha_err *e)
     }
     for (const char *line = e->hint; *line;) {
         size_t len = strcspn(line, "\n");
-        fprintf(stderr, "     %.*s\n", (int)len, line);
+        char one[sizeof e->hint];
+        snprintf(one, sizeof one, "%.*s", (int)len, line);
+        fputs("     ", stderr);
+        put_shown(stderr, one);
+        fputc('\n', stderr);
         line += len + (line[len] == '\n');
     }
     return dha_code_exit(e->code);
+}
+
+void cli_put_json(const char *text)
+{
+    for (; *text; text++) {
+        const unsigned char *s = (const unsigned char *)text;
+        if (s[0] == 0x7f) {
+            fputs("\\u007f", stdout);
+        } else if (s[0] == 0xc2 && s[1] >= 0x80 && s[1] < 0xa0) {
+            printf("\\u00%02x", s[1]);
+            text++;
+        } else {
+            putchar(*text);
+        }
+    }
+    putchar('\n');
 }
 
 int cli_print_json(const cJSON *doc, struct dha_err *e)
@@ -101,7 +141,7 @@ int cli_print_json(const cJSON *doc, struct dha_err *e)
     if (!text) {
         return dha_fail(e, DHA_E_NO_MEMORY, "printing JSON");
     }
-    puts(text);
+    cli_put_json(text);
     free(text);
     return 0;
 }

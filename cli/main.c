@@ -83,6 +83,7 @@ static int run(int argc, char **argv)
     if (arg_value(&args, "socket")) {
         cli.socket = arg_value(&args, "socket");
     }
+    cli.json = arg_flag(&args, "json");
     rc = cmd->run(&cli, &args, &e);
     return rc < 0 ? cli_complain(&e) : rc;
 }

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/text.h"
+
 static int log_fd = STDERR_FILENO;
 static bool log_copy;
 static enum log_level log_least = LOG_LEVEL_INFO;
@@ -52,7 +54,7 @@ void log_v(enum log_level level, const char *prefix, const char *fmt, va_list ap
     if (level < log_least) {
         return;
     }
-    char line[2048];
+    char line[2048], said[1900];
     struct timespec ts;
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &ts);
@@ -60,16 +62,14 @@ void log_v(enum log_level level, const char *prefix, const char *fmt, va_list ap
     size_t n = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &tm);
     n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ %-5s %s", ts.tv_nsec / 1000000,
                           names[level], prefix);
-    int k = vsnprintf(line + n, sizeof line - n - 1, fmt, ap);
-    if (k > 0) {
-        size_t room = sizeof line - n - 2;
-        size_t text = (size_t)k < room ? (size_t)k : room;
-        for (size_t i = 0; i < text; i++) { /* one event, one line */
-            if (line[n + i] == '\n' || line[n + i] == '\r') {
-                line[n + i] = ' ';
-            }
+    if (vsnprintf(said, sizeof said, fmt, ap) > 0) {
+        text_trim_utf8(said);
+        for (char *c = said; *c; c++) { /* one event, one line */
+            *c = *c == '\n' || *c == '\r' ? ' ' : *c;
         }
-        n += text;
+        /* Messages quote what users wrote; whoever reads the log reads it on a terminal. */
+        text_shown(line + n, sizeof line - n - 1, said, false);
+        n += strlen(line + n);
     }
     while (n && line[n - 1] == ' ') {
         n--;

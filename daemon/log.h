@@ -1,4 +1,4 @@
-/* log.h: the daemon's log: one event a line, ISO time in UTC, level, text. Written with one write(2)
+/* log.h: the daemon's log: one event a line, ISO time in UTC, level, text (control characters as \xNN, line ends as blanks). Written with one write(2)
  * each to an O_APPEND file, so lines of two processes never mix. Before log_open() lines go to stderr. */
 #ifndef DHA_DAEMON_LOG_H
 #define DHA_DAEMON_LOG_H

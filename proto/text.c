@@ -70,6 +70,39 @@ void text_copy(char *dst, size_t cap, const char *src)
         text_trim_utf8(dst);
 }
 
+static bool is_control(const unsigned char *s, size_t len, bool lines)
+{
+    if (len == 1)
+        return (s[0] < 0x20 && !(lines && s[0] == '\n')) || s[0] == 0x7f;
+    return len == 2 && s[0] == 0xc2 && s[1] < 0xa0;
+}
+
+size_t text_shown(char *dst, size_t cap, const char *src, bool lines)
+{
+    static const char hex[] = "0123456789abcdef";
+    const unsigned char *s = (const unsigned char *)src;
+    size_t left = strlen(src), need = 0, end = 0;
+    bool room = cap > 0;
+    while (left) {
+        size_t len = text_utf8_len(s, left), n;
+        unsigned char c = len == 2 ? s[1] : s[0]; /* a C1 character's number is its second byte */
+        bool escaped = len == 0 || is_control(s, len, lines);
+        char code[4] = {'\\', 'x', hex[c >> 4], hex[c & 15]};
+        n = escaped ? sizeof code : len;
+        room = room && need + n < cap;
+        if (room) {
+            memcpy(dst + need, escaped ? code : (const char *)s, n);
+            end = need + n;
+        }
+        need += n;
+        s += len ? len : 1;
+        left -= len ? len : 1;
+    }
+    if (cap > 0)
+        dst[end] = '\0';
+    return need;
+}
+
 /* Edit distance with swaps of neighbours (optimal string alignment). */
 static size_t distance(const char *a, size_t na, const char *b, size_t nb)
 {

@@ -2,6 +2,7 @@
 #ifndef DHA_PROTO_TEXT_H
 #define DHA_PROTO_TEXT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Cuts an incomplete UTF-8 sequence off the end of s: what snprintf leaves when it truncates. */
@@ -10,6 +11,10 @@ void text_trim_utf8(char *s);
 void text_clean_utf8(char *s);
 /* Copies with truncation at a character; control characters become '?'. cap > 0. */
 void text_copy(char *dst, size_t cap, const char *src);
+/* Copies so that a terminal shows the text and does nothing else: control characters (C0 but a newline where `lines`,
+ * DEL, C1) and bytes that are no UTF-8 become \xNN. At most cap - 1 bytes, cut at a character; returns what the whole
+ * takes, as snprintf does. dst may be NULL with cap 0. */
+size_t text_shown(char *dst, size_t cap, const char *src, bool lines);
 /* Length of the valid UTF-8 sequence that starts at s (n bytes left), or 0. Overlong forms, surrogates
  * and code points over U+10FFFF are not valid. */
 size_t text_utf8_len(const unsigned char *s, size_t n);

@@ -91,6 +91,17 @@ class Fsck(AdminCase):
                          sorted(self.state(p) for p in strange.values()))
         self.ok("admin", "fsck")
 
+    def test_names_of_files_send_the_terminal_nothing(self):
+        job = self.done()
+        out = os.path.join(self.dhad.stage_dir(job, "search"), "out")
+        os.mkdir(os.path.join(out, "x\033]0;pwn\007\nforged\u009b2J.tmp"))
+        r = self.dha("admin", "fsck")
+        self.assertIn("x\\x1b]0;pwn\\x07\\x0aforged\\x9b2J.tmp", r.out + r.err)
+        self.assertNotRegex(r.out + r.err, "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+        r = self.dha("admin", "fsck", "--json")
+        self.assertTrue(any("x\033]0;pwn\007\nforged\u009b2J.tmp" in f["path"] for f in r.json["findings"]), r.out)
+        self.assertNotRegex(r.out, "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+
     def test_damaged_checkpoints_are_marked_bad_and_no_worker_goes_on_from_them(self):
         job = self.done("a train.ckpts=3 train.sleep=0.3")
         last, middle, first = [c["path"] for c in self.checkpoints(job)][:0:-1]

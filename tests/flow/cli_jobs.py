@@ -7,6 +7,26 @@ import cli_harness
 import harness
 
 
+class Wild(cli_harness.Case):
+    def test_what_a_job_says_sends_the_terminal_nothing(self):
+        job = self.submit("bad train.fail=diverged train.wild=1")
+        self.dhad.until_state(job, "failed")
+        for command in ("show", "explain"):
+            r = self.ok(command, job)
+            self.assertIn("told to fail\\x1b]0;pwn\\x07\\x0aforged line\\x7f\\x9b2J", r.out)
+        for args in (("show", job), ("explain", job), ("list",), ("watch", job), ("events",), ("logs", job), ("show", job, "--json"),
+                     ("events", "--json"), ("list", "--json")):
+            r = self.dha(*args)
+            self.assertNotRegex(r.out + r.err, "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]", args)
+            self.assertNotRegex(r.out + r.err, "(?m)^forged", args)
+        self.assertEqual(self.ok("show", job, "--json").json["error"]["message"], self.dhad.job(job)["error"]["message"])
+        self.assertIn("fail\033]0;pwn\007\nforged line\x7f\u009b2J", self.dhad.job(job)["error"]["message"])
+        with open(os.path.join(self.dhad.state, "dhad.log"), newline="") as f:
+            text = f.read()
+        self.assertIn("told to fail\\x1b]0;pwn\\x07 forged line\\x7f\\x9b2J", text)
+        self.assertNotRegex(text, "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+
+
 class Submit(cli_harness.Case):
     def test_the_id_alone_goes_to_stdout(self):
         r = self.ok("submit", self.spec_file())
@@ -258,6 +278,7 @@ class Records(cli_harness.Case):
         self.assertIn("[2] more of 2\n", self.ok("logs", job, "-f", "--stage", "train").out)
         self.fails(2, "logs", job, "--rank", "1", "--stream", "journal")
         self.fails(2, "logs", job, "--rank", "-1")
+        self.assertIn("there is no rank 7: the attempt had 3", self.fails(66, "logs", job, "--stage", "train", "--rank", "7").err)
 
     def test_logs_are_the_files_bytes(self):
         self.assertEqual(self.ok("logs", self.job, "--stage", "fuse").out, "fake fuse attempt 1\n")

@@ -5,6 +5,7 @@
 Writes a journal, the stage's files and status.json as proto/record.h and proto/stage.h say, in no time,
 and misbehaves on request: the job's name may hold directives `[kind.]key=value`, blank-separated:
   sleep=S         take S seconds (in steps of 50 ms, one progress record each)
+  wild=1          with terminal commands in what fail= says
   fail=CODE[:N]   end with that code in status.json (only the first N attempts)
   exit=RC[:N]     leave no status.json, exit with RC
   die=SIG[:N]     leave no status.json, end by that signal
@@ -108,6 +109,9 @@ def put(path, text):
     os.rename(path + ".tmp", path)
 
 
+WILD = "\033]0;pwn\007\nforged line\x7f\u009b2J"
+
+
 def status(code, message="", hint=""):
     put(os.path.join(adir, "status.json"),
         json.dumps({"code": code, "message": message, "hint": hint, "rank": 0}))
@@ -201,8 +205,10 @@ if active("die"):
     os.kill(os.getpid(), int(active("die")))
     time.sleep(10)
 if active("fail"):
-    record("error", code=active("fail"), message="told to fail", hint="do not tell it to")
-    status(active("fail"), "told to fail", "do not tell it to")
+    told = "told to fail" + (WILD if active("wild") else "")
+    hint = "do not tell it to" + (WILD if active("wild") else "")
+    record("error", code=active("fail"), message=told, hint=hint)
+    status(active("fail"), told, hint)
     sys.exit(1)
 
 losses = [float(x) for x in (by_method("evals") or "").split(":") if x]

@@ -311,6 +311,7 @@ class Client(Tcp):
         secret = r.stdout.strip()
         url = {"DHA_URL": f"http://{self.where}"}
         self.assertEqual(self.dha("list", **url).returncode, 0)
+        self.assertEqual(self.dha("list", DHA_URL=url["DHA_URL"] + "//").returncode, 0)
         r = self.dha("cancel", job, **url)
         self.assertEqual(r.returncode, 88, r)
         self.assertIn("token", r.stderr)
@@ -321,7 +322,7 @@ class Client(Tcp):
         self.assertNotIn(secret, r.stdout)
         self.assertEqual(self.dha("admin", "token", "revoke", "cli", DHA_SOCKET=d.socket).returncode, 0)
         self.assertEqual(self.dha("list", **url, DHA_TOKEN=secret).returncode, 88)
-        for bad in ({"DHA_URL": "ftp://x"}, {"DHA_URL": "http://x/"}, {**url, "DHA_TOKEN": "a\r\nHost: evil"}):
+        for bad in ({"DHA_URL": "ftp://x"}, {"DHA_URL": "http://"}, {"DHA_URL": "https:///"}, {**url, "DHA_TOKEN": "a\r\nHost: evil"}):
             self.assertEqual(self.dha("list", **bad).returncode, 2, bad)
         self.assertEqual(self.dha("list", DHA_URL="http://127.0.0.1:1").returncode, 69)
 

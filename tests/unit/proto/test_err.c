@@ -163,6 +163,40 @@ static void copies_hold_no_control_characters(void **state)
     assert_string_equal(buf, "");
 }
 
+static void a_terminal_gets_no_commands(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *shown, *lines;
+    } cases[] = {
+        {"plain, \xc3\xa9 \xe2\x82\xac \xc2\xa0", "plain, \xc3\xa9 \xe2\x82\xac \xc2\xa0",
+         "plain, \xc3\xa9 \xe2\x82\xac \xc2\xa0"},
+        {"\033]0;pwn\007", "\\x1b]0;pwn\\x07", "\\x1b]0;pwn\\x07"},
+        {"a\nb\r\t\x7f", "a\\x0ab\\x0d\\x09\\x7f", "a\nb\\x0d\\x09\\x7f"},
+        {"\xc2\x9b"
+         "2J\xc2\x80",
+         "\\x9b2J\\x80", "\\x9b2J\\x80"},
+        {"\x9b"
+         "2J\xff",
+         "\\x9b2J\\xff", "\\x9b2J\\xff"},
+        {"", "", ""},
+    };
+    char buf[64];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(text_shown(buf, sizeof buf, cases[i].text, false), strlen(cases[i].shown));
+        assert_string_equal(buf, cases[i].shown);
+        assert_int_equal(text_shown(buf, sizeof buf, cases[i].text, true), strlen(cases[i].lines));
+        assert_string_equal(buf, cases[i].lines);
+        assert_int_equal(text_shown(NULL, 0, cases[i].text, false), strlen(cases[i].shown));
+    }
+    assert_int_equal(text_shown(buf, 6, "abc\033d", false), 8);
+    assert_string_equal(buf, "abc"); /* not half an escape, and nothing behind it */
+    assert_int_equal(text_shown(buf, 5, "abc\xc3\xa9", false), 5);
+    assert_string_equal(buf, "abc");
+    assert_int_equal(text_shown(buf, 1, "x", false), 1);
+    assert_string_equal(buf, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -174,6 +208,7 @@ int main(void)
         cmocka_unit_test(utf8_is_judged_by_the_standard),
         cmocka_unit_test(slips_are_recognised),
         cmocka_unit_test(copies_hold_no_control_characters),
+        cmocka_unit_test(a_terminal_gets_no_commands),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
