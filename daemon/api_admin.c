@@ -37,10 +37,21 @@ static int flag(struct api_call *c, const char *key, bool *out)
     return !v || cJSON_IsBool(v) ? 0 : dha_fail(&c->e, DHA_E_USAGE, "\"%s\" is true or false", key);
 }
 
+/* What looks at the files of jobs, or changes them, needs them. */
+static int need_files(struct api_call *c)
+{
+    char text[400];
+    return c->d->no_jobs && turn_trouble(c->d, text, sizeof text)
+               ? dha_fail(&c->e, DHA_E_TRANSIENT, "%s", text)
+               : 0;
+}
+
 enum api_outcome api_admin_fsck(struct api_call *c)
 {
     bool deep;
-    return flag(c, "deep", &deep) != 0 ? API_FAIL : answer(c, chore_fsck(c->d, deep, &c->e));
+    return flag(c, "deep", &deep) != 0 || need_files(c) != 0
+               ? API_FAIL
+               : answer(c, chore_fsck(c->d, deep, &c->e));
 }
 
 enum api_outcome api_admin_backup(struct api_call *c)
@@ -68,7 +79,7 @@ enum api_outcome api_admin_export(struct api_call *c)
 enum api_outcome api_admin_import(struct api_call *c)
 {
     const char *dir;
-    return need_path(c, "dir", &dir) != 0
+    return need_path(c, "dir", &dir) != 0 || need_files(c) != 0
                ? API_FAIL
                : answer(c, chore_import(c->d, dir, (int64_t)c->rq->peer_uid, &c->e));
 }
@@ -107,12 +118,15 @@ enum api_outcome api_admin_prune(struct api_call *c)
     }
     w.policy.last = (int)last;
     w.metrics_before_us = metrics ? now_us() - age * 1000000 : 0;
+    if (need_files(c) != 0) {
+        return API_FAIL;
+    }
     return answer(c, chore_prune(c->d, &w, &c->e));
 }
 
 enum api_outcome api_admin_apply(struct api_call *c)
 {
-    return answer(c, chore_apply(c->d, c->id, &c->e));
+    return need_files(c) != 0 ? API_FAIL : answer(c, chore_apply(c->d, c->id, &c->e));
 }
 
 enum api_outcome api_admin_chore(struct api_call *c)

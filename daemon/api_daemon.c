@@ -72,7 +72,7 @@ enum api_outcome api_alive(struct api_call *c)
 enum api_outcome api_ready(struct api_call *c)
 {
     int64_t jobs[JOB_STATES], stages[STAGE_STATES];
-    if (c->d->blind) {
+    if (c->d->blind && !c->d->no_jobs) {
         dha_fail(&c->e, DHA_E_TRANSIENT, "which stages run is not known yet: adoption goes on");
         dha_err_hint(&c->e, "it is tried again by itself; the log says what is in the way");
         return API_FAIL;

@@ -1,6 +1,7 @@
 /* attempt.c: from launched or found to watched to gone, and all of them together; see attempt.h. */
 #include "daemon/attempt.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -20,7 +21,7 @@
 #include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
-enum { SWEEP_MS = 30000, TROUBLE_MS = 2000, READOPT_MS = 1000, TRIM_MS = 1000 };
+enum { SWEEP_MS = 30000, TROUBLE_MS = 2000, READOPT_MS = 1000, TRIM_MS = 1000, YOUNG_MS = 200 };
 
 struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
 {
@@ -37,6 +38,11 @@ struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
     snprintf(a->uuid, sizeof a->uuid, "%s", row->uuid);
     a->started_us = row->started_us;
     a->unreachable_us = row->unreachable_us;
+    a->user = RUNAS_SELF;
+    a->pid = (pid_t)row->pid;
+    a->pid_start = (unsigned long long)row->pid_start;
+    snprintf(a->boot_id, sizeof a->boot_id, "%s", row->boot_id);
+    a->ran = row->pid > 0 || row->hello_us > 0;
     a->pidfd = -1;
     a->in = (struct ingest){.attempt = a->id,
                             .dir = a->dir,
@@ -121,6 +127,21 @@ static enum lock_state lock_state(const struct attempt *a)
     return rc == 0 && l.l_type == F_UNLCK ? LOCK_FREE : LOCK_HELD;
 }
 
+pid_t attempt_shim(const struct attempt *a)
+{
+    return proc_is_another(a->pid, a->pid_start, a->boot_id) ? 0 : a->pid;
+}
+
+/* The job's directory may be away; its row is not. */
+uid_t attempt_user(const struct attempt *a)
+{
+    char job[4200];
+    struct stat st;
+    snprintf(job, sizeof job, "%.4000s/jobs/%lld", a->d->state_dir, (long long)a->job);
+    return lstat(job, &st) == 0 ? runas_owner(a->dir) : a->user;
+}
+
+/* What the store has of the shim stays: there is one for an attempt, and the file may be forged since. */
 static int read_shim_json(struct attempt *a)
 {
     char path[4200];
@@ -133,9 +154,12 @@ static int read_shim_json(struct attempt *a)
     if (doc && json_need_int(doc, "pid", &pid, &e) == 0 && pid > 0 && pid <= INT_MAX &&
         json_need_int(doc, "start", &start, &e) == 0 &&
         json_need_str(doc, "boot_id", &boot, &e) == 0) {
-        a->pid = (pid_t)pid;
-        a->pid_start = (unsigned long long)start;
-        snprintf(a->boot_id, sizeof a->boot_id, "%s", boot);
+        if (a->pid == 0) {
+            a->pid = (pid_t)pid;
+            a->pid_start = (unsigned long long)start;
+            snprintf(a->boot_id, sizeof a->boot_id, "%s", boot);
+        }
+        a->ran = true;
         snprintf(a->tmp, sizeof a->tmp, "%s", json_str(doc, "tmp", ""));
         rc = 0;
     }
@@ -157,13 +181,13 @@ static void on_shim_gone(uv_poll_t *p, int status, int events)
 static void watch(struct attempt *a)
 {
     FAILPOINT(watch_before_open);
-    if (a->polling || read_shim_json(a) != 0) {
+    if (a->polling || (read_shim_json(a) != 0 && a->pid == 0)) {
         return; /* the next tick looks again */
     }
     int fd = (int)syscall(SYS_pidfd_open, a->pid, 0);
     /* shim.json is written by the user: what runs as another is not their shim, whatever it says */
     if (fd < 0 || !proc_is(a->pid, a->pid_start, a->boot_id) ||
-        !proc_is_of(a->pid, runas_owner(a->dir))) {
+        !proc_is_of(a->pid, attempt_user(a))) {
         if (fd >= 0) {
             close(fd);
         }
@@ -209,7 +233,7 @@ static void remove_unused_tmp(const struct attempt *a)
 static void conclude(struct attempt *a)
 {
     struct dha_err e = {0};
-    if (!has_file(a, "shim.json")) {
+    if (!a->ran && !has_file(a, "shim.json")) {
         remove_unused_tmp(a);
     } else if (a->d->launch.launcher != &launcher_fake) { /* that one's ranks are all here */
         if (!a->tmp[0]) {
@@ -237,7 +261,7 @@ static size_t left_by_shim(struct attempt *a, pid_t pids[PROCS_LEFT_MAX])
     size_t n = 0;
     for (int i = 0; i < a->n_left; i++) {
         if (proc_is(a->left[i].pid, a->left[i].start, a->boot_id) &&
-            proc_is_of(a->left[i].pid, runas_owner(a->dir))) {
+            proc_is_of(a->left[i].pid, attempt_user(a))) {
             kill(a->left[i].pid, SIGKILL);
             pids[n++] = a->left[i].pid;
         }
@@ -245,14 +269,31 @@ static size_t left_by_shim(struct attempt *a, pid_t pids[PROCS_LEFT_MAX])
     return n;
 }
 
+/* Where the lock tells nothing the shim itself may live. It sweeps, and ends when nothing is left to wait for: it is killed
+ * only if it does not. */
+static size_t left_of_shim(struct attempt *a, pid_t pids[PROCS_LEFT_MAX])
+{
+    if (!proc_is(a->pid, a->pid_start, a->boot_id) || !proc_is_of(a->pid, attempt_user(a))) {
+        return 0;
+    }
+    if (uv_now(&a->d->loop) + SWEEP_MS >= a->sweep_end_ms + SHIM_MS) {
+        kill(a->pid, SIGKILL);
+    }
+    pids[0] = a->pid;
+    return 1;
+}
+
 /* What will not be killed keeps its node from being used (promise G7). */
 static void drain_for(struct attempt *a, pid_t shim, size_t left)
 {
     pid_t pids[PROCS_LEFT_MAX];
     char reason[256];
-    size_t n = procs_find(shim, a->uuid, runas_owner(a->dir), getpid(), pids, PROCS_LEFT_MAX);
+    size_t n = procs_find(shim, a->uuid, attempt_user(a), getpid(), pids, PROCS_LEFT_MAX);
     if (n == 0 || n == PROCS_UNKNOWN) {
         n = left_by_shim(a, pids);
+    }
+    if (n == 0) {
+        n = left_of_shim(a, pids);
     }
     int len = left == PROCS_UNKNOWN
                   ? snprintf(reason, sizeof reason, "what attempt %s left cannot be looked at",
@@ -284,10 +325,13 @@ static void sweep(struct attempt *a)
     }
     FAILPOINT(sweep_before_kill);
     /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
-    pid_t shim = proc_is_another(a->pid, a->pid_start, a->boot_id) ? 0 : a->pid;
-    size_t left = procs_kill(shim, a->uuid, runas_owner(a->dir), getpid());
+    pid_t shim = attempt_shim(a);
+    size_t left = procs_kill(shim, a->uuid, attempt_user(a), getpid());
     if (left == 0) {
         left = left_by_shim(a, pids);
+    }
+    if (left == 0) {
+        left = left_of_shim(a, pids);
     }
     if (left == 0) {
         FAILPOINT(sweep_after_kill);
@@ -326,16 +370,62 @@ static bool shim_swept_all(struct attempt *a)
     return all;
 }
 
+/* Its directory was taken away, or closed, with all that says how far it was: what runs of it is killed, and its stage
+ * goes on with another attempt. Nobody's mistake in the job. */
+static void lose(struct attempt *a, int missing)
+{
+    a->ran = true;
+    a->launch_failed = true;
+    dha_fail(&a->launch_error, DHA_E_LOST, "the attempt ran, and %s %s%s", a->dir,
+             missing ? "cannot be read any more: " : "has lost its files",
+             missing ? strerror(missing) : "");
+    dha_err_hint(&a->launch_error, "is %s/jobs mounted, and may the job's user read it?",
+                 a->d->state_dir);
+    log_warn("job %lld: attempt %d: %s", (long long)a->job, a->number, a->launch_error.msg);
+    sweep(a);
+}
+
+/* The end of what its directory tells nothing of. Unless it cannot have run, what runs is looked for. */
+static void over(struct attempt *a, bool may_have_run)
+{
+    if (a->inherited || a->ran || may_have_run) {
+        sweep(a);
+    } else {
+        conclude(a);
+    }
+}
+
+/* Nothing on disk says that it ever ran: /proc and the store are asked before it is started (again). */
+static void start_again(struct attempt *a)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    struct stat st;
+    int missing = runas_stat(a->dir, &st) == 0 ? 0 : errno;
+    if (a->ran) {
+        lose(a, missing);
+        return;
+    }
+    size_t n = procs_find(0, a->uuid, attempt_user(a), getpid(), NULL, 0);
+    if (n == 0) {
+        attempt_launch(a);
+        return;
+    }
+    if (a->young_end_ms == 0) {
+        a->young_end_ms = now + SWEEP_MS;
+    }
+    if (n != PROCS_UNKNOWN && (missing || now >= a->young_end_ms)) {
+        lose(a, missing);
+    } else { /* a shim that has not come to its lock yet */
+        a->not_before_ms = now + YOUNG_MS;
+    }
+}
+
 void attempt_look(struct attempt *a)
 {
     if (a->phase == A_NEW || a->phase == A_CLOSED || uv_now(&a->d->loop) < a->not_before_ms) {
         return;
     }
     if (a->phase == A_REMOTE) {
-        conclude(a);
-        return;
-    }
-    if (a->launch_failed && !child_lives(a) && lock_state(a) != LOCK_HELD) {
         conclude(a);
         return;
     }
@@ -349,25 +439,29 @@ void attempt_look(struct attempt *a)
     /* The lock is free: what is on disk now is final. */
     if (a->phase == A_SWEEPING) {
         sweep(a);
+    } else if (a->launch_failed && !child_lives(a)) {
+        over(a, a->spawns > 1);
     } else if (has_file(a, "exit.json")) {
         if (shim_swept_all(a)) {
             conclude(a);
             return;
         }
-        if (a->pid == 0) {
+        if (!a->tmp[0]) {
             read_shim_json(a);
         }
         sweep(a);
     } else if (has_file(a, "shim.json")) {
         log_warn("job %lld: attempt %d lost its shim", (long long)a->job, a->number);
-        if (a->pid == 0) {
+        if (!a->tmp[0]) {
             read_shim_json(a);
         }
         sweep(a);
+    } else if (a->phase == A_WATCHED) {
+        return; /* its directory is away, its shim is not: the pidfd tells its end */
     } else if (a->stop == STOP_KILLING || (a->stop != STOP_NONE && a->spawns == 0)) {
-        conclude(a); /* told to stop before it ever ran */
+        over(a, a->spawns > 0); /* told to stop before it ever ran */
     } else if (!child_lives(a)) {
-        attempt_launch(a);
+        start_again(a);
     }
 }
 
@@ -396,6 +490,7 @@ static void recall_job(struct attempt *a)
         log_fail("job of a live attempt", &e);
         return;
     }
+    a->user = runas_user(job.owner_uid);
     cJSON *spec = json_parse(job.spec, strlen(job.spec), NULL, NULL);
     struct job_spec parsed;
     struct spec_errors errs;
@@ -429,12 +524,60 @@ static int recall_cancels(struct daemon *d, struct dha_err *e)
     return rc;
 }
 
+/* Stages ran, and there is no file of any job. That is more likely not mounted than gone: who ended them all for it would
+ * kill work whose files are safe. */
+static bool jobs_are_away(struct daemon *d, const struct store_attempts *l)
+{
+    char path[4200];
+    bool ran = false, empty = true;
+    for (size_t i = 0; i < l->n; i++) {
+        ran |= l->at[i].pid > 0 || l->at[i].hello_us > 0;
+    }
+    if (!ran) {
+        return false;
+    }
+    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
+    DIR *dir = opendir(path);
+    for (struct dirent *f; dir && empty && (f = readdir(dir));) {
+        empty = strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0 ||
+                strcmp(f->d_name, "lost+found") == 0;
+    }
+    if (dir) {
+        closedir(dir);
+    }
+    return empty;
+}
+
+static void on_readopt(uv_timer_t *t);
+
+/* Nothing is started, ended or concluded until they are back. */
+static bool waits_for_jobs(struct daemon *d, const struct store_attempts *l)
+{
+    char text[400];
+    bool before = d->no_jobs;
+    d->no_jobs = jobs_are_away(d, l);
+    if (d->no_jobs) {
+        uv_timer_start(&d->readopt, on_readopt, READOPT_MS, 0);
+        if (!before && turn_trouble(d, text, sizeof text)) {
+            log_error("%s", text);
+        }
+    } else if (before) {
+        log_info("%s/jobs is back", d->state_dir);
+        d->want_pass = true;
+    }
+    return d->no_jobs;
+}
+
 int attempts_adopt(struct daemon *d, struct dha_err *e)
 {
     struct store_attempts l;
     d->blind = true;
     if (store_attempts_live(d->store, &l, e) != 0) {
         return dha_err_context(e, "finding the attempts that run");
+    }
+    if (waits_for_jobs(d, &l)) {
+        store_attempts_finish(&l);
+        return 0;
     }
     int rc = 0;
     for (size_t i = 0; i < l.n && rc == 0; i++) {
@@ -443,6 +586,7 @@ int attempts_adopt(struct daemon *d, struct dha_err *e)
             rc = dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
             break;
         }
+        a->inherited = true;
         recall_job(a);
         log_info("job %lld: attempt %d of stage %lld adopted", (long long)a->job, a->number,
                  (long long)a->stage);

@@ -6,7 +6,8 @@
  *   lock held                      its shim lives: watch it by pidfd once shim.json says who it is
  *   lock free, exit.json           over: read on the journal, judge, free the slots
  *   lock free, shim.json only      lost: kill what carries its tag, then judge
- *   lock free, neither             never started: start a shim (again)
+ *   lock free, neither             never started: start a shim (again); but if an earlier daemon saw it run, or
+ *                                  something of it does, its directory was taken away: lost, as above
  */
 #ifndef DHA_DAEMON_ATTEMPT_H
 #define DHA_DAEMON_ATTEMPT_H
@@ -33,8 +34,8 @@ enum attempt_stop {
     STOP_KILLING /* SIGKILL, every tick until nothing is left */
 };
 
-/* From the walltime's end (SIGUSR2) to SIGKILL. */
-enum { WALLTIME_GRACE_MS = 30000 };
+/* From the walltime's end (SIGUSR2) to SIGKILL; what a shim that has nothing left to wait for gets to end by itself. */
+enum { WALLTIME_GRACE_MS = 30000, SHIM_MS = 5000 };
 
 struct remote;
 
@@ -45,6 +46,9 @@ struct attempt {
     int number;
     char uuid[STORE_UUID_SIZE];
     char *dir;
+    uid_t user;     /* as whom it runs, if nothing is there to ask; RUNAS_SELF = as the daemon */
+    bool inherited; /* an earlier daemon may have started it */
+    bool ran;       /* something of it is known to have run, whatever its directory says now */
     enum attempt_phase phase;
     struct ingest in;
     int64_t started_us, walltime_s; /* walltime 0 = none */
@@ -77,6 +81,7 @@ struct attempt {
     uint64_t kill_at_ms;    /* 0 = never */
     uint64_t kill_shim_ms;  /* while killing: when the shim's turn comes */
     uint64_t sweep_end_ms;  /* while sweeping: when the node is drained instead */
+    uint64_t young_end_ms;  /* by when what runs without a lock has to have it; 0 = nothing does */
     uint64_t not_before_ms; /* after trouble: when to try again */
     int unread;             /* how often its last words could not be read */
     struct remote *remote;  /* NULL until other nodes are asked */
@@ -90,6 +95,10 @@ struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row);
 /* attempt.c: out of the list and, when the loop lets go of it, out of memory. */
 void attempt_drop(struct attempt *a);
 void attempt_look(struct attempt *a);
+/* Its shim for procs_find(): 0 when the pid is another process' by now. */
+pid_t attempt_shim(const struct attempt *a);
+/* As whom its processes run. */
+uid_t attempt_user(const struct attempt *a);
 /* attempt_start.c: starts a shim (again); a failure is kept in the attempt and ends it. */
 void attempt_launch(struct attempt *a);
 /* attempt_end.c: the attempt is over and nothing of it runs: its end into the store. 0, -1 to try

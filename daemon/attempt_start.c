@@ -221,6 +221,7 @@ static int launch(struct attempt *a, struct dha_err *e)
     spec.places = place.ranks;
     spec.n_places = place.n_ranks;
     place.ranks = NULL;
+    a->user = runas_user(job.owner_uid);
     a->walltime_s = spec.spec.resources.walltime_s;
     a->ranks = spec.spec.resources.ranks;
     struct launch_attempt la = {.spec = &spec,
@@ -228,7 +229,7 @@ static int launch(struct attempt *a, struct dha_err *e)
                                 .threads = spec.spec.resources.threads,
                                 .nodes = place.nodes,
                                 .n_nodes = place.n_nodes,
-                                .user = runas_user(job.owner_uid)};
+                                .user = a->user};
     FAILPOINT(launch_before_spawn);
     rc = launch_attempt(&a->d->loop, &a->d->launch, &la, &a->child, e);
     if (rc == 0) {

@@ -11,9 +11,8 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
-#include "daemon/runas.h"
 
-enum { SHIM_MS = 5000, STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
+enum { STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
 
 static void stop_one(struct attempt *a, int64_t grace_ms)
 {
@@ -65,7 +64,7 @@ static void kill_all(struct attempt *a)
         a->kill_shim_ms = now + SHIM_MS;
         log_info("job %lld: attempt %d is killed", (long long)a->job, a->number);
     }
-    procs_kill(a->pid, a->uuid, runas_owner(a->dir), getpid());
+    procs_kill(attempt_shim(a), a->uuid, attempt_user(a), getpid());
     FAILPOINT(cancel_after_kill);
     if (now >= a->kill_shim_ms && a->phase == A_WATCHED) {
         syscall(SYS_pidfd_send_signal, a->pidfd, SIGKILL, NULL, 0);

@@ -123,6 +123,7 @@ struct daemon {
     uint64_t last_pass_ms, last_pass_cost_ms;
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
+    bool no_jobs; /* blind, because the files of the jobs that run are not there: waits for them */
     bool stopping;
     char notice[1600];   /* what everybody should know of this state directory; "" = nothing */
     struct dha_err lost; /* why the last turn could not be saved; code OK once one was */
@@ -205,7 +206,7 @@ int stages_cancelled(struct daemon *d, int64_t job, struct dha_err *e);
 int attempt_start(struct daemon *d, int64_t stage, const int64_t *slots, size_t n_slots,
                   bool *started, struct dha_err *e);
 /* Every attempt that the store calls live, and the intents to cancel. On failure d->blind tells which of the
- * two could not be read. */
+ * two could not be read. Where no file of any job is there while some run, d->no_jobs and it comes again by itself. */
 int attempts_adopt(struct daemon *d, struct dha_err *e);
 void attempts_launch(struct daemon *d); /* after commit */
 void attempts_forget(struct daemon *d); /* the turn that made them was lost */

@@ -53,7 +53,7 @@ static void on_later(uv_timer_t *t)
  * after a costly pass the next one waits ten times as long as it took. */
 static bool pass_is_due(struct daemon *d)
 {
-    if (!d->want_pass || d->stopping) {
+    if (!d->want_pass || d->stopping || d->blind) {
         return false;
     }
     uint64_t due = d->last_pass_ms + 10 * d->last_pass_cost_ms, now = uv_now(&d->loop);
@@ -114,6 +114,14 @@ static int commit(struct daemon *d, struct dha_err *e)
 bool turn_trouble(const struct daemon *d, char *text, size_t size)
 {
     struct statvfs fs;
+    if (d->no_jobs) {
+        snprintf(
+            text, size,
+            "%.180s/jobs is empty while stages run: is it mounted? Nothing is started or ended "
+            "before it is back; if it is gone for good, make a directory \"gone\" in it",
+            d->state_dir);
+        return true;
+    }
     /* What waits to be saved is tried again every few seconds; older means that nothing waits. */
     if (d->lost.code == DHA_E_OK || now_us() - d->lost_us > TROUBLE_US) {
         return false;

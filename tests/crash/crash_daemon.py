@@ -2,6 +2,7 @@
 promised is kept, nothing starts twice."""
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -314,6 +315,215 @@ class DiskFull(unittest.TestCase):
         j = d.until_state(job, *harness.FINAL)
         self.assertEqual(j["state"], "done", j)
         self.assertIsNone(d.get("/v1/version").json["trouble"])
+
+
+class DirectoryTakenAway(harness.Case):
+    """The directory of an attempt that runs is gone, or closed, when the next daemon starts: what runs is found by its
+    tag and by what the store has of its shim, ended, and only then does its stage go on with another attempt."""
+
+    def running(self, name="train.sleep=8"):
+        """A job that trains, no daemon, the tag of its attempt and its processes."""
+        d = self.dhad
+        job = d.submit(name)
+        d.until_running(job, "train")
+        with open(os.path.join(d.stage_dir(job, "train"), "a1", "spec.json")) as f:
+            tag = "DHA_ATTEMPT=" + json.load(f)["uuid"]
+        d.kill()
+        pids = harness.processes_with(tag)
+        self.assertGreaterEqual(len(pids), 2, "shim and worker")
+        return job, tag, pids
+
+    def watch_end(self, job, tag, before):
+        """Until attempt 1 is over: while something of it is there, nothing else is, and its slots are held."""
+        d = self.dhad
+
+        def over():
+            here = harness.processes_with(tag)
+            self.assertLessEqual(set(here), set(before), "a second gang of one attempt")
+            node, = d.get("/v1/nodes").json["nodes"]
+            holders = {x["attempt"] for x in node["slots"]} - {None}
+            s = d.stage(job, "train")  # after its slots were looked at: if it runs on, it ran on then
+            if s["attempts"] == 1 and s["state"] == "running":
+                self.assertTrue(holders)
+                return False
+            return True
+        d.until(over, 60)
+        self.assertEqual(harness.processes_with(tag), [])
+
+    def assert_lost_and_done(self, job):
+        d = self.dhad
+        j = d.until_state(job, *harness.FINAL, seconds=60)
+        self.assertEqual(j["state"], "done", j)
+        end = next(e["data"] for e in d.events() if e["type"] == "attempt.end" and "lost" in str(e["data"]))
+        self.assertEqual(end["code"], "lost", "of the infrastructure, not the user's mistake")
+        self.assertIn("the attempt ran, and ", end["message"])
+        self.assertEqual({n["state"] for n in d.get("/v1/nodes").json["nodes"]}, {"up"})
+        return j
+
+    def test_a_removed_directory_is_not_started_twice(self):
+        d = self.dhad
+        job, tag, before = self.running()
+        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        d.start()
+        self.watch_end(job, tag, before)
+        j = self.assert_lost_and_done(job)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1, 1, 2, 1, 1])
+        # one start each: they say so in the file of their stage, which both share
+        self.assertEqual(len(d.launches(job, "train")), 2)
+
+    def test_nor_is_one_whose_worker_alone_is_left(self):
+        d = self.dhad
+        job, tag, before = self.running("train.sleep=60:1 train.litter=1")
+        os.kill(d.shim(job, "train"), signal.SIGKILL)
+        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        d.start()
+        self.watch_end(job, tag, before)
+        self.assert_lost_and_done(job)
+
+    def test_a_removed_directory_of_the_whole_job_is_made_again(self):
+        d = self.dhad
+        job, tag, before = self.running()
+        os.mkdir(os.path.join(d.state, "jobs", "other"))
+        shutil.rmtree(os.path.join(d.state, "jobs", job))
+        d.start()
+        self.watch_end(job, tag, before)
+        self.assert_lost_and_done(job)
+
+    def test_one_that_the_store_knows_no_shim_of_is_found_by_its_tag(self):
+        d = self.dhad
+        job, tag, before = self.running()
+        db = sqlite3.connect(os.path.join(d.state, "state.db"))
+        db.execute("UPDATE attempt SET pid = NULL, pid_start = NULL, boot_id = NULL, hello_us = NULL WHERE ended_us IS NULL")
+        db.commit()
+        db.close()
+        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        d.start()
+        self.watch_end(job, tag, before)
+        self.assert_lost_and_done(job)
+
+    def test_a_cancel_frees_no_slot_before_it_is_gone(self):
+        d = self.dhad
+        job, tag, before = self.running("train.sleep=60 train.deaf=1")
+        d.start()
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.kill()
+        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        d.start()
+        self.watch_end(job, tag, before)
+        d.until_state(job, "cancelled")
+
+    def test_removed_while_the_daemon_watches_it_ends_by_itself(self):
+        d = self.dhad
+        job, tag, before = self.running("train.sleep=4")
+        d.start()
+        step = d.stage(job, "train")["progress"]["step"]
+        d.until(lambda: d.stage(job, "train")["progress"]["step"] > step)
+        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        self.watch_end(job, tag, before)
+        j = d.until_state(job, *harness.FINAL, seconds=60)
+        self.assertEqual((j["state"], len(d.launches(job, "train"))), ("done", 1), "its worker said how it ended")
+
+    def away(self, empty):
+        d = self.dhad
+        job, tag, before = self.running("train.sleep=4")
+        jobs, aside = os.path.join(d.state, "jobs"), os.path.join(d.dir, "jobs-aside")
+        os.rename(jobs, aside)
+        if empty:
+            os.mkdir(jobs)
+        d.start(wait=False)
+        r = d.until(lambda: (r := d.get("/readyz")).status == 503 and r)
+        self.assertIn(f"{d.state}/jobs is empty while stages run: is it mounted?", r.raw.decode())
+        self.assertIn("is it mounted?", d.get("/v1/version").json["trouble"])
+        self.assertIn("is it mounted?", d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        for path, body in (("fsck", {}), ("prune", {"keep_last": 1}), ("chores/1/apply", {})):
+            r = d.post("/v1/admin/" + path, body)
+            self.assertEqual((r.status, "is it mounted?" in r.raw.decode()), (503, True), r)
+        other = d.submit("other", seed=2)
+        time.sleep(1.5)
+        self.assertEqual(os.listdir(jobs), [], "nothing is started there")
+        self.assertEqual((d.job(other)["state"], d.stage(job, "train")["attempts"]), ("queued", 1))
+        self.assertLessEqual(set(harness.processes_with(tag)), set(before))
+        return job, other, jobs, aside, tag, before
+
+    def back(self, empty):
+        d = self.dhad
+        job, other, jobs, aside, _, _ = self.away(empty)
+        os.rmdir(jobs)
+        os.rename(aside, jobs)
+        d.wait_ready()
+        for n in (job, other):
+            j = d.until_state(n, *harness.FINAL, seconds=60)
+            self.assertEqual(j["state"], "done", j)
+            self.assertEqual([(s["attempts"], len(d.launches(n, s["kind"]))) for s in j["stages"]], [(1, 1)] * 5)
+        self.assertIsNone(d.get("/v1/version").json["trouble"])
+
+    def test_jobs_that_are_not_mounted_are_waited_for(self):
+        self.back(True)
+
+    def test_so_are_jobs_that_are_missing(self):
+        self.back(False)
+
+    def test_jobs_that_are_said_to_be_gone_are_lost_and_run_again(self):
+        d = self.dhad
+        job, other, jobs, aside, tag, before = self.away(True)
+        os.mkdir(os.path.join(jobs, "gone"))
+        d.wait_ready()
+        self.watch_end(job, tag, before)
+        self.assert_lost_and_done(job)
+        self.assertEqual(d.until_state(other, *harness.FINAL, seconds=60)["state"], "done")
+
+
+@unittest.skipUnless(os.geteuid() == 0 and shutil.which("setpriv"), "needs root and setpriv")
+class DirectoryClosed(unittest.TestCase):
+    """chmod 000 of a job's directory while its attempt runs, and kill -9 of the daemon."""
+
+    def test_a_private_daemon_waits_until_it_may_read_again(self):
+        import crash_unkillable
+        d = crash_unkillable.Dhad()
+        self.addCleanup(d.clean)
+        d.start()
+        self.addCleanup(d.end)
+        job = d.submit("train.sleep=8")
+        d.until_running(job, "train")
+        shim = d.shim(job, "train")
+        top = os.path.join(d.state, "jobs", job)
+        os.chmod(top, 0)
+        d.kill()
+        d.start()
+        time.sleep(2)
+        s = d.stage(job, "train")
+        self.assertEqual((s["state"], s["attempts"]), ("running", 1))
+        self.assertIn(shim, d.of_attempt(job, "train"))
+        os.chmod(top, 0o700)
+        j = d.until_state(job, *harness.FINAL, seconds=60)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([(s["attempts"], len(d.launches(job, s["kind"]))) for s in j["stages"]], [(1, 1)] * 5)
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root, to be several users")
+class UsersDirectoryClosed(DirectoryTakenAway):
+    """The same where the daemon is root's and the job another user's, who closes the directory that is theirs."""
+
+    def setUp(self):
+        import flow_access
+        self.alice = flow_access.ALICE
+        self.base = flow_access.Case("setUp")
+        self.base.settings = {"group": flow_access.TEAM}
+        self.base.setUp()
+        self.addCleanup(self.base.doCleanups)
+        self.dhad = self.base.dhad
+        self.dhad.submit = lambda name="job", **kw: self.base.submit_as(self.alice, name, **kw)
+
+    def test_a_closed_directory_is_not_started_twice(self):
+        d = self.dhad
+        job, tag, before = self.running("train.sleep=60:1")
+        top = os.path.join(d.state, "jobs", job)
+        os.chmod(top, 0)
+        self.addCleanup(lambda: os.path.isdir(top) and os.chmod(top, 0o700))
+        d.start()
+        self.watch_end(job, tag, before)
+        os.chmod(top, 0o700)
+        self.assert_lost_and_done(job)
 
 
 class StateDirectory(harness.Case):
