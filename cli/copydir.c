@@ -152,27 +152,24 @@ out:
     return ret;
 }
 
-/* A file of the list, `name` below the directory to. */
-static int copy_listed(const struct result_dir *from, const char *path, int to, const char *name,
-                       char *buf, struct dha_err *e)
+/* A file of the list, `name` below the directory to. Takes `in`. */
+static int copy_listed(int in, int to, const char *name, char *buf, struct dha_err *e)
 {
     const char *slash = strchr(name, '/');
     char first[256];
-    struct stat st;
-    int in;
     int below;
     int ret;
 
     if (!slash) {
-        in = result_dir_file(from, path, &st, e);
-        return in < 0 ? -1 : copy_file(in, to, name, buf, e);
+        return copy_file(in, to, name, buf, e);
     }
     snprintf(first, sizeof first, "%.*s", (int)(slash - name), name);
     below = make_dir(to, first, e);
     if (below < 0) {
+        close(in);
         return -1;
     }
-    ret = copy_listed(from, path, below, slash + 1, buf, e);
+    ret = copy_listed(in, below, slash + 1, buf, e);
     if (!ret && fsync(below)) {
         ret = dha_fail_errno(e, errno, "writing the directory %s", first);
     }
@@ -191,17 +188,13 @@ static int copy_list(const struct result_dir *from, const cJSON *files, int to, 
     cJSON_ArrayForEach(file, files)
     {
         const char *path = json_str(file, "path", "");
-        int fd;
+        int in;
         if (strncmp(path, from->name, n) || path[n] != '/') {
             continue;
         }
-        fd = result_dir_file(from, path, &st,
-                             e); /* also: no "..", before a directory is made for it */
-        if (fd < 0) {
-            return -1;
-        }
-        close(fd);
-        if (copy_listed(from, path, to, path + n + 1, buf, e)) {
+        /* Also: no "..", before a directory is made for it. */
+        in = result_dir_file(from, path, &st, e);
+        if (in < 0 || copy_listed(in, to, path + n + 1, buf, e)) {
             return -1;
         }
     }

@@ -259,9 +259,6 @@ static void reply_error(struct api_call *c)
     if (c->e.code == DHA_E_METHOD) {
         say_allowed(c);
     }
-    if (c->e.code == DHA_E_METHOD) {
-        say_allowed(c);
-    }
     if (c->e.code == DHA_E_UNAUTHENTICATED) {
         server_reply_header(c->rq, "WWW-Authenticate", "Bearer");
     }
@@ -329,6 +326,12 @@ static int refuse(struct api_call *c, enum access_need need, bool others_job)
              c->role == ACCESS_NONE     ? "nobody to it"
              : c->role == ACCESS_VIEWER ? "a viewer"
                                         : "an operator");
+    if (c->rq->tcp) {
+        return dha_err_hint(&c->e,
+                            "that takes a token of another role: `dha admin token create "
+                            "--role` of uid %ld",
+                            owner);
+    }
     return need == ACCESS_ADMIN
                ? dha_err_hint(&c->e, "ask uid %ld to do it", owner)
                : dha_err_hint(&c->e,
@@ -354,7 +357,7 @@ static int check_access(struct api_call *c, const struct route *r)
     enum access_answer may = access_may(c->role, r->need);
     if (may == ACCESS_OWN) {
         struct store_job job;
-        if (store_job_get(c->d->store, c->id, &job, &c->e) != 0) {
+        if (store_job_brief(c->d->store, c->id, &job, &c->e) != 0) {
             return -1;
         }
         may = job.owner_uid == (int64_t)rq->peer_uid ? ACCESS_YES : ACCESS_OWN;

@@ -86,7 +86,8 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
         store_nodes(d->store, &s->nodes, &s->n_nodes, e) != 0) {
         goto out;
     }
-    for (size_t k = 0; k < s->n_nodes; k++) {
+    bool waited_for = remote_any(d);
+    for (size_t k = 0; k < s->n_nodes && waited_for; k++) {
         if (!s->nodes[k].drained && remote_is_silent(d, s->nodes[k].name)) {
             s->nodes[k].drained = true;
             snprintf(s->nodes[k].reason, sizeof s->nodes[k].reason, "it does not answer");

@@ -290,6 +290,16 @@ void remote_destroy(struct remote *r)
     }
 }
 
+bool remote_any(const struct daemon *d)
+{
+    for (const struct attempt *a = d->attempts; a; a = a->next) {
+        if (a->remote) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool remote_is_silent(const struct daemon *d, const char *node)
 {
     for (const struct attempt *a = d->attempts; a; a = a->next) {

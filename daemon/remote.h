@@ -16,6 +16,8 @@
 bool remote_step(struct attempt *a);
 /* Forgets what is under way; NULL allowed. */
 void remote_destroy(struct remote *r);
+/* Does an attempt wait for any node? Else remote_is_silent() need not be asked of each. */
+bool remote_any(const struct daemon *d);
 /* Does somebody wait for this node to answer? */
 bool remote_is_silent(const struct daemon *d, const char *node);
 /* For which node the job waits, and for how long still; false if it does not. */

@@ -55,7 +55,21 @@ bool faulty_disarm(void)
 struct faulty_file {
     sqlite3_file base;
     sqlite3_file *real; /* behind this struct */
+    const char *path;   /* SQLite's, for as long as the file is open */
 };
+
+void (*faulty_look)(const struct faulty_sight *s);
+
+static void show(struct faulty_sight s)
+{
+    if (faulty_look)
+        faulty_look(&s);
+}
+
+static const char *path_of(sqlite3_file *f)
+{
+    return ((struct faulty_file *)(void *)f)->path;
+}
 
 static sqlite3_file *real_of(sqlite3_file *f)
 {
@@ -83,6 +97,7 @@ static int f_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
 static int f_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 {
     sqlite3_file *real = real_of(f);
+    show((struct faulty_sight){FAULTY_WRITE, path_of(f), from, n, at});
     if (fails(FAULTY_WRITE)) {
         if (n > 1)
             real->pMethods->xWrite(real, from, n / 2, at);
@@ -92,13 +107,14 @@ static int f_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 }
 static int f_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
+    show((struct faulty_sight){.op = FAULTY_TRUNCATE, .path = path_of(f), .at = size});
     THROUGH(FAULTY_TRUNCATE, xTruncate(real, size));
 }
 /* The process lives on and so does the page cache: a real sync would only cost time. */
 static int f_sync(sqlite3_file *f, int flags)
 {
-    (void)f;
     (void)flags;
+    show((struct faulty_sight){.op = FAULTY_SYNC, .path = path_of(f)});
     return fails(FAULTY_SYNC) ? armed.rc : SQLITE_OK;
 }
 static int f_size(sqlite3_file *f, sqlite3_int64 *size)
@@ -184,6 +200,7 @@ static int v_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags, 
     (void)v;
     struct faulty_file *ff = (struct faulty_file *)(void *)f;
     ff->real = (sqlite3_file *)(void *)(ff + 1);
+    ff->path = name;
     f->pMethods = NULL;
     if (fails(FAULTY_OPEN))
         return armed.rc;
@@ -194,7 +211,7 @@ static int v_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags, 
 static int v_delete(sqlite3_vfs *v, const char *name, int sync_dir)
 {
     (void)v;
-    (void)sync_dir;
+    show((struct faulty_sight){.op = FAULTY_DELETE, .path = name, .n = sync_dir});
     return fails(FAULTY_DELETE) ? armed.rc : under->xDelete(under, name, 0);
 }
 static int v_access(sqlite3_vfs *v, const char *name, int flags, int *out)

@@ -34,6 +34,18 @@ struct faulty {
     bool forever; /* and all calls of this kind after it */
 };
 
+/* What is about to be done to a file, for who looks on (no fault has to be armed): WRITE, TRUNCATE (`at` is the size),
+ * SYNC, DELETE (`n` is 1 if the directory is to be synced as well). path: as SQLite gave it; NULL for a file without
+ * a name. */
+struct faulty_sight {
+    enum faulty_op op;
+    const char *path;
+    const void *data;
+    int n;
+    long long at;
+};
+extern void (*faulty_look)(const struct faulty_sight *s); /* NULL: nobody does */
+
 void faulty_install(void);
 void faulty_arm(const struct faulty *f);
 /* Did it fire? A fault that did not lies behind the last call: the enumeration is over. */

@@ -5,9 +5,9 @@
  *     committed; nothing in between
  *   - metrics.db (synchronous=NORMAL) opens; it may lack the newest points, it has none twice and none that never was
  *
- * One run is recorded as a log of operations; the disks are made from the log afterwards. The file layer writes through,
- * so the run itself sees what it wrote. A file's name is taken to be on the disk once the file was synced (SQLite
- * syncs the directory for it); a removal may be undone unless the directory was to be synced with it.
+ * One run is recorded as a log of operations (faulty.h, with nothing armed); the disks are made from the log
+ * afterwards. A file's name is taken to be on the disk once the file was synced (SQLite syncs the directory for it); a
+ * removal may be undone unless the directory was to be synced with it.
  *
  *   test_store_power [normal]     normal: state.db with synchronous=NORMAL, which must be found out
  */
@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "faulty.h"
 #include "scenario.h"
 #include "store/db.h"
 
@@ -29,9 +30,8 @@ static const char *const names[FILES] = {"state.db", "state.db-wal", "metrics.db
 
 /* ---- the log ---- */
 
-enum op_kind { OP_WRITE, OP_TRUNCATE, OP_SYNC, OP_DELETE };
 struct op {
-    enum op_kind kind;
+    enum faulty_op kind; /* WRITE, TRUNCATE, SYNC, DELETE */
     int file;
     sqlite3_int64 at; /* TRUNCATE: the size */
     int n;            /* DELETE: 1 = with a sync of the directory */
@@ -66,111 +66,6 @@ static void record_op(struct op o, const void *data)
     ops[n_ops++] = o;
 }
 
-/* ---- the file layer ---- */
-
-struct logged_file {
-    sqlite3_file base;
-    sqlite3_file *real; /* behind this struct */
-    int file;           /* of names[]; -1: another one */
-};
-
-static struct logged_file *logged(sqlite3_file *f)
-{
-    return (struct logged_file *)(void *)f;
-}
-#define REAL(f) (logged(f)->real)
-
-static int l_close(sqlite3_file *f)
-{
-    return REAL(f)->pMethods->xClose(REAL(f));
-}
-static int l_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
-{
-    return REAL(f)->pMethods->xRead(REAL(f), to, n, at);
-}
-static int l_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
-{
-    record_op((struct op){.kind = OP_WRITE, .file = logged(f)->file, .at = at, .n = n}, from);
-    return REAL(f)->pMethods->xWrite(REAL(f), from, n, at);
-}
-static int l_truncate(sqlite3_file *f, sqlite3_int64 size)
-{
-    record_op((struct op){.kind = OP_TRUNCATE, .file = logged(f)->file, .at = size}, NULL);
-    return REAL(f)->pMethods->xTruncate(REAL(f), size);
-}
-static int l_sync(sqlite3_file *f, int flags)
-{
-    (void)flags;
-    record_op((struct op){.kind = OP_SYNC, .file = logged(f)->file}, NULL);
-    return SQLITE_OK;
-}
-static int l_size(sqlite3_file *f, sqlite3_int64 *size)
-{
-    return REAL(f)->pMethods->xFileSize(REAL(f), size);
-}
-static int l_lock(sqlite3_file *f, int level)
-{
-    return REAL(f)->pMethods->xLock(REAL(f), level);
-}
-static int l_unlock(sqlite3_file *f, int level)
-{
-    return REAL(f)->pMethods->xUnlock(REAL(f), level);
-}
-static int l_check(sqlite3_file *f, int *out)
-{
-    return REAL(f)->pMethods->xCheckReservedLock(REAL(f), out);
-}
-static int l_control(sqlite3_file *f, int op, void *arg)
-{
-    return REAL(f)->pMethods->xFileControl(REAL(f), op, arg);
-}
-static int l_sector(sqlite3_file *f)
-{
-    return REAL(f)->pMethods->xSectorSize(REAL(f));
-}
-static int l_traits(sqlite3_file *f)
-{
-    return REAL(f)->pMethods->xDeviceCharacteristics(REAL(f));
-}
-static int l_shm_map(sqlite3_file *f, int page, int size, int extend, void volatile **out)
-{
-    return REAL(f)->pMethods->xShmMap(REAL(f), page, size, extend, out);
-}
-static int l_shm_lock(sqlite3_file *f, int at, int n, int flags)
-{
-    return REAL(f)->pMethods->xShmLock(REAL(f), at, n, flags);
-}
-static void l_shm_barrier(sqlite3_file *f)
-{
-    REAL(f)->pMethods->xShmBarrier(REAL(f));
-}
-static int l_shm_unmap(sqlite3_file *f, int del)
-{
-    return REAL(f)->pMethods->xShmUnmap(REAL(f), del);
-}
-
-static const sqlite3_io_methods methods = {
-    .iVersion = 2, /* no memory-mapped writes */
-    .xClose = l_close,
-    .xRead = l_read,
-    .xWrite = l_write,
-    .xTruncate = l_truncate,
-    .xSync = l_sync,
-    .xFileSize = l_size,
-    .xLock = l_lock,
-    .xUnlock = l_unlock,
-    .xCheckReservedLock = l_check,
-    .xFileControl = l_control,
-    .xSectorSize = l_sector,
-    .xDeviceCharacteristics = l_traits,
-    .xShmMap = l_shm_map,
-    .xShmLock = l_shm_lock,
-    .xShmBarrier = l_shm_barrier,
-    .xShmUnmap = l_shm_unmap,
-};
-
-static sqlite3_vfs *under, vfs;
-
 static int file_of(const char *path)
 {
     const char *name = path ? strrchr(path, '/') : NULL;
@@ -180,33 +75,10 @@ static int file_of(const char *path)
     return -1;
 }
 
-static int v_open(sqlite3_vfs *v, const char *name, sqlite3_file *f, int flags, int *out)
+static void look(const struct faulty_sight *s)
 {
-    (void)v;
-    struct logged_file *lf = logged(f);
-    lf->real = (sqlite3_file *)(void *)(lf + 1);
-    lf->file = file_of(name);
-    int rc = under->xOpen(under, name, lf->real, flags, out);
-    f->pMethods = lf->real->pMethods ? &methods : NULL;
-    return rc;
-}
-static int v_delete(sqlite3_vfs *v, const char *name, int sync_dir)
-{
-    (void)v;
-    record_op((struct op){.kind = OP_DELETE, .file = file_of(name), .n = sync_dir}, NULL);
-    return under->xDelete(under, name, 0);
-}
-
-static void install(void)
-{
-    under = sqlite3_vfs_find(NULL);
-    vfs = *under;
-    vfs.zName = "logged";
-    vfs.szOsFile = (int)sizeof(struct logged_file) + under->szOsFile;
-    vfs.xOpen = v_open;
-    vfs.xDelete = v_delete;
-    if (sqlite3_vfs_register(&vfs, 1) != SQLITE_OK)
-        fail("registering the file layer");
+    record_op((struct op){.kind = s->op, .file = file_of(s->path), .at = s->at, .n = s->n},
+              s->data);
 }
 
 /* ---- a disk after the power went ---- */
@@ -238,9 +110,9 @@ static void resize(struct content *c, sqlite3_int64 size)
 /* chance: of 100 that a sector reaches the disk. */
 static void apply(struct content *c, const struct op *o, unsigned chance)
 {
-    if (o->kind == OP_TRUNCATE && next_random() % 100 < chance && o->at < c->size)
+    if (o->kind == FAULTY_TRUNCATE && next_random() % 100 < chance && o->at < c->size)
         resize(c, o->at);
-    for (sqlite3_int64 at = o->at; o->kind == OP_WRITE && at < o->at + o->n;) {
+    for (sqlite3_int64 at = o->at; o->kind == FAULTY_WRITE && at < o->at + o->n;) {
         sqlite3_int64 end = at - at % SECTOR + SECTOR;
         end = end < o->at + o->n ? end : o->at + o->n;
         if (next_random() % 100 < chance) {
@@ -265,17 +137,17 @@ static void make_disk(size_t cut, unsigned chance)
         size_t synced = 0;
         for (size_t i = 0; i < cut; i++)
             if (ops[i].file == f &&
-                (ops[i].kind == OP_SYNC || (ops[i].kind == OP_DELETE && ops[i].n)))
+                (ops[i].kind == FAULTY_SYNC || (ops[i].kind == FAULTY_DELETE && ops[i].n)))
                 synced = i + 1;
         for (size_t i = 0; i < cut; i++) {
             if (ops[i].file != f)
                 continue;
             unsigned with = i < synced ? 100 : chance;
-            if (ops[i].kind == OP_DELETE && next_random() % 100 < with) {
+            if (ops[i].kind == FAULTY_DELETE && next_random() % 100 < with) {
                 c.size = 0;
                 c.there = false;
             }
-            if (ops[i].kind == OP_SYNC)
+            if (ops[i].kind == FAULTY_SYNC)
                 c.there = true;
             apply(&c, &ops[i], with);
         }
@@ -443,7 +315,8 @@ int main(int argc, char **argv)
     snprintf(top, sizeof top, "/dev/shm/dha-power-XXXXXX");
     if (!mkdtemp(top))
         fail(top);
-    install();
+    faulty_install();
+    faulty_look = look;
     run(normal);
     for (size_t cut = 0; cut <= n_ops && failures < 20; cut++) {
         check_disk(cut, 0);

@@ -21,22 +21,9 @@ if WHY_NOT:
     print("skipped, RealNodes:", WHY_NOT)
 
 class Hosts(unittest.TestCase):
-    def write(self, settings):
-        with open(self.file, "w") as f:
-            json.dump(settings, f)
-
     def dhad_with(self, settings, launcher="hosts"):
-        d = harness.Dhad(launcher)
+        d = harness.DhadWithFile(settings, launcher)
         self.addCleanup(d.clean)
-        self.file = os.path.join(d.dir, "dhad.json")
-        self.write(settings)
-        command = d.command
-
-        def with_file():
-            words = command()
-            i = words.index("--slots")
-            return words[:i] + words[i + 2:] + ["--config", self.file]
-        d.command = with_file
         return d
 
     def node(self, d, name):
@@ -241,7 +228,7 @@ class RealNodes(Hosts):
         slots = d.until(lambda: (s := [self.node(d, n)["slots"] for n in "ab"]) and all(s) and s)
         self.assertEqual([s["cores"] for s in slots[1]], [str(i) for i in sorted(os.sched_getaffinity(0))])
         self.assertTrue(all(int(s["memory"]) > 1 << 20 for s in slots[0]))
-        self.write({"nodes": [{"name": n, "address": c.address[n], "cores": str(i)} for n, i in zip("ab", cores)],
+        d.write({"nodes": [{"name": n, "address": c.address[n], "cores": str(i)} for n, i in zip("ab", cores)],
                     "ssh_args": f"-F {c.dir}/ssh_config", "mpi_interface": c.net + ".0/24"})
         os.kill(netns.children(d.process.pid)[0], signal.SIGHUP)
         d.until(lambda: len(self.node(d, "b")["slots"]) == 1)

@@ -2,9 +2,7 @@
 one: it starts its script here, whatever nodes the attempt has (flow_hosts.py starts real ranks on real nodes)."""
 import json
 import os
-import signal
 import subprocess
-import tempfile
 import unittest
 
 import harness
@@ -12,29 +10,12 @@ import harness
 
 class Cluster(unittest.TestCase):
     def daemon(self, settings, launcher=None, start=True):
-        d = harness.Dhad(launcher)
+        d = harness.DhadWithFile(settings, launcher)
         self.addCleanup(d.clean)
-        self.file = os.path.join(d.dir, "dhad.json")
-        self.write(settings)
-        command = d.command
-
-        def with_file():
-            words = command()
-            i = words.index("--slots")
-            return words[:i] + words[i + 2:] + ["--config", self.file]
-        d.command = with_file
         if start:
             d.start()
             self.addCleanup(d.end)
         return d
-
-    def write(self, settings):
-        with open(self.file, "w") as f:
-            json.dump(settings, f)
-
-    def hup(self, d, settings):
-        self.write(settings)
-        d.process.send_signal(signal.SIGHUP)
 
     def nodes(self, d):
         return {n["name"]: n for n in d.get("/v1/nodes").json["nodes"]}
@@ -139,7 +120,7 @@ class Nodes(Cluster):
         job = d.submit("search.sleep=30", resources={"ranks": 2, "node_names": ["b"]})
         d.until_running(job, "search")
         gang = d.submit("gang", seed=2, resources={"ranks": 6, "nodes": 2})
-        self.hup(d, {"nodes": [self.TWO["nodes"][0], {"name": "c", "slots": 4}]})
+        d.hup({"nodes": [self.TWO["nodes"][0], {"name": "c", "slots": 4}]})
         d.until_state(gang, "done")  # on a and c
         self.assertEqual([h.split()[0] for h in self.place(d, gang)[0]], ["10.9.9.1", "c"])
         n = self.nodes(d)
@@ -151,7 +132,7 @@ class Nodes(Cluster):
         d.post(f"/v1/jobs/{job}/cancel", {"now": True})
         d.until_state(job, "cancelled")
         self.assertEqual(set(self.nodes(d)), {"a", "c"})
-        self.hup(d, self.TWO)
+        d.hup(self.TWO)
         d.until(lambda: set(self.nodes(d)) == {"a", "b"})
         self.assertEqual({s["job"] for s in self.nodes(d)["b"]["slots"]}, {None})
         self.assertEqual([e["data"]["node"] for e in d.events() if e["type"] == "node.gone"][-2:], ["b", "c"])
@@ -173,7 +154,7 @@ class Nodes(Cluster):
                 ({**self.TWO, "unreachable_s": 0}, "unreachable_s"),
                 ({**self.TWO, "unreachable": 5}, "unreachable_s")):
             n = self.log(d).count("the settings stay as they were")
-            self.hup(d, bad)
+            d.hup(bad)
             d.until(lambda: self.log(d).count("the settings stay as they were") == n + 1)
             last = [line for line in self.log(d).split("\n") if "the settings stay" in line][-1]
             self.assertIn(says.replace("\\", ""), last)
@@ -288,10 +269,7 @@ class ThisHost(unittest.TestCase):
         self.assertTrue(all(int(s["memory"]) > 1 << 20 for s in slots))
 
     def places(self, settings):
-        path = os.path.join(tempfile.mkdtemp(), "dhad.json")
-        with open(path, "w") as f:
-            json.dump(settings, f)
-        d = harness.Dhad(slots=len(os.sched_getaffinity(0)), args=["--config", path])
+        d = harness.DhadWithFile(settings)
         self.addCleanup(d.clean)
         d.start()
         self.addCleanup(d.end)

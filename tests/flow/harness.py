@@ -269,6 +269,28 @@ class Dhad:
             shutil.rmtree(self.dir, ignore_errors=True)
 
 
+class DhadWithFile(Dhad):
+    """What it is told stands in a file, --slots as well."""
+
+    def __init__(self, settings, launcher=None):
+        super().__init__(launcher)
+        self.file = os.path.join(self.dir, "dhad.json")
+        self.write(settings)
+
+    def write(self, settings):
+        with open(self.file, "w") as f:
+            json.dump(settings, f)
+
+    def hup(self, settings):
+        self.write(settings)
+        self.process.send_signal(signal.SIGHUP)
+
+    def command(self):
+        words = super().command()
+        i = words.index("--slots")
+        return words[:i] + words[i + 2:] + ["--config", self.file]
+
+
 class Case(unittest.TestCase):
     """self.dhad is running at the start of each test."""
     launcher, slots, program, args = None, 4, "dhad", ()
