@@ -58,9 +58,10 @@ static void check_files_of(const cJSON *doc, int64_t owner_uid, struct spec_erro
         }
         paths.data.train[paths.data.n_train++] = f->valuestring;
     }
-    runas_enter(&as, runas_user(owner_uid));
-    stagekey_check_files(&paths, errs);
-    runas_leave(&as);
+    if (runas_enter(&as, runas_user(owner_uid)) == 0) {
+        stagekey_check_files(&paths, errs);
+        runas_leave(&as);
+    }
     free(paths.data.train);
 }
 
@@ -87,7 +88,11 @@ int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
         return -1;
     }
     if (spec_parse(doc, NULL, spec, &errs) == 0) {
-        runas_enter(&as, runas_user(owner));
+        if (runas_enter(&as, runas_user(owner)) != 0) {
+            spec_finish(spec);
+            return dha_fail_errno(&c->e, errno, "cannot look at the spec's files as uid %lld",
+                                  (long long)owner);
+        }
         int missing = stagekey_check_files(spec, &errs);
         runas_leave(&as);
         if (missing == 0) {

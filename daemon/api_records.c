@@ -229,7 +229,9 @@ static int count_rank_logs(const char *dir)
 {
     int ranks = 0;
     struct runas as;
-    runas_enter_path(&as, dir);
+    if (runas_enter_path(&as, dir) != 0) {
+        return 0;
+    }
     DIR *d = opendir(dir);
     runas_leave(&as);
     for (struct dirent *entry; d && (entry = readdir(d));) {

@@ -98,7 +98,9 @@ static void read_shape(struct sweep_request *q, int64_t owner_uid)
     char path[4200];
     struct dha_err ignored;
     snprintf(path, sizeof path, "%.4000s/config.json", json_str(q->base, "model", ""));
-    runas_enter(&as, runas_user(owner_uid));
+    if (runas_enter(&as, runas_user(owner_uid)) != 0) {
+        return;
+    }
     cJSON *doc = path[0] == '/' ? json_parse_file(path, 1 << 20, &ignored) : NULL;
     runas_leave(&as);
     int64_t layers = json_int(doc, "num_hidden_layers", 0);

@@ -221,7 +221,9 @@ static bool child_lives(const struct attempt *a)
 static void remove_unused_tmp(const struct attempt *a)
 {
     struct runas as;
-    runas_enter_path(&as, a->dir);
+    if (runas_enter_path(&as, a->dir) != 0) {
+        return;
+    }
     int dir = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir >= 0) {
         tmpdir_unmake(dir);
@@ -253,6 +255,30 @@ static void conclude(struct attempt *a)
     }
     log_fail("end of an attempt", &e);
     a->not_before_ms = uv_now(&a->d->loop) + TROUBLE_MS;
+}
+
+size_t attempt_processes(struct attempt *a, pid_t shim, pid_t *pids, size_t cap)
+{
+    struct runas as;
+    uid_t user = attempt_user(a);
+    if (runas_enter_procs(&as, user) != 0) {
+        return PROCS_UNKNOWN;
+    }
+    size_t n = procs_find(shim, a->uuid, user, getpid(), pids, cap);
+    runas_leave(&as);
+    return n;
+}
+
+size_t attempt_kill(struct attempt *a, pid_t shim)
+{
+    struct runas as;
+    uid_t user = attempt_user(a);
+    if (runas_enter_procs(&as, user) != 0) {
+        return PROCS_UNKNOWN;
+    }
+    size_t n = procs_kill(shim, a->uuid, user, getpid());
+    runas_leave(&as);
+    return n;
 }
 
 /* What the shim could not kill; how many of them are there still, and their pids. */
@@ -288,7 +314,7 @@ static void drain_for(struct attempt *a, pid_t shim, size_t left)
 {
     pid_t pids[PROCS_LEFT_MAX];
     char reason[256];
-    size_t n = procs_find(shim, a->uuid, attempt_user(a), getpid(), pids, PROCS_LEFT_MAX);
+    size_t n = attempt_processes(a, shim, pids, PROCS_LEFT_MAX);
     if (n == 0 || n == PROCS_UNKNOWN) {
         n = left_by_shim(a, pids);
     }
@@ -326,7 +352,7 @@ static void sweep(struct attempt *a)
     FAILPOINT(sweep_before_kill);
     /* Session and descent of a dead shim's pid would be somebody else's if the pid is used again. */
     pid_t shim = attempt_shim(a);
-    size_t left = procs_kill(shim, a->uuid, attempt_user(a), getpid());
+    size_t left = attempt_kill(a, shim);
     if (left == 0) {
         left = left_by_shim(a, pids);
     }
@@ -336,9 +362,10 @@ static void sweep(struct attempt *a)
     if (left == 0) {
         FAILPOINT(sweep_after_kill);
         struct runas as;
-        runas_enter_path(&as, a->dir);
-        tmpdir_remove(a->tmp); /* the shim could not; "" is refused */
-        runas_leave(&as);
+        if (runas_enter_path(&as, a->dir) == 0) {
+            tmpdir_remove(a->tmp); /* the shim could not; "" is refused */
+            runas_leave(&as);
+        }
         conclude(a);
     } else if (now >= a->sweep_end_ms) {
         drain_for(a, shim, left);
@@ -405,7 +432,7 @@ static void start_again(struct attempt *a)
         lose(a, missing);
         return;
     }
-    size_t n = procs_find(0, a->uuid, attempt_user(a), getpid(), NULL, 0);
+    size_t n = attempt_processes(a, 0, NULL, 0);
     if (n == 0) {
         attempt_launch(a);
         return;

@@ -99,6 +99,9 @@ void attempt_look(struct attempt *a);
 pid_t attempt_shim(const struct attempt *a);
 /* As whom its processes run. */
 uid_t attempt_user(const struct attempt *a);
+/* procs_find() and procs_kill() for it, with the right to look at its processes. */
+size_t attempt_processes(struct attempt *a, pid_t shim, pid_t *pids, size_t cap);
+size_t attempt_kill(struct attempt *a, pid_t shim);
 /* attempt_start.c: starts a shim (again); a failure is kept in the attempt and ends it. */
 void attempt_launch(struct attempt *a);
 /* attempt_end.c: the attempt is over and nothing of it runs: its end into the store. 0, -1 to try

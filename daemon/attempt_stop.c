@@ -64,7 +64,7 @@ static void kill_all(struct attempt *a)
         a->kill_shim_ms = now + SHIM_MS;
         log_info("job %lld: attempt %d is killed", (long long)a->job, a->number);
     }
-    procs_kill(attempt_shim(a), a->uuid, attempt_user(a), getpid());
+    attempt_kill(a, attempt_shim(a));
     FAILPOINT(cancel_after_kill);
     if (now >= a->kill_shim_ms && a->phase == A_WATCHED) {
         syscall(SYS_pidfd_send_signal, a->pidfd, SIGKILL, NULL, 0);

@@ -116,7 +116,10 @@ static enum checkpoint_found check(const char *dir, const char *digest, bool dee
                                    struct progress *p, struct dha_err *why)
 {
     struct runas as;
-    runas_enter_named(&as, dir);
+    if (runas_enter_named(&as, dir) != 0) {
+        dha_fail_errno(why, errno, "cannot look at %s as its owner", dir);
+        return judged(why);
+    }
     enum checkpoint_found found = check_here(dir, digest, deep, p, why);
     runas_leave(&as);
     return found;
@@ -202,7 +205,9 @@ static int disable(const char *path, struct dha_err *e)
 int checkpoint_retire(const char *path, struct dha_err *e)
 {
     struct runas as;
-    runas_enter_named(&as, path);
+    if (runas_enter_named(&as, path) != 0) {
+        return dha_fail_errno(e, errno, "cannot touch %s as its owner", path);
+    }
     int rc = retire(path, e);
     runas_leave(&as);
     return rc;
@@ -211,7 +216,9 @@ int checkpoint_retire(const char *path, struct dha_err *e)
 int checkpoint_disable(const char *path, struct dha_err *e)
 {
     struct runas as;
-    runas_enter_named(&as, path);
+    if (runas_enter_named(&as, path) != 0) {
+        return dha_fail_errno(e, errno, "cannot touch %s as its owner", path);
+    }
     int rc = disable(path, e);
     runas_leave(&as);
     return rc;
@@ -220,7 +227,9 @@ int checkpoint_disable(const char *path, struct dha_err *e)
 int checkpoint_remove(const char *retired)
 {
     struct runas as;
-    runas_enter_named(&as, retired);
+    if (runas_enter_named(&as, retired) != 0) {
+        return -1;
+    }
     int rc = files_there(retired) ? tree_remove(retired) : 0;
     runas_leave(&as);
     return rc;

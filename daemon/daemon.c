@@ -168,6 +168,11 @@ static int apply_settings(struct daemon *d, struct dha_err *e)
              "%ld jobs a user",
              s.slots, s.stall_s, s.ageing_s, s.log_mib, s.group[0] ? s.group : "none", s.others,
              s.queue_per_user);
+    if (access.has_group && runas_lacks()[0]) {
+        struct dha_err cannot = {0};
+        runas_refuse(&cannot);
+        log_warn("%s (hint: %s)", cannot.msg, cannot.hint);
+    }
     if (hosts.n) {
         log_info("settings: %zu nodes, ssh_args \"%s\", mpi_interface \"%s\", unreachable %ld s",
                  hosts.n, hosts.ssh_args, hosts.mpi_interface, hosts.unreachable_s);
@@ -244,6 +249,22 @@ int daemon_may_run(const struct daemon *d, int64_t owner_uid, struct dha_err *e)
                             d->launch.launcher->name);
     }
     return runas_allowed(owner_uid, said < 0 ? !d->access.has_group : said != 0, e);
+}
+
+/* Jobs of others that have not ended would be nobody's: neither watched nor ended, their slots given away or kept for
+ * ever. Not taking them over is safe: what runs of them goes on. */
+static int check_others(struct daemon *d, struct dha_err *e)
+{
+    int64_t n, uid;
+    if (!runas_lacks()[0] || store_queue_of_others(d->store, 0, &n, &uid, e) != 0) {
+        return runas_lacks()[0] ? -1 : 0;
+    }
+    if (n == 0) {
+        return 0;
+    }
+    runas_refuse(e);
+    return dha_err_context(e, "%lld job(s) of others (uid %lld) have not ended", (long long)n,
+                           (long long)uid);
 }
 
 void daemon_quit_soon(struct daemon *d)
@@ -340,7 +361,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         goto fail;
     }
     if (log_open(o->log ? o->log : log, o->copy_log, e) != 0 || choose_launcher(d, o, e) != 0 ||
-        apply_settings(d, e) != 0) {
+        check_others(d, e) != 0 || apply_settings(d, e) != 0) {
         goto fail;
     }
     FAILPOINT(start_before_commit);

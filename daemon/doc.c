@@ -1,6 +1,7 @@
 /* doc.c: see doc.h. */
 #include "daemon/doc.h"
 #include "daemon/remote.h"
+#include "daemon/runas.h"
 #include "daemon/stagekey.h"
 
 #include <math.h>
@@ -28,8 +29,16 @@ int doc_put_text(cJSON *obj, const char *key, const char *text)
 int doc_put_notice(cJSON *obj, const struct daemon *d)
 {
     char text[sizeof d->upkeep.failed.msg + 64];
-    if (d->notice[0] || d->upkeep.failed.code == DHA_E_OK) {
-        return doc_put_text(obj, "notice", d->notice[0] ? d->notice : NULL);
+    if (d->notice[0]) {
+        return json_put_str(obj, "notice", d->notice);
+    }
+    struct dha_err cannot = {0};
+    if (d->access.has_group && runas_lacks()[0]) {
+        runas_refuse(&cannot);
+        return json_put_str(obj, "notice", cannot.msg);
+    }
+    if (d->upkeep.failed.code == DHA_E_OK) {
+        return doc_put_null(obj, "notice");
     }
     snprintf(text, sizeof text, "the last backup failed: %s", d->upkeep.failed.msg);
     return doc_put_text(obj, "notice", text);

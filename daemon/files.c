@@ -113,9 +113,11 @@ static int open_file(const char *path, struct dha_err *e)
 {
     struct stat st;
     struct runas as;
-    runas_enter_path(&as, path);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    runas_leave(&as);
+    int fd = runas_enter_path(&as, path);
+    if (fd == 0) {
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        runas_leave(&as);
+    }
     if (fd < 0) {
         return dha_fail_errno(e, errno, "cannot open %s", path);
     }
@@ -176,7 +178,9 @@ static int no_dots(const struct dirent *d)
 static int look(const char *path, struct stat *st)
 {
     struct runas as;
-    runas_enter_path(&as, path);
+    if (runas_enter_path(&as, path) != 0) {
+        return -1;
+    }
     int rc = lstat(path, st);
     runas_leave(&as);
     return rc;
@@ -190,9 +194,11 @@ static int walk(const struct walk *w, const char *relative, int depth)
         return -1;
     }
     struct runas as;
-    runas_enter_path(&as, path);
-    int n = scandir(path, &names, no_dots, alphasort), rc = 0;
-    runas_leave(&as);
+    int n = runas_enter_path(&as, path), rc = 0;
+    if (n == 0) {
+        n = scandir(path, &names, no_dots, alphasort);
+        runas_leave(&as);
+    }
     if (n < 0) {
         return dha_fail_errno(w->e, errno, "cannot read the directory %s", path);
     }
@@ -243,9 +249,11 @@ int files_make_parent(const char *path, struct dha_err *e)
 int files_sync_dir(const char *path, struct dha_err *e)
 {
     struct runas as;
-    runas_enter_path(&as, path);
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    runas_leave(&as);
+    int fd = runas_enter_path(&as, path);
+    if (fd == 0) {
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        runas_leave(&as);
+    }
     int rc = fd < 0 || fsync(fd) != 0 ? dha_fail_errno(e, errno, "cannot sync %s", path) : 0;
     if (fd >= 0) {
         close(fd);

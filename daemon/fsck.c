@@ -203,9 +203,11 @@ static void each_entry(struct check *c, const char *dir,
 {
     struct dirent **names = NULL;
     struct runas as;
-    runas_enter_path(&as, dir);
-    int n = scandir(dir, &names, NULL, alphasort);
-    runas_leave(&as);
+    int n = runas_enter_path(&as, dir);
+    if (n == 0) {
+        n = scandir(dir, &names, NULL, alphasort);
+        runas_leave(&as);
+    }
     if (n < 0 && errno != ENOENT) {
         found(c, FSCK_UNREADABLE, dir, NULL, "%s", strerror(errno));
     }

@@ -374,7 +374,9 @@ static int write_files(const struct launch_attempt *a, struct dha_err *e)
     if (a->user != RUNAS_SELF && make_job_dir(a, e) != 0) {
         return -1;
     }
-    runas_enter(&as, a->user);
+    if (runas_enter(&as, a->user) != 0) {
+        return dha_fail_errno(e, errno, "cannot make files as uid %lu", (unsigned long)a->user);
+    }
     int rc = make_dirs(a->spec->dir, e) != 0 || make_dirs(a->spec->out, e) != 0 ? -1 : 0;
     FAILPOINT(launch_before_spec);
     if (rc == 0 && (write_hostfile(a, e) != 0 || write_spec(a, e) != 0)) {

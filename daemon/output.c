@@ -174,9 +174,12 @@ int output_clear_damaged(enum stage_kind kind, const char *out_dir, struct dha_e
     log_warn("%s is removed before its stage runs again: %s", out_dir, why.msg);
     FAILPOINT(remove_before_unlink);
     struct runas as;
-    runas_enter_path(&as, out_dir);
-    int rc = tree_remove(out_dir), err = errno;
-    runas_leave(&as);
+    int rc = runas_enter_path(&as, out_dir);
+    if (rc == 0) {
+        rc = tree_remove(out_dir);
+        runas_leave(&as);
+    }
+    int err = errno;
     if (rc != 0) {
         return dha_fail_errno(e, err, "cannot remove the damaged output %s", out_dir);
     }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -17,7 +18,9 @@
 
 enum { KNOWN = 16, KNOWN_S = 60, NOBODY = 65534, GROUPS_MAX = 65536, PASSWD_MAX = 65536 };
 
-static const char *state; /* set once, before there are threads */
+static const char *state; /* these are set once, before there are threads */
+static char lacks[128];
+static bool blind; /* others' processes cannot be looked into */
 static __thread bool away;
 
 /* Groups of users, which are asked for too often to ask the system each time. */
@@ -30,9 +33,73 @@ static struct known {
 static unsigned next_known;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* This thread only: glibc's setgroups() would change them all. */
+static int thread_groups(int n, const gid_t *groups)
+{
+    return (int)syscall(SYS_setgroups, n, groups);
+}
+
+static bool has_cap(const struct __user_cap_data_struct *have, int cap)
+{
+    return have[CAP_TO_INDEX(cap)].effective & CAP_TO_MASK(cap);
+}
+
+/* A user namespace may have the capability and deny the call. */
+static bool may_set_groups(void)
+{
+    int n = getgroups(0, NULL);
+    gid_t *own = n >= 0 ? malloc(((size_t)n + 1) * sizeof *own) : NULL;
+    bool may = own && getgroups(n, own) == n && thread_groups(n, own) == 0;
+    free(own);
+    return may;
+}
+
+static void find_lacks(void)
+{
+    static const struct {
+        int cap;
+        const char *name;
+    } needed[] = {{CAP_CHOWN, "CAP_CHOWN"},
+                  {CAP_KILL, "CAP_KILL"},
+                  {CAP_SETGID, "CAP_SETGID"},
+                  {CAP_SETUID, "CAP_SETUID"}};
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct have[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    lacks[0] = '\0';
+    blind = false;
+    if (geteuid() != 0) {
+        return;
+    }
+    syscall(SYS_capget, &head, have); /* on a failure there are none */
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        size_t n = strlen(lacks);
+        if (!has_cap(have, needed[i].cap)) {
+            snprintf(lacks + n, sizeof lacks - n, "%s%s", n ? ", " : "", needed[i].name);
+        }
+    }
+    if (!lacks[0] && !may_set_groups()) {
+        snprintf(lacks, sizeof lacks, "setgroups(2)");
+    }
+    blind = !has_cap(have, CAP_SYS_PTRACE);
+}
+
 void runas_init(const char *state_dir)
 {
     state = state_dir;
+    find_lacks();
+}
+
+const char *runas_lacks(void)
+{
+    return lacks;
+}
+
+int runas_refuse(struct dha_err *e)
+{
+    dha_fail(e, DHA_E_FORBIDDEN, "this daemon cannot run jobs of others: it is root, but lacks %s",
+             lacks);
+    return dha_err_hint(e, "give it to the container or unit that dhad runs in (docker run "
+                           "--cap-add, CapabilityBoundingSet=), or start a dhad of your own");
 }
 
 uid_t runas_user(int64_t owner_uid)
@@ -73,6 +140,20 @@ int runas_account(uid_t uid, struct runas_account *out, struct dha_err *e)
     return 0;
 }
 
+/* Of a user namespace a uid may be no part. */
+static int can_be(uid_t uid, struct dha_err *e)
+{
+    struct runas as;
+    if (runas_enter(&as, uid) != 0) {
+        dha_fail(e, DHA_E_FORBIDDEN, "this daemon cannot become uid %ld, though it is root",
+                 (long)uid);
+        return dha_err_hint(e, "does dhad run in a user namespace (rootless container) without it? "
+                               "see /proc/self/uid_map there");
+    }
+    runas_leave(&as);
+    return 0;
+}
+
 int runas_allowed(int64_t owner_uid, bool root_jobs, struct dha_err *e)
 {
     struct runas_account ignored;
@@ -80,8 +161,11 @@ int runas_allowed(int64_t owner_uid, bool root_jobs, struct dha_err *e)
         return 0;
     }
     uid_t uid = runas_user(owner_uid);
+    if (uid != RUNAS_SELF && lacks[0]) {
+        return runas_refuse(e);
+    }
     if (uid != RUNAS_SELF) {
-        return runas_account(uid, &ignored, e);
+        return runas_account(uid, &ignored, e) != 0 ? -1 : can_be(uid, e);
     }
     if (owner_uid != 0 || !root_jobs) {
         dha_fail(e, DHA_E_FORBIDDEN, "jobs do not run as root in a daemon that serves a group");
@@ -122,30 +206,43 @@ static const struct known *find_groups(uid_t uid)
     return k;
 }
 
-/* This thread only: glibc's setgroups() would change them all. */
-static int thread_groups(int n, const gid_t *groups)
+static void be_self(void)
 {
-    return (int)syscall(SYS_setgroups, n, groups);
+    setfsuid(geteuid());
+    setfsgid(getegid());
+    if (thread_groups(0, NULL) != 0 || setfsuid((uid_t)-1) != (int)geteuid() ||
+        setfsgid((gid_t)-1) != (int)getegid()) {
+        abort(); /* never on with rights that are neither ours nor the user's */
+    }
 }
 
-void runas_enter(struct runas *r, uid_t uid)
+int runas_enter(struct runas *r, uid_t uid)
 {
-    int ok;
-    r->on = uid != RUNAS_SELF && !away;
-    if (!r->on) {
-        return;
+    r->on = false;
+    if (uid == RUNAS_SELF || away) {
+        return 0;
     }
     pthread_mutex_lock(&lock);
     const struct known *k = find_groups(uid);
-    ok = thread_groups(k->n, k->groups) == 0;
-    setfsgid(k->gid);
-    ok = ok && setfsgid((gid_t)-1) == (int)k->gid;
-    pthread_mutex_unlock(&lock);
-    setfsuid(uid);
-    if (!ok || setfsuid((uid_t)-1) != (int)uid) {
-        abort(); /* never on with rights that are not the user's */
+    bool ok = thread_groups(k->n, k->groups) == 0, changed = ok;
+    if (ok) {
+        setfsgid(k->gid);
+        ok = setfsgid((gid_t)-1) == (int)k->gid;
     }
-    away = true;
+    pthread_mutex_unlock(&lock);
+    if (ok) {
+        setfsuid(uid);
+        ok = setfsuid((uid_t)-1) == (int)uid;
+    }
+    if (!ok) {
+        if (changed) {
+            be_self();
+        }
+        errno = EPERM;
+        return -1;
+    }
+    r->on = away = true;
+    return 0;
 }
 
 void runas_leave(struct runas *r)
@@ -154,11 +251,7 @@ void runas_leave(struct runas *r)
         return;
     }
     int err = errno;
-    setfsuid(geteuid());
-    setfsgid(getegid());
-    if (thread_groups(0, NULL) != 0 || setfsuid((uid_t)-1) != (int)geteuid()) {
-        abort();
-    }
+    be_self();
     away = false;
     r->on = false;
     errno = err;
@@ -191,23 +284,30 @@ uid_t runas_owner(const char *path)
     return st.st_uid;
 }
 
-void runas_enter_path(struct runas *r, const char *path)
+int runas_enter_path(struct runas *r, const char *path)
 {
-    runas_enter(r, runas_owner(path));
+    return runas_enter(r, runas_owner(path));
 }
 
-void runas_enter_named(struct runas *r, const char *path)
+int runas_enter_procs(struct runas *r, uid_t uid)
+{
+    return runas_enter(r, blind ? uid : RUNAS_SELF);
+}
+
+int runas_enter_named(struct runas *r, const char *path)
 {
     char dir[4200];
     bool ours = geteuid() != 0 || !state ||
                 (job_dir(path, dir, sizeof dir) == 0 && !strstr(path, "/../"));
-    runas_enter(r, ours ? runas_owner(path) : (uid_t)NOBODY);
+    return runas_enter(r, ours ? runas_owner(path) : (uid_t)NOBODY);
 }
 
 int runas_stat(const char *path, struct stat *st)
 {
     struct runas as;
-    runas_enter_path(&as, path);
+    if (runas_enter_path(&as, path) != 0) {
+        return -1;
+    }
     int rc = stat(path, st);
     runas_leave(&as);
     return rc;
@@ -216,7 +316,10 @@ int runas_stat(const char *path, struct stat *st)
 cJSON *runas_json(const char *path, size_t max_bytes, struct dha_err *e)
 {
     struct runas as;
-    runas_enter_path(&as, path);
+    if (runas_enter_path(&as, path) != 0) {
+        dha_fail_errno(e, errno, "cannot open %s as its owner", path);
+        return NULL;
+    }
     cJSON *doc = json_parse_file(path, max_bytes, e);
     runas_leave(&as);
     return doc;
@@ -226,7 +329,9 @@ int runas_open(const char *path, int flags)
 {
     struct runas as;
     struct stat st;
-    runas_enter_path(&as, path);
+    if (runas_enter_path(&as, path) != 0) {
+        return -1;
+    }
     int fd = open(path, flags | O_NONBLOCK | O_CLOEXEC | (as.on ? O_NOFOLLOW : 0), 0600);
     runas_leave(&as);
     if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))) {

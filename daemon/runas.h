@@ -22,6 +22,11 @@
 
 /* Before anything else: where the jobs' directories are. The text is kept. */
 void runas_init(const char *state_dir);
+/* What this root lacks to act as others and to end what they run ("CAP_SETGID, CAP_KILL"): a container may have taken it
+ * away. "" where nothing is lacking, or we are not root. */
+const char *runas_lacks(void);
+/* The same as an error, with what to do. */
+int runas_refuse(struct dha_err *e);
 
 /* As whom a job of that owner runs: RUNAS_SELF if as the daemon itself. */
 uid_t runas_user(int64_t owner_uid);
@@ -42,12 +47,17 @@ int runas_open_state(struct dha_err *e);
 struct runas {
     bool on;
 };
-/* Nothing for RUNAS_SELF, and inside of another one. Ends the process where the kernel refuses. */
-void runas_enter(struct runas *r, uid_t uid);
+/* Nothing for RUNAS_SELF, and inside of another one. -1 where the kernel refuses (errno EPERM): then the rights are ours,
+ * and what was to be done with the other's must not be. */
+#define RUNAS_CHECK __attribute__((warn_unused_result))
+RUNAS_CHECK int runas_enter(struct runas *r, uid_t uid);
 /* As the owner of the job's directory that the path lies in; elsewhere nothing. */
-void runas_enter_path(struct runas *r, const char *path);
+RUNAS_CHECK int runas_enter_path(struct runas *r, const char *path);
 /* The same for a path that a worker named: where it lies in no job's directory, as one who may do nothing. */
-void runas_enter_named(struct runas *r, const char *path);
+RUNAS_CHECK int runas_enter_named(struct runas *r, const char *path);
+/* Who looks at a user's processes: as that user where this root may not look at others' (CAP_SYS_PTRACE), else as it is. */
+RUNAS_CHECK int runas_enter_procs(struct runas *r, uid_t uid);
+/* Ends the process where the kernel does not give our own rights back. */
 void runas_leave(struct runas *r);
 /* One file, with those rights: as stat(2), json_parse_file() and open(2), but that only a regular file is opened, which
  * nothing waits for, and in a user's directory no link. */

@@ -66,7 +66,9 @@ static cJSON *tasks_of(const struct store_stages *l)
             snprintf(path, sizeof path, "%.4100s/eval.json", st->out_dir ? st->out_dir : "");
         }
         struct runas as;
-        runas_enter_path(&as, st->out_dir); /* the worker said where it is */
+        if (runas_enter_path(&as, st->out_dir) != 0) { /* the worker said where it is */
+            return NULL;
+        }
         cJSON *doc = json_parse_file(path, EVAL_BYTES_MAX, &ignored);
         runas_leave(&as);
         cJSON *tasks = cJSON_DetachItemFromObjectCaseSensitive(doc, "tasks");

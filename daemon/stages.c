@@ -318,7 +318,10 @@ int stages_keys(const struct job_spec *s, int64_t owner_uid, struct stagekey *ke
 {
     uid_t user = runas_user(owner_uid);
     struct runas as;
-    runas_enter(&as, user);
+    if (runas_enter(&as, user) != 0) {
+        return dha_fail_errno(e, errno, "cannot look at the job's files as uid %lu",
+                              (unsigned long)user);
+    }
     int rc = stagekey_job(s, keys, n, e);
     runas_leave(&as);
     /* Another user's results are not this one's to read. */
@@ -341,6 +344,10 @@ int stages_retry(struct daemon *d, int64_t job, struct dha_err *e)
     if (j.state != JOB_FAILED && j.state != JOB_CANCELLED) {
         conflict(&j, "retried", e);
         dha_err_hint(e, "only failed and cancelled jobs can");
+        goto out;
+    }
+    if (runas_user(j.owner_uid) != RUNAS_SELF && runas_lacks()[0]) {
+        runas_refuse(e);
         goto out;
     }
     if (store_queue_check(d->store, j.owner_uid, d->settings.queue_per_user, 1, e) != 0 ||

@@ -183,7 +183,9 @@ int statedir_open_socket(const char *path, const struct access *a, struct dha_er
         (chmod(name, 0600) != 0 || chown(name, (uid_t)-1, group) != 0)) {
         dha_fail_errno(e, errno, "cannot give %s to group %s", path,
                        a->has_group ? a->group_name : "of the daemon");
-        rc = dha_err_hint(e, "the user who runs dhad has to be a member of the group");
+        rc = dha_err_hint(
+            e, geteuid() == 0 ? "this root may not: it lacks CAP_CHOWN (of its container or unit)"
+                              : "the user who runs dhad has to be a member of the group");
     }
     if (rc == 0 && chmod(name, mode) != 0) {
         rc = dha_fail_errno(e, errno, "cannot change the mode of %s", path);

@@ -43,6 +43,17 @@ int store_queue_check(struct store *s, int64_t owner_uid, int64_t limit, int64_t
                            "setting queue_per_user");
 }
 
+int store_queue_of_others(struct store *s, int64_t uid, int64_t *n, int64_t *other,
+                          struct dha_err *e)
+{
+#define OF_OTHERS " FROM job WHERE owner_uid != ?1 AND state IN ('queued', 'held', 'running')"
+    return db_scalar(s, e, db_query(s, e, "SELECT count(*)" OF_OTHERS, DB_I(uid)), 0, n) != 0
+               ? -1
+               : db_scalar(s, e, db_query(s, e, "SELECT min(owner_uid)" OF_OTHERS, DB_I(uid)), 0,
+                           other);
+#undef OF_OTHERS
+}
+
 void queue_added(struct store *s, int64_t owner_uid)
 {
     for (int i = 0; i < QUEUE_BOUNDS; i++)

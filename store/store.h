@@ -194,6 +194,10 @@ int store_job_submit(struct store *s, const struct store_new_job *j, int64_t *id
 int store_queue_check(struct store *s, int64_t owner_uid, int64_t limit, int64_t n,
                       struct dha_err *e);
 
+/* How many jobs of others than uid have not ended, and the lowest uid of those others (0 = there are none). */
+int store_queue_of_others(struct store *s, int64_t uid, int64_t *n, int64_t *other,
+                          struct dha_err *e);
+
 struct store_job {
     int64_t id, owner_uid, sweep;
     char *name, *method;

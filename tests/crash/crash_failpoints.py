@@ -390,8 +390,9 @@ def make(point, n):
 class Sites(unittest.TestCase):
     """A function that does what a crash may cut in two has a failpoint, or a reason here why another one's does."""
     CALLS = re.compile(r"\b(store_commit|fsync|renameat|rename|unlink|tree_remove|tmpdir_remove|uv_spawn|fork|"
-                       r"procs_kill|SYS_pidfd_send_signal|json_write_file)\b")
+                       r"procs_kill|attempt_kill|SYS_pidfd_send_signal|json_write_file)\b")
     ELSEWHERE = {
+        "attempt.c:attempt_kill": "its callers have them",
         "launch.c:write_spec": "launch_before_spec and launch_before_spawn lie around it",
         "launch.c:spawn_shim": "launch_before_spawn and launch_after_spawn lie around it",
         "statedir.c:sync_names": "before a database is there; killed there the next start does it",

@@ -436,5 +436,128 @@ os.unlink(out + '/model'); os.rename(out, out + '.bak'); os.symlink(closed, out)
         self.assertEqual(os.stat(path).st_uid, 0)
 
 
+@unittest.skipUnless(shutil.which("setpriv"), "setpriv (util-linux) takes capabilities away")
+class LessThanRoot(Users):
+    """A container's root may lack what it takes to become others (docker run --cap-drop, a unit's CapabilityBoundingSet=)."""
+
+    def setUp(self):
+        super().setUp()
+        self.whole = self.dhad.command
+
+    def without(self, *caps):
+        """The next daemon lacks these."""
+        drop = ",".join("-" + c for c in caps)
+        words = ["setpriv", "--bounding-set", drop, "--inh-caps", drop] if caps else []
+        self.dhad.command = lambda: words + self.whole()
+
+    def dhad_log(self):
+        return harness.read(os.path.join(self.dhad.state, "dhad.log"))
+
+    def test_a_request_of_another_user_does_not_end_it(self):
+        d = self.dhad
+        d.end()
+        for cap in ("setgid", "setuid", "kill"):
+            self.without(cap)
+            d.start()
+            for path, body in (("/v1/jobs", {"spec": d.spec()}), ("/v1/jobs", {"spec": d.spec(), "dry_run": True}),
+                               ("/v1/jobs", {"spec": {"model": d.model}}),
+                               ("/v1/sweeps", {"spec": d.spec(), "budgets": [0.5]})):
+                status, doc = self.call(ALICE, "POST", path, body, groups=[TEAM])
+                self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (cap, path, doc))
+                self.assertIn("lacks CAP_" + cap.upper(), doc["error"]["message"])
+                self.assertIn("--cap-add", doc["error"]["hint"])
+            self.assertIn("lacks CAP_" + cap.upper(), d.get("/v1/version").json["notice"])
+            self.assertIn("lacks CAP_" + cap.upper(), self.dhad_log())
+            self.assertEqual(d.get("/readyz").status, 200)
+            d.end()
+
+    def test_roots_own_jobs_run_and_nobody_is_told_of_others(self):
+        d = self.dhad
+        d.end()
+        self.without("setgid", "setuid", "kill", "chown")
+        self.write({})
+        d.start()
+        self.assertIsNone(d.get("/v1/version").json["notice"])
+        job = d.submit()
+        d.until_state(job, "done")
+        self.assertNotIn("lacks", self.dhad_log())
+        # a group that it cannot give its socket to is no use
+        self.assertIn("CAP_CHOWN", self.reload({"group": TEAM}))
+        self.assertEqual(d.get("/readyz").status, 200)
+
+    def test_jobs_of_others_that_have_not_ended_are_not_taken_over(self):
+        d = self.dhad
+        job = self.submit_as(ALICE, "search.sleep=8")
+        d.until_running(job, "search")
+        d.kill()
+        self.without("setgid", "kill")
+        d.start(wait=False)
+        self.assertEqual(d.wait_dead(), 68)  # forbidden
+        said = d.console()
+        self.assertIn(f"1 job(s) of others (uid {ALICE}) have not ended", said)
+        self.assertIn("lacks CAP_KILL, CAP_SETGID", said)
+        self.assertIn("hint: give it to the container", said)
+        self.without()
+        d.start()
+        j = d.until_state(job, "done", seconds=60)
+        self.assertEqual({s["attempts"] for s in j["stages"]}, {1})
+
+    def test_what_others_left_is_not_touched_with_roots_rights(self):
+        d = self.dhad
+        secret = self.secret()
+        job, other = self.submit_as(ALICE, "ckpts=3"), self.submit_as(ALICE, "search.sleep=60", seed=2)
+        d.until_state(job, "done")
+        self.call(ALICE, "POST", f"/v1/jobs/{other}/cancel", {"now": True}, groups=[TEAM])
+        d.until_state(other, "cancelled")
+        log = os.path.join(self.attempt(job), "stderr.log")
+        self.as_user(ALICE, "os.unlink(sys.argv[1]); os.symlink(sys.argv[2], sys.argv[1])", log, secret)
+        manifests = os.path.join(d.stage_dir(job, "train"), "out", "ckpt", "step-*", "manifest.json")
+        there = glob.glob(manifests)
+        self.assertTrue(there)
+        d.end()
+        self.without("setgid")
+        d.start()
+        r = d.get(f"/v1/jobs/{job}/logs?stage=search")
+        self.assertGreaterEqual(r.status, 400)
+        self.assertNotIn(b"secret of root", r.raw)
+        to = os.path.join(d.dir, "exported")
+        for name, body in (("export", {"job": job, "out": to}), ("prune", {"keep_last": 0}), ("fsck", {})):
+            chore = d.post(f"/v1/admin/{name}", body).json["chore"]["id"]
+            c = d.until(lambda: (c := d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"])["state"] != "running" and c)
+            if c["state"] == "planned":
+                d.post(f"/v1/admin/chores/{chore}/apply")
+                d.until(lambda: d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"]["state"] in ("done", "failed"))
+            elif name == "export":
+                self.assertEqual(c["state"], "failed", c)
+        self.assertFalse(os.path.exists(to))
+        self.assertEqual(glob.glob(manifests), there)
+        self.assertEqual(d.get(f"/v1/jobs/{job}").status, 200)
+        for uid in (ALICE, 0):
+            status, doc = self.call(uid, "POST", f"/v1/jobs/{other}/retry", {}, groups=[TEAM])
+            self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), doc)
+
+    def test_processes_of_others_are_found_by_their_tag(self):
+        """Docker's own root has none of these, and may not read others' environments."""
+        d = self.dhad
+        d.end()
+        self.without("sys_ptrace", "perfmon", "sys_admin")
+        d.start()
+        job = self.submit_as(ALICE, "litter=1 search.sleep=60")
+        d.until_running(job, "search")
+        shim, left = d.shim(job, "search"), d.of_attempt(job, "search")
+        litter = [p for p in left if os.getsid(p) == p and p != shim]
+        self.assertEqual(len(litter), 1, left)
+        os.kill(d.process.pid, signal.SIGSTOP)  # it looks when all but the one in a session of its own are gone
+        for pid in left:
+            if pid not in litter:
+                os.kill(pid, signal.SIGKILL)
+        d.until(lambda: d.of_attempt(job, "search") == litter)
+        os.kill(d.process.pid, signal.SIGCONT)
+        d.until(lambda: d.stage(job, "search")["attempts"] == 2)
+        self.assertEqual(d.of_attempt(job, "search"), [])
+        self.call(ALICE, "POST", f"/v1/jobs/{job}/cancel", {"now": True}, groups=[TEAM])
+        d.until_state(job, "cancelled")
+
+
 if __name__ == "__main__":
     harness.main()
