@@ -447,6 +447,44 @@ static void start_again(struct attempt *a)
     }
 }
 
+/* Is there no file of any job? */
+static bool jobs_are_empty(const struct daemon *d)
+{
+    char path[4200];
+    bool empty = true;
+    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
+    DIR *dir = opendir(path);
+    for (struct dirent *f; dir && empty && (f = readdir(dir));) {
+        empty = strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0 ||
+                strcmp(f->d_name, "lost+found") == 0;
+    }
+    if (dir) {
+        closedir(dir);
+    }
+    return empty;
+}
+
+static int stat_jobs(const struct daemon *d, struct stat *st)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
+    return stat(path, st);
+}
+
+/* Its shim lives, its files do not. Of an empty STATE/jobs that is another directory than before more is away than this
+ * attempt, and likely to come back; of the same one somebody removed what was in it. */
+static void removed_under(struct attempt *a)
+{
+    struct daemon *d = a->d;
+    struct stat st;
+    if (jobs_are_empty(d) &&
+        (stat_jobs(d, &st) != 0 || st.st_dev != d->jobs_dev || st.st_ino != d->jobs_ino)) {
+        d->want_adopt = true;
+    } else {
+        attempt_gone(a);
+    }
+}
+
 void attempt_look(struct attempt *a)
 {
     if (a->phase == A_NEW || a->phase == A_CLOSED || uv_now(&a->d->loop) < a->not_before_ms) {
@@ -461,6 +499,10 @@ void attempt_look(struct attempt *a)
         if (a->phase == A_STARTING) {
             watch(a);
         }
+        return;
+    }
+    if (lock == LOCK_ABSENT && a->phase == A_WATCHED) { /* the pidfd tells its end */
+        removed_under(a);
         return;
     }
     /* The lock is free: what is on disk now is final. */
@@ -484,7 +526,7 @@ void attempt_look(struct attempt *a)
         }
         sweep(a);
     } else if (a->phase == A_WATCHED) {
-        return; /* its directory is away, its shim is not: the pidfd tells its end */
+        return; /* its directory is closed, its shim lives: the pidfd tells its end */
     } else if (a->stop == STOP_KILLING || (a->stop != STOP_NONE && a->spawns == 0)) {
         over(a, a->spawns > 0); /* told to stop before it ever ran */
     } else if (!child_lives(a)) {
@@ -553,26 +595,13 @@ static int recall_cancels(struct daemon *d, struct dha_err *e)
 
 /* Stages ran, and there is no file of any job. That is more likely not mounted than gone: who ended them all for it would
  * kill work whose files are safe. */
-static bool jobs_are_away(struct daemon *d, const struct store_attempts *l)
+static bool jobs_are_away(const struct daemon *d, const struct store_attempts *l)
 {
-    char path[4200];
-    bool ran = false, empty = true;
+    bool ran = false;
     for (size_t i = 0; i < l->n; i++) {
         ran |= l->at[i].pid > 0 || l->at[i].hello_us > 0;
     }
-    if (!ran) {
-        return false;
-    }
-    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
-    DIR *dir = opendir(path);
-    for (struct dirent *f; dir && empty && (f = readdir(dir));) {
-        empty = strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0 ||
-                strcmp(f->d_name, "lost+found") == 0;
-    }
-    if (dir) {
-        closedir(dir);
-    }
-    return empty;
+    return ran && jobs_are_empty(d);
 }
 
 static void on_readopt(uv_timer_t *t);
@@ -588,11 +617,18 @@ static bool waits_for_jobs(struct daemon *d, const struct store_attempts *l)
         if (!before && turn_trouble(d, text, sizeof text)) {
             log_error("%s", text);
         }
-    } else if (before) {
+        return true;
+    }
+    struct stat st;
+    if (stat_jobs(d, &st) == 0) {
+        d->jobs_dev = st.st_dev;
+        d->jobs_ino = st.st_ino;
+    }
+    if (before) {
         log_info("%s/jobs is back", d->state_dir);
         d->want_pass = true;
     }
-    return d->no_jobs;
+    return false;
 }
 
 int attempts_adopt(struct daemon *d, struct dha_err *e)
@@ -675,6 +711,10 @@ void attempts_tick(struct daemon *d)
         cap_logs(a);
         attempt_ladder(a);
         attempt_look(a);
+    }
+    if (d->want_adopt) {
+        d->want_adopt = false;
+        attempts_forget(d);
     }
     if (!d->attempts) {
         uv_timer_stop(&d->tick);

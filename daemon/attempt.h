@@ -6,6 +6,7 @@
  *   lock held                      its shim lives: watch it by pidfd once shim.json says who it is
  *   lock free, exit.json           over: read on the journal, judge, free the slots
  *   lock free, shim.json only      lost: kill what carries its tag, then judge
+ *   no lock file, its shim lives   its directory was removed under it: ended by the ladder, then lost, as above
  *   lock free, neither             never started: start a shim (again); but if an earlier daemon saw it run, or
  *                                  something of it does, its directory was taken away: lost, as above
  */
@@ -71,7 +72,8 @@ struct attempt {
     bool polling;
     /* being stopped */
     enum attempt_stop stop;
-    bool over_time, stalled;
+    bool over_time, stalled, gone;
+    char gone_why[320];     /* what of its directory was removed while it ran */
     struct stall stall;     /* how long its steps take */
     char stalled_why[320];  /* what was frozen, for how long, and which limit that is */
     uint64_t next_pulse_ms; /* when to look for progress again */
@@ -109,5 +111,7 @@ void attempt_launch(struct attempt *a);
 int attempt_conclude(struct attempt *a, struct dha_err *e);
 /* attempt_stop.c: one step of the ladder; from the tick. */
 void attempt_ladder(struct attempt *a);
+/* attempt_stop.c: its directory was removed while it ran: the ladder ends it, and its stage goes on with another one. */
+void attempt_gone(struct attempt *a);
 
 #endif

@@ -136,11 +136,14 @@ static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
                                 .has_launch = a->launch_failed,
                                 .launch = a->launch_error,
                                 .cancel = job.cancel,
-                                .asked = a->stop != STOP_NONE && !a->over_time && !a->stalled,
+                                .asked = a->stop != STOP_NONE && !a->over_time && !a->stalled &&
+                                         !a->gone,
                                 .over_time = a->over_time,
                                 .walltime_s = a->walltime_s,
                                 .stalled = a->stalled,
                                 .stalled_why = a->stalled_why,
+                                .gone = a->gone,
+                                .gone_why = a->gone_why,
                                 .retries = st.retries};
     read_record(&row, f);
     rc = got_further(a, &row, &f->got_further, e) == 0 && read_status(a, f, e) == 0 &&

@@ -11,8 +11,9 @@
 
 #include "daemon/failpoint.h"
 #include "daemon/log.h"
+#include "daemon/runas.h"
 
-enum { STALL_GRACE_MS = 10000, PULSE_MS = 1000 };
+enum { STALL_GRACE_MS = 10000, LOST_GRACE_MS = 10000, PULSE_MS = 1000 };
 
 static void stop_one(struct attempt *a, int64_t grace_ms)
 {
@@ -130,6 +131,28 @@ static void tell_stalled(struct attempt *a, const struct stall_limit *l, const c
     cJSON_Delete(data);
 }
 
+void attempt_gone(struct attempt *a)
+{
+    struct dha_err e = {0};
+    struct stat st;
+    if (a->gone) {
+        return;
+    }
+    a->gone = true;
+    snprintf(a->gone_why, sizeof a->gone_why, "%.200s was removed while the attempt ran%s", a->dir,
+             runas_stat(a->dir, &st) == 0 ? ": it has lost its files" : "");
+    log_warn("job %lld: attempt %d: %s", (long long)a->job, a->number, a->gone_why);
+    cJSON *data = cJSON_CreateObject();
+    char *text = json_put_str(data, "dir", a->dir) == 0 ? json_text(data) : NULL;
+    if (text && store_event_add(a->d->store, "attempt.gone", a->job, a->stage, a->number, text,
+                                now_us(), NULL, &e) != 0) {
+        log_fail("event", &e);
+    }
+    free(text);
+    cJSON_Delete(data);
+    stop_one(a, LOST_GRACE_MS); /* what it computed may go where the stage's checkpoints are */
+}
+
 bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
 {
     for (struct attempt *a = d->attempts; a; a = a->next) {
@@ -141,7 +164,8 @@ bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
         if (a->stop != STOP_NONE) {
             uint64_t now = uv_now(&d->loop);
             int n = snprintf(text, size, "told to checkpoint and stop%s",
-                             a->stalled     ? ", because it counts as frozen"
+                             a->gone        ? ", because its directory was removed"
+                             : a->stalled   ? ", because it counts as frozen"
                              : a->over_time ? ", because its walltime is over"
                                             : "");
             if (a->kill_at_ms && n > 0 && (size_t)n < size) {

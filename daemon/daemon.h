@@ -124,6 +124,9 @@ struct daemon {
     bool
         blind; /* which attempts run could not be read yet: nothing may be concluded from the list */
     bool no_jobs; /* blind, because the files of the jobs that run are not there: waits for them */
+    bool want_adopt; /* they went away while it looked: that has to be found out anew */
+    dev_t jobs_dev;  /* STATE/jobs, when they were last there */
+    ino_t jobs_ino;
     bool stopping;
     char notice[1600];   /* what everybody should know of this state directory; "" = nothing */
     struct dha_err lost; /* why the last turn could not be saved; code OK once one was */

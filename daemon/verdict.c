@@ -64,6 +64,12 @@ struct verdict verdict_of(const struct verdict_facts *f)
         dha_err_hint(&v.error, "a rank or a collective hangs: dha logs shows what each rank said "
                                "(dhad --help: the settings stall_s, stall_min_s)");
     }
+    if (f->gone && dha_code_retry(v.error.code) != DHA_RETRY_USER) {
+        memset(&v.error, 0, sizeof v.error);
+        dha_fail(&v.error, DHA_E_LOST, "%s", f->gone_why);
+        dha_err_hint(&v.error, "what is below jobs/ is the daemon's while a job runs: dha cancel "
+                               "first; dha admin prune makes room");
+    }
     enum dha_retry class = dha_code_retry(v.error.code);
     if (f->cancel) {
         v.kind = VERDICT_CANCELLED;

@@ -5,7 +5,7 @@
  * Then by the retry class of the code (proto/err.h): the user's faults fail the stage at once,
  * infrastructure faults get another attempt up to VERDICT_RETRIES times in a row with a growing back-off, a stop
  * on request continues without counting. Running into the walltime fails the stage; making no progress is an
- * infrastructure fault, whatever the worker says when it is stopped for it. An intent to cancel turns every end but success into cancelled.
+ * infrastructure fault, whatever the worker says when it is stopped for it; so is a directory that was removed under it. An intent to cancel turns every end but success into cancelled.
  */
 #ifndef DHA_DAEMON_VERDICT_H
 #define DHA_DAEMON_VERDICT_H
@@ -35,6 +35,8 @@ struct verdict_facts {
     int64_t walltime_s;
     bool stalled; /* it made no progress: what of it, for how long, which limit (borrowed) */
     const char *stalled_why;
+    bool gone; /* its directory was removed while it ran (why: borrowed) */
+    const char *gone_why;
     int retries; /* counted before this one */
     bool
         got_further; /* it left a checkpoint beyond the one it started from: those before count no more */

@@ -1,5 +1,6 @@
 """kill -9 of the daemon, of the shim and of the launcher, and damaged files: what runs goes on, what was
 promised is kept, nothing starts twice."""
+import contextlib
 import json
 import os
 import shutil
@@ -350,13 +351,13 @@ class DirectoryTakenAway(harness.Case):
         d.until(over, 60)
         self.assertEqual(harness.processes_with(tag), [])
 
-    def assert_lost_and_done(self, job):
+    def assert_lost_and_done(self, job, said="the attempt ran, and "):
         d = self.dhad
         j = d.until_state(job, *harness.FINAL, seconds=60)
         self.assertEqual(j["state"], "done", j)
         end = next(e["data"] for e in d.events() if e["type"] == "attempt.end" and "lost" in str(e["data"]))
         self.assertEqual(end["code"], "lost", "of the infrastructure, not the user's mistake")
-        self.assertIn("the attempt ran, and ", end["message"])
+        self.assertIn(said, end["message"])
         self.assertEqual({n["state"] for n in d.get("/v1/nodes").json["nodes"]}, {"up"})
         return j
 
@@ -412,16 +413,70 @@ class DirectoryTakenAway(harness.Case):
         self.watch_end(job, tag, before)
         d.until_state(job, "cancelled")
 
-    def test_removed_while_the_daemon_watches_it_ends_by_itself(self):
+    def watched(self, name):
         d = self.dhad
-        job, tag, before = self.running("train.sleep=4")
+        job, tag, before = self.running(name)
         d.start()
         step = d.stage(job, "train")["progress"]["step"]
         d.until(lambda: d.stage(job, "train")["progress"]["step"] > step)
-        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        return job, tag, before
+
+    def removed_while_watched(self, what, name="train.sleep=60:1"):
+        """It is said at once, ended by the ladder, and its stage goes on with a second attempt."""
+        d = self.dhad
+        job, tag, before = self.watched(name)
+        shutil.rmtree(os.path.join(d.state, what.format(job=job)))
+        data, = d.until(lambda: [e["data"] for e in d.events() if e["type"] == "attempt.gone"])
+        self.assertEqual(data["dir"], os.path.join(d.stage_dir(job, "train"), "a1"))
+        if "deaf" in name:
+            self.assertIn("told to checkpoint and stop, because its directory was removed; killed in ",
+                          d.get(f"/v1/jobs/{job}/explain").json["reason"])
         self.watch_end(job, tag, before)
-        j = d.until_state(job, *harness.FINAL, seconds=60)
-        self.assertEqual((j["state"], len(d.launches(job, "train"))), ("done", 1), "its worker said how it ended")
+        j = self.assert_lost_and_done(job, "/train/a1 was removed while the attempt ran")
+        self.assertEqual(next(s for s in j["stages"] if s["kind"] == "train")["attempts"], 2)
+        with contextlib.closing(sqlite3.connect(f"file:{d.state}/state.db?mode=ro", uri=True)) as db:
+            self.assertEqual(db.execute("SELECT retries FROM stage WHERE kind = 'train'").fetchall(), [(1,)], "it counts")
+
+    def test_removed_while_the_daemon_watches_it_is_ended_and_goes_on_from_its_checkpoint(self):
+        self.removed_while_watched("jobs/{job}/train/a1")
+
+    def test_so_is_a_deaf_one(self):
+        self.removed_while_watched("jobs/{job}/train/a1", "train.sleep=60:1 train.deaf=1:1 train.litter=1:1")
+
+    def test_so_is_one_of_a_job_that_was_removed_whole(self):
+        self.removed_while_watched("jobs/{job}")
+
+    def test_a_cancel_meanwhile_is_a_cancel(self):
+        d = self.dhad
+        job, tag, before = self.watched("train.sleep=60 train.deaf=1")
+        shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
+        d.until(lambda: [e for e in d.events() if e["type"] == "attempt.gone"])
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        self.watch_end(job, tag, before)
+        d.until_state(job, "cancelled")
+
+    def test_jobs_that_are_unmounted_while_it_watches_are_waited_for(self):
+        """Another directory is where STATE/jobs was: what runs is let be, and nothing is started into it."""
+        d = self.dhad
+        job, tag, before = self.watched("train.sleep=4")
+        jobs, aside = os.path.join(d.state, "jobs"), os.path.join(d.dir, "jobs-aside")
+        os.rename(jobs, aside)
+        os.mkdir(jobs)
+        d.until(lambda: "is it mounted?" in str(d.get("/v1/version").json["trouble"]))
+        self.assertEqual(d.get("/readyz").status, 503)
+        self.assertIn("is it mounted?", d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        other = d.submit("other", seed=2)
+        self.assertEqual(d.post(f"/v1/jobs/{job}/cancel", {"now": True}).status, 503)
+        time.sleep(1.5)
+        self.assertEqual((os.listdir(jobs), d.job(other)["state"]), ([], "queued"))
+        os.rmdir(jobs)
+        os.rename(aside, jobs)
+        d.wait_ready()
+        for n in (job, other):
+            j = d.until_state(n, *harness.FINAL, seconds=60)
+            self.assertEqual(j["state"], "done", j)
+            self.assertEqual([(s["attempts"], len(d.launches(n, s["kind"]))) for s in j["stages"]], [(1, 1)] * 5)
+        self.assertEqual([e for e in d.events() if e["type"] == "attempt.gone"], [])
 
     def away(self, empty):
         d = self.dhad

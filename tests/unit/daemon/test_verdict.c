@@ -197,6 +197,31 @@ static void no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped
     assert_int_equal(verdict_of(&f).error.code, DHA_E_INPUT);
 }
 
+static void a_directory_that_was_removed_is_an_infrastructure_fault_that_counts(void **state)
+{
+    (void)state;
+    struct verdict_facts f = said(DHA_E_STOPPED); /* told to, for that */
+    f.gone = true;
+    f.gone_why = "a1 was removed";
+    struct verdict v = verdict_of(&f);
+    assert_int_equal(v.kind, VERDICT_AGAIN);
+    assert_true(v.count_retry);
+    assert_int_equal(v.error.code, DHA_E_LOST);
+    assert_string_equal(v.error.msg, "a1 was removed");
+    f = said(DHA_E_IO);
+    f.gone = true;
+    f.gone_why = "a1 was removed";
+    f.retries = VERDICT_RETRIES;
+    assert_int_equal(verdict_of(&f).kind, VERDICT_FAILED);
+    assert_int_equal(verdict_of(&f).error.code, DHA_E_LOST);
+    f = said(DHA_E_OK);
+    f.gone = true;
+    assert_int_equal(verdict_of(&f).kind, VERDICT_DONE);
+    f = said(DHA_E_INPUT);
+    f.gone = true;
+    assert_int_equal(verdict_of(&f).error.code, DHA_E_INPUT);
+}
+
 static void a_launch_that_failed_says_why(void **state)
 {
     (void)state;
@@ -221,6 +246,7 @@ int main(void)
         cmocka_unit_test(over_its_walltime_a_stage_fails_unless_it_made_it),
         cmocka_unit_test(what_got_further_begins_its_count_anew),
         cmocka_unit_test(no_progress_is_an_infrastructure_fault_whatever_it_says_when_stopped),
+        cmocka_unit_test(a_directory_that_was_removed_is_an_infrastructure_fault_that_counts),
         cmocka_unit_test(a_launch_that_failed_says_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
