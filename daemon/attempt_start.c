@@ -176,26 +176,27 @@ static int build_spec(struct attempt *a, const struct store_job *job, const stru
 
 /* A stage's key promises what its result was made from; files that changed while the job waited would make it
  * a lie that other jobs then reuse. */
-static int check_key(int64_t owner_uid, struct attempt *a, const struct stage_spec *spec,
+static int check_key(const struct store_job *job, struct attempt *a, const struct stage_spec *spec,
                      const struct store_stages *l, struct dha_err *e)
 {
     struct stagekey keys[STAGE_KINDS];
     const char *promised = "";
     int n = 0;
-    if (stages_keys(&spec->spec, owner_uid, keys, &n, e) != 0) {
-        return -1;
+    bool changed = false;
+    if (stages_keys(&spec->spec, job->owner_uid, keys, &n, e) != 0) {
+        if (e->code != DHA_E_INPUT) {
+            return -1;
+        }
+        changed = true; /* at submission they could be looked at */
+        n = 0;
     }
     for (size_t i = 0; i < l->n; i++) {
         promised = l->at[i].id == a->stage ? l->at[i].key : promised;
     }
     for (int i = 0; i < n; i++) {
-        if (keys[i].kind == spec->kind && strcmp(keys[i].key, promised) != 0) {
-            dha_fail(e, DHA_E_INPUT,
-                     "the model's or data files were changed after the job was submitted");
-            return dha_err_hint(e, "submit the job again: it then uses the files as they are");
-        }
+        changed |= keys[i].kind == spec->kind && strcmp(keys[i].key, promised) != 0;
     }
-    return 0;
+    return changed ? stages_changed(&spec->spec, job->owner_uid, job->submitted_us, e) : 0;
 }
 
 static int launch(struct attempt *a, struct dha_err *e)
@@ -208,7 +209,7 @@ static int launch(struct attempt *a, struct dha_err *e)
     if (store_job_get(a->d->store, a->job, &job, e) != 0 ||
         store_stages_of_job(a->d->store, a->job, &l, e) != 0 ||
         daemon_may_run(a->d, job.owner_uid, e) != 0 || build_spec(a, &job, &l, &spec, e) != 0 ||
-        check_key(job.owner_uid, a, &spec, &l, e) != 0 ||
+        check_key(&job, a, &spec, &l, e) != 0 ||
         output_clear_damaged(spec.kind, spec.out, e) != 0 ||
         placement_of(a->d, a->id, spec.spec.resources.threads, &place, e) != 0) {
         goto out;

@@ -197,6 +197,9 @@ int stages_check_input(struct daemon *d, int64_t stage, bool *whole, struct dha_
 struct stagekey;
 int stages_keys(const struct job_spec *s, int64_t owner_uid, struct stagekey *keys, int *n,
                 struct dha_err *e);
+/* stagekey_changed() with the owner's rights. */
+int stages_changed(const struct job_spec *s, int64_t owner_uid, int64_t since_us,
+                   struct dha_err *e);
 int stages_hold(struct daemon *d, int64_t job, struct dha_err *e);
 int stages_release(struct daemon *d, int64_t job, struct dha_err *e);
 int stages_retry(struct daemon *d, int64_t job, struct dha_err *e);

@@ -364,6 +364,7 @@ static void explain_end(const struct store_job *job, struct plan_explanation *x)
 {
     enum dha_code code = job->error.code[0] ? dha_code_from_name(job->error.code) : DHA_E_OK;
     const char *hint = job->error.hint;
+    bool said = strstr(hint, "submit") != NULL;
     if (job->state == JOB_DONE) {
         SAY(reason, "all its stages are complete");
         return;
@@ -373,7 +374,8 @@ static void explain_end(const struct store_job *job, struct plan_explanation *x)
         SAY(unblock, "dha retry %lld", (long long)job->id);
     } else if (code != DHA_E_COUNT && code != DHA_E_INTERNAL &&
                dha_code_retry(code) == DHA_RETRY_USER) {
-        SAY(unblock, "%.240s%ssubmit it again with the mistake mended", hint, hint[0] ? "; " : "");
+        SAY(unblock, "%.240s%s%s", hint, hint[0] && !said ? "; " : "",
+            said ? "" : "submit it again with the mistake mended");
     } else {
         SAY(unblock, "%.240s%sdha retry %lld", hint, hint[0] ? "; then " : "", (long long)job->id);
     }

@@ -358,3 +358,114 @@ int stagekey_check_files(const struct job_spec *s, struct spec_errors *errs)
     }
     return errs->n - before;
 }
+
+/* ---- which of them is another than at submission ---- */
+
+enum {
+    INDEX_MAX = 1 << 20,
+    CLOCK_STEP_US = 10000 /* times of files lag behind the clock by at most this */
+};
+
+struct change {
+    int64_t since_us;
+    int err;                                  /* why `gone` cannot be looked at */
+    char gone[4096 + 256], newer[4096 + 256]; /* the first of each; "" = none */
+};
+
+static bool is_newer(const struct stat *st, int64_t since_us)
+{
+    return (int64_t)st->st_ctim.tv_sec * 1000000 + st->st_ctim.tv_nsec / 1000 >=
+           since_us - CLOCK_STEP_US;
+}
+
+static void look_at(struct change *c, const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0) {
+        if (!c->gone[0]) {
+            c->err = errno;
+            snprintf(c->gone, sizeof c->gone, "%s", path);
+        }
+    } else if (!c->newer[0] && is_newer(&st, c->since_us)) {
+        snprintf(c->newer, sizeof c->newer, "%s", path);
+    }
+}
+
+static int look_at_data(void *arg, cJSON *item, const char *where)
+{
+    (void)where;
+    look_at(arg, item->valuestring);
+    return 0;
+}
+
+static void look_in(struct change *c, const char *dir, const char *name)
+{
+    char path[sizeof c->gone];
+    snprintf(path, sizeof path, "%.4000s/%.255s", dir, name);
+    look_at(c, path);
+}
+
+/* What must be there (its index names the shards), then what is. */
+static void look_at_model(struct change *c, const char *dir)
+{
+    struct dirent **names = NULL;
+    struct dha_err ignored = {0}; /* no index, or none that can be read: then it names nothing */
+    char path[4200];
+    look_in(c, dir, "config.json");
+    snprintf(path, sizeof path, "%.4096s/model.safetensors.index.json", dir);
+    cJSON *index = json_parse_file(path, INDEX_MAX, &ignored), *shard;
+    cJSON_ArrayForEach(shard, json_get(index, "weight_map"))
+    {
+        if (cJSON_IsString(shard) && !strchr(shard->valuestring, '/')) {
+            look_in(c, dir, shard->valuestring);
+        }
+    }
+    cJSON_Delete(index);
+    int n = scandir(dir, &names, model_file, by_name);
+    for (int i = 0; i < n; i++) {
+        look_in(c, dir, names[i]->d_name);
+        free(names[i]);
+    }
+    free(names);
+}
+
+int stagekey_changed(const struct job_spec *s, int64_t since_us, struct dha_err *e)
+{
+    struct change c = {.since_us = since_us};
+    struct stat st;
+    enum stage_kind kinds[STAGE_KINDS];
+    if (stat(s->model, &st) != 0) {
+        c.err = errno;
+        snprintf(c.gone, sizeof c.gone, "the model directory %s", s->model);
+    } else {
+        look_at_model(&c, s->model);
+    }
+    for (int i = 0, n = spec_stages(s, kinds); i < n; i++) {
+        cJSON *inputs = spec_stage_inputs(s, kinds[i]);
+        if (inputs) {
+            spec_each_file(inputs, look_at_data, &c);
+        }
+        cJSON_Delete(inputs);
+    }
+    if (c.gone[0] && (c.err == ENOENT || c.err == ENOTDIR)) {
+        dha_fail(e, DHA_E_INPUT, "%.400s is gone; it was there when the job was submitted", c.gone);
+        return dha_err_hint(e, "put it back and submit the job again");
+    }
+    if (c.gone[0]) {
+        dha_fail(e, DHA_E_INPUT, "%.400s: %s; it could be read when the job was submitted", c.gone,
+                 strerror(c.err));
+        return dha_err_hint(e, "make it readable and submit the job again");
+    }
+    if (c.newer[0]) {
+        dha_fail(e, DHA_E_INPUT, "%.400s was changed after the job was submitted", c.newer);
+    } else if (is_newer(&st, since_us)) {
+        dha_fail(e, DHA_E_INPUT,
+                 "a file of the model directory %.400s was removed or renamed after the job was "
+                 "submitted",
+                 s->model);
+    } else {
+        dha_fail(e, DHA_E_INPUT,
+                 "the model's or data files were changed after the job was submitted");
+    }
+    return dha_err_hint(e, "submit the job again: it then uses the files as they are");
+}

@@ -33,4 +33,8 @@ int stagekey_job(const struct job_spec *s, struct stagekey out[STAGE_KINDS], int
  * the number of errors added. */
 int stagekey_check_files(const struct job_spec *s, struct spec_errors *errs);
 
+/* The keys are not what they were since then, or a file cannot be found: fails with DHA_E_INPUT that says of which
+ * file it is so, as far as the files themselves tell. */
+int stagekey_changed(const struct job_spec *s, int64_t since_us, struct dha_err *e);
+
 #endif

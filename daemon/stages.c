@@ -313,14 +313,33 @@ int stages_release(struct daemon *d, int64_t job, struct dha_err *e)
     return rc;
 }
 
+static int enter_as(struct runas *as, uid_t user, struct dha_err *e)
+{
+    if (runas_enter(as, user) == 0) {
+        return 0;
+    }
+    return dha_fail_errno(e, errno, "cannot look at the job's files as uid %lu",
+                          (unsigned long)user);
+}
+
+int stages_changed(const struct job_spec *s, int64_t owner_uid, int64_t since_us, struct dha_err *e)
+{
+    struct runas as;
+    if (enter_as(&as, runas_user(owner_uid), e) != 0) {
+        return -1;
+    }
+    stagekey_changed(s, since_us, e);
+    runas_leave(&as);
+    return -1;
+}
+
 int stages_keys(const struct job_spec *s, int64_t owner_uid, struct stagekey *keys, int *n,
                 struct dha_err *e)
 {
     uid_t user = runas_user(owner_uid);
     struct runas as;
-    if (runas_enter(&as, user) != 0) {
-        return dha_fail_errno(e, errno, "cannot look at the job's files as uid %lu",
-                              (unsigned long)user);
+    if (enter_as(&as, user, e) != 0) {
+        return -1;
     }
     int rc = stagekey_job(s, keys, n, e);
     runas_leave(&as);

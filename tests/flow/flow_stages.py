@@ -57,6 +57,34 @@ class Reuse(harness.Case):
         self.assertIn("submit the job again", j["error"]["hint"])
         self.assertEqual(d.launches(b, "search"), [])
 
+    def test_a_file_that_is_gone_when_its_job_starts_is_named(self):
+        d = self.dhad
+        shard, index, other = (os.path.join(d.model, n) for n in ("model-2.safetensors", "model.safetensors.index.json", "t.model"))
+        config = os.path.join(d.model, "config.json")
+
+        def fail(path, seed, hide=os.unlink):
+            for f, text in ((shard, "w"), (other, "t"), (config, "{}"), (d.data, "x" * 2000),
+                            (index, json.dumps({"weight_map": {"a": os.path.basename(shard)}}))):
+                with open(f, "w") as out:
+                    out.write(text)
+            time.sleep(0.05)  # times of files are not as fine as the clock
+            job = d.post("/v1/jobs", {"spec": d.spec("gone", seed=seed), "hold": True}).json["job"]["id"]
+            time.sleep(0.05)
+            hide(path)
+            d.post(f"/v1/jobs/{job}/release")
+            j = d.until_state(job, *harness.FINAL)
+            self.assertEqual((j["state"], j["error"]["code"]), ("failed", "bad_input"))
+            self.assertEqual(d.get(f"/v1/jobs/{job}/explain").json["unblock"], j["error"]["hint"], "and is said once")
+            return j["error"]["message"], j["error"]["hint"]
+        for seed, path in enumerate((d.data, config, shard), 2):
+            message, hint = fail(path, seed)
+            self.assertEqual(message, f"{path} is gone; it was there when the job was submitted")
+            self.assertEqual(hint, "put it back and submit the job again")
+        self.assertEqual(fail(config, 5, lambda p: open(p, "a").close() or os.utime(p))[0],
+                         f"{config} was changed after the job was submitted")
+        self.assertIn(f"a file of the model directory {d.model} was removed", fail(other, 6)[0])
+        self.assertIn(f"the model directory {d.model} is gone", fail(d.model, 7, shutil.rmtree)[0])
+
     def test_output_that_is_gone_is_made_again(self):
         d = self.dhad
         a = d.submit("a")
