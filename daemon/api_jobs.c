@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "daemon/doc.h"
 #include "daemon/runas.h"
@@ -202,11 +203,48 @@ static cJSON *plan_doc(struct api_call *c, const struct job_spec *spec)
     return list ? list : doc_oom(NULL, &c->e);
 }
 
-/* verdict, reason, unblock, starts_by_us and walltime_to_start_s of an explanation. */
-static int put_explanation(cJSON *j, const struct plan_explanation *x)
+/* Who may do what the advice says, where the caller may not: a viewer, or an operator about another's job. */
+static int say_who_may(struct api_call *c, const struct plan_explanation *x, char *text,
+                       size_t size)
 {
+    struct store_job job = {0};
+    long owner = (long)geteuid();
+    enum access_answer may = access_may(c->role, x->need);
+    text[0] = '\0';
+    if (x->need_job && store_job_brief(c->d->store, x->need_job, &job, &c->e) != 0) {
+        return -1;
+    }
+    bool mine = job.owner_uid == (int64_t)c->rq->peer_uid;
+    if (may == ACCESS_YES || (may == ACCESS_OWN && mine)) {
+        if (x->need_priority && c->role != ACCESS_OWNER &&
+            job.priority >= c->d->settings.priority_max) {
+            snprintf(text, size, " (over %ld only uid %ld may give, who runs this daemon)",
+                     c->d->settings.priority_max, owner);
+        }
+    } else if (x->need == ACCESS_SUBMIT) {
+        snprintf(text, size, " (you may not; uid %ld, who runs this daemon, can let you in)",
+                 owner);
+    } else if (x->need_job && job.owner_uid != owner) {
+        snprintf(text, size,
+                 " (only uid %lld, whose job %lld is, and uid %ld, who runs this daemon, may)",
+                 (long long)job.owner_uid, (long long)x->need_job, owner);
+    } else {
+        snprintf(text, size, " (only uid %ld, who runs this daemon, may)", owner);
+    }
+    store_job_finish(&job);
+    return 0;
+}
+
+/* verdict, reason, unblock, starts_by_us and walltime_to_start_s of an explanation. */
+static int put_explanation(struct api_call *c, cJSON *j, const struct plan_explanation *x)
+{
+    char who[160], unblock[sizeof x->unblock + sizeof who];
+    if (say_who_may(c, x, who, sizeof who) != 0) {
+        return -1;
+    }
+    snprintf(unblock, sizeof unblock, "%s%s", x->unblock, who);
     return doc_put_text(j, "verdict", x->verdict) | json_put_str(j, "reason", x->reason) |
-           json_put_str(j, "unblock", x->unblock) |
+           json_put_str(j, "unblock", unblock) |
            (x->start_us ? json_put_id(j, "starts_by_us", x->start_us)
                         : doc_put_null(j, "starts_by_us")) |
            (x->walltime_s > 0 ? json_put_int(j, "walltime_to_start_s", x->walltime_s)
@@ -244,8 +282,12 @@ static cJSON *preview_doc(struct api_call *c, const struct job_spec *spec,
         return NULL;
     }
     cJSON *j = cJSON_CreateObject(), *names = slot_names(c, &x);
-    int rc = !j || !names ? -1 : put_explanation(j, &x) | json_put(j, "slots", names);
+    int rc = !j || !names ? -1 : put_explanation(c, j, &x) | json_put(j, "slots", names);
     free(x.slots);
+    if (rc != 0 && c->e.code != DHA_E_OK) {
+        cJSON_Delete(j);
+        return NULL;
+    }
     return rc == 0 ? j : doc_oom(j, &c->e);
 }
 
@@ -527,8 +569,10 @@ enum api_outcome api_job_explain(struct api_call *c)
         out = api_answer(c, "job_id", id);
     }
     if (out == API_OK && (json_put_str(c->doc, "state", job_state_name(job.state)) |
-                          put_explanation(c->doc, &x)) != 0) {
-        dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+                          put_explanation(c, c->doc, &x)) != 0) {
+        if (c->e.code == DHA_E_OK) {
+            dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+        }
         out = API_FAIL;
     }
     store_job_finish(&job);

@@ -166,6 +166,10 @@ struct plan_explanation {
     size_t n_slots;   /* it would start now, on these: ids, free() them */
     int64_t *slots;
     int64_t walltime_s; /* with one of at most this it would start at once; <= 0: with none */
+    /* What it takes to follow the advice: that right (to change need_job), and where need_priority a higher priority. */
+    enum access_need need;
+    int64_t need_job;
+    bool need_priority;
 };
 /* explain.c */
 int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,

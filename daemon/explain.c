@@ -12,6 +12,13 @@
 
 enum { TIME_TEXT = 64 };
 
+/* Whose right it takes to do what the advice says: a change of that job (0 = of no job). */
+static void takes(struct plan_explanation *x, enum access_need need, int64_t job)
+{
+    x->need = need;
+    x->need_job = job;
+}
+
 static int64_t job_of(const struct snapshot *s, int64_t stage)
 {
     const struct store_candidate *c = snapshot_candidate(s, stage);
@@ -111,7 +118,7 @@ void explain_never(const struct snapshot *s, const struct sched_decision *dec, c
     } else if (is_plain(st)) {
         snprintf(reason, WORDS_SIZE, "%s needs %s; the largest node has %d", what, gang, dec->most);
         snprintf(unblock, WORDS_SIZE,
-                 "lower resources.ranks or resources.threads, or start dhad with --slots %d",
+                 "lower resources.ranks or resources.threads, or have dhad started with --slots %d",
                  dec->slots);
     } else {
         snprintf(reason, WORDS_SIZE, "%s needs %s; %d node%s could hold %s part of it", what, gang,
@@ -186,6 +193,18 @@ static void say_holders(struct daemon *d, enum sched_device device, struct plan_
     snprintf(x->unblock + len, sizeof x->unblock - (size_t)len,
              " (dha watch %lld); or dha hold %lld: it checkpoints and gives way",
              (long long)jobs[0], (long long)jobs[0]);
+    takes(x, ACCESS_JOB, jobs[0]);
+}
+
+static void say_wait_for(int64_t first, int64_t job, struct plan_explanation *x)
+{
+    SAY(unblock, "the start of job %lld, or a higher priority", (long long)first);
+    if (job) {
+        SAY(unblock, "the start of job %lld, or a higher priority: dha prio %lld N",
+            (long long)first, (long long)job);
+        takes(x, ACCESS_JOB, job);
+    }
+    x->need_priority = true;
 }
 
 static void say_busy(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,
@@ -205,12 +224,7 @@ static void say_busy(struct daemon *d, const struct snapshot *s, const struct sc
             SAY(reason, "%s is behind job %lld and %d more, which wait for slots", what,
                 (long long)first, dec->ahead - 1);
         }
-        if (job) {
-            SAY(unblock, "the start of job %lld, or a higher priority: dha prio %lld N",
-                (long long)first, (long long)job);
-        } else {
-            SAY(unblock, "the start of job %lld, or a higher priority", (long long)first);
-        }
+        say_wait_for(first, job, x);
     }
 }
 
@@ -227,11 +241,9 @@ static void say_behind(const struct snapshot *s, const struct sched_decision *de
         SAY(unblock, "a resources.walltime of at most %s (%lld s): it would start at once%s",
             duration(text, x->walltime_s * 1000000), (long long)x->walltime_s,
             job ? "; submit it again with that" : "");
-    } else if (job) {
-        SAY(unblock, "the start of job %lld, or a higher priority: dha prio %lld N",
-            (long long)first, (long long)job);
+        takes(x, ACCESS_SUBMIT, job);
     } else {
-        SAY(unblock, "the start of job %lld, or a higher priority", (long long)first);
+        say_wait_for(first, job, x);
     }
 }
 
@@ -245,10 +257,12 @@ static int say_dependency(struct daemon *d, int64_t on, const char *what,
     SAY(reason, "%s waits for the end of job %lld, which is %s", what, (long long)on,
         job_state_name(j.state));
     if (job_state_final(j.state)) {
-        SAY(unblock, "it waits for that job's success: dha retry %lld; or submit this one without",
+        SAY(unblock, "it waits for that job's success: submit this one without; or dha retry %lld",
             (long long)on);
+        takes(x, ACCESS_JOB, on);
     } else if (j.state == JOB_HELD) {
         SAY(unblock, "dha release %lld", (long long)on);
+        takes(x, ACCESS_JOB, on);
     } else {
         SAY(unblock, "the end of job %lld: dha watch %lld", (long long)on, (long long)on);
     }
@@ -298,7 +312,10 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
     case SCHED_DEPENDS: return say_dependency(d, dec->blocker, what, x, e);
     case SCHED_WAITS_EQUAL: return say_equal(d, dec->blocker, what, x, e);
     case SCHED_BACKOFF: return say_backoff(d, dec->stage, what, x, e);
-    case SCHED_NEVER: explain_never(s, dec, what, x->reason, x->unblock); break;
+    case SCHED_NEVER:
+        explain_never(s, dec, what, x->reason, x->unblock);
+        takes(x, ACCESS_SUBMIT, job);
+        break;
     case SCHED_DRAINED: {
         const struct sched_stage *st = snapshot_stage(s, dec->stage);
         char gang[GANG_SIZE], which[DRAINED_SIZE];
@@ -315,6 +332,7 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
                   "dha nodes resume %.60s"
                 : "when the node is fit again: dha nodes resume %.60s",
             first);
+        takes(x, ACCESS_ADMIN, 0);
         break;
     }
     case SCHED_BUSY:
@@ -370,12 +388,14 @@ static void explain_end(const struct store_job *job, struct plan_explanation *x)
         return;
     }
     SAY(reason, "%.300s", job->error.message[0] ? job->error.message : "no cause was recorded");
+    takes(x, ACCESS_JOB, job->id);
     if (job->state == JOB_CANCELLED) {
         SAY(unblock, "dha retry %lld", (long long)job->id);
     } else if (code != DHA_E_COUNT && code != DHA_E_INTERNAL &&
                dha_code_retry(code) == DHA_RETRY_USER) {
         SAY(unblock, "%.240s%s%s", hint, hint[0] && !said ? "; " : "",
             said ? "" : "submit it again with the mistake mended");
+        takes(x, ACCESS_SUBMIT, job->id);
     } else {
         SAY(unblock, "%.240s%sdha retry %lld", hint, hint[0] ? "; then " : "", (long long)job->id);
     }
@@ -384,25 +404,28 @@ static void explain_end(const struct store_job *job, struct plan_explanation *x)
 int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
                  struct dha_err *e)
 {
-    *x = (struct plan_explanation){0};
+    *x = (struct plan_explanation){.need = ACCESS_READ};
     if (job_state_final(job->state)) {
         explain_end(job, x);
         return 0;
     }
     if (turn_trouble(d, x->reason, sizeof x->reason)) {
         SAY(unblock, "free space on that disk, or see dhad.log");
+        takes(x, ACCESS_ADMIN, 0);
         return 0;
     }
     if (job->cancel) {
         SAY(reason, "it is being cancelled%s%.180s; its processes are given time to checkpoint",
             job->cancel_reason ? ": " : "", job->cancel_reason ? job->cancel_reason : "");
         SAY(unblock, "wait, or cancel it with --now");
+        takes(x, ACCESS_JOB, job->id);
         return 0;
     }
     if (job->state == JOB_HELD) {
         SAY(reason, "a user holds it%s",
             attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
         SAY(unblock, "dha release %lld", (long long)job->id);
+        takes(x, ACCESS_JOB, job->id);
         return 0;
     }
     if (remote_waits(d, job->id, x->reason, sizeof x->reason)) {

@@ -552,7 +552,7 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
 {
     struct snapshot s = {0};
     int rc = -1;
-    *x = (struct plan_explanation){0};
+    *x = (struct plan_explanation){.need = ACCESS_READ};
     if (snapshot_take(d, &s, e) != 0) {
         goto out;
     }

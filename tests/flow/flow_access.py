@@ -187,6 +187,44 @@ class Group(Case):
         self.assertEqual(d.post(f"/v1/jobs/{a}/cancel", {"now": True}).status, 200)
         d.until_state(a, "cancelled")
 
+    def test_explain_says_who_may_do_what_would_help(self):
+        d = self.dhad
+        a = self.submit_as(ALICE, "sleep=30 a", resources={"ranks": 4})
+        d.until_running(a, "search")
+        b = self.submit_as(BOB, "b", seed=2)
+        b2 = self.submit_as(BOB, "b2", seed=3)
+        held = self.submit_as(ALICE, "held", seed=4)
+        self.call(ALICE, "POST", f"/v1/jobs/{held}/hold", groups=[TEAM])
+
+        def unblock(job, uid=None):
+            if uid is None:
+                return d.get(f"/v1/jobs/{job}/explain").json["unblock"]
+            return self.call(uid, "GET", f"/v1/jobs/{job}/explain", groups=[TEAM])[1]["unblock"]
+        alices = f" (only uid {ALICE}, whose job %s is, and uid 0, who runs this daemon, may)"
+        # each line: the job, what would help, who may not, and what they are told beside it
+        gives_way = f"the end of what runs: job {a} (dha watch {a}); or dha hold {a}: it checkpoints and gives way"
+        prio = f"the start of job {b}, or a higher priority: dha prio {b2} N"
+        for job, what, who, more in (
+                (held, f"dha release {held}", BOB, alices % held), (b, gives_way, BOB, alices % a),
+                (b2, prio, BOB, " (over 0 only uid 0 may give, who runs this daemon)"),
+                (b2, prio, ALICE, f" (only uid {BOB}, whose job {b2} is, and uid 0, who runs this daemon, may)")):
+            self.assertEqual(unblock(job), what)
+            self.assertEqual(unblock(job, who), what + more)
+        for job, what in ((held, f"dha release {held}"), (b, gives_way)):
+            self.assertEqual(unblock(job, ALICE), what)
+        self.call(BOB, "POST", f"/v1/jobs/{b2}/priority", {"priority": -1}, groups=[TEAM])
+        self.assertEqual(unblock(b2, BOB), prio, "as far as 0 they may")
+        dry = self.call(BOB, "POST", "/v1/jobs", {"spec": d.spec("x", seed=9), "dry_run": True}, groups=[TEAM])[1]["now"]
+        self.assertEqual(dry["unblock"], f"the start of job {b}, or a higher priority (over 0 only uid 0 may give, who runs"
+                         " this daemon)")
+        d.post(f"/v1/nodes/{d.get('/v1/nodes').json['nodes'][0]['name']}/drain", {"reason": "fan"})
+        self.assertTrue(unblock(b, BOB).endswith(" (only uid 0, who runs this daemon, may)"), unblock(b, BOB))
+        self.assertNotIn("only", unblock(b))
+        d.post(f"/v1/jobs/{a}/cancel", {"now": True})
+        d.until_state(a, "cancelled")
+        self.assertEqual(unblock(a, BOB), f"dha retry {a}" + alices % a)
+        self.assertEqual(unblock(a, ALICE), f"dha retry {a}")
+
     def test_what_was_done_says_who_did_it(self):
         d = self.dhad
         a = self.submit_as(ALICE, "sleep=30 a")
@@ -271,6 +309,15 @@ class Others(Case):
         for call, (status, doc) in zip(calls, self.calls(STRANGER, calls)):
             self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call, doc))
         self.assertFalse(d.job(job)["cancelling"])
+
+    def test_a_viewer_is_not_told_to_submit_or_release(self):
+        d = self.dhad
+        bad, held = d.submit("search.fail=bad_input"), d.submit("h", seed=2)
+        d.post(f"/v1/jobs/{held}/hold")
+        d.until_state(bad, "failed")
+        (_, x), (_, y) = self.calls(STRANGER, [("GET", f"/v1/jobs/{i}/explain") for i in (bad, held)])
+        self.assertIn(" (you may not; uid 0, who runs this daemon, can let you in)", x["unblock"])
+        self.assertEqual(y["unblock"], f"dha release {held} (only uid 0, who runs this daemon, may)")
 
 
 class Directory(Case):
