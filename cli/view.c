@@ -372,7 +372,9 @@ int view_outcome(const cJSON *job, struct dha_err *e)
     code = dha_code_from_name(json_str(err, "code", "failed"));
     if (retry_helps(code)) {
         snprintf(again, sizeof again, "\n`dha retry %s` goes on from what is finished%s", id,
-                 dha_code_retry(code) == DHA_RETRY_USER ? ", once that is mended" : "");
+                 dha_code_retry(code) == DHA_RETRY_USER || code == DHA_E_NO_SPACE
+                     ? ", once that is mended"
+                     : "");
     }
     msg = json_str(err, "message", "no reason was recorded");
     if (!strncmp(msg, "stage ", 6)) { /* the worker has said which */

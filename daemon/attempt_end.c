@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -256,6 +257,20 @@ static int take_down(struct attempt *a, const struct verdict *v, int exit_code, 
     return store_keep(a->d->store, &mark, e);
 }
 
+/* Another attempt on the same full disk will not help: where there must be room, and how little there was. */
+static void say_space(const struct attempt *a, struct dha_err *why)
+{
+    char said[sizeof why->hint];
+    struct statvfs fs;
+    if (why->code != DHA_E_NO_SPACE || statvfs(a->dir, &fs) != 0) {
+        return;
+    }
+    memcpy(said, why->hint, sizeof said);
+    dha_err_hint(why, "free space first: the disk of %.120s had %llu MiB free when it ended%s%.80s",
+                 a->dir, (unsigned long long)(fs.f_bavail * fs.f_frsize) >> 20, said[0] ? "; " : "",
+                 said);
+}
+
 int attempt_conclude(struct attempt *a, struct dha_err *e)
 {
     struct verdict_facts f;
@@ -269,6 +284,7 @@ int attempt_conclude(struct attempt *a, struct dha_err *e)
     }
     FAILPOINT(ingest_final);
     struct verdict v = verdict_of(&f);
+    say_space(a, &v.error);
     FAILPOINT(finish_before_commit);
     int exit_code = !f.has_exit ? -1 : f.exited >= 0 ? f.exited : 128 + f.signal;
     if (take_down(a, &v, exit_code, e) != 0) {

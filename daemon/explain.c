@@ -295,7 +295,10 @@ static int say_backoff(struct daemon *d, int64_t stage, const char *what,
     int64_t left = (st.not_before_us - now_us()) / 1000000 + 1;
     SAY(reason, "the last attempt of %s failed (%.200s); the next waits %lld s", what,
         st.error.message, (long long)(left > 0 ? left : 0));
-    SAY(unblock, "nothing to do: it starts by itself");
+    SAY(unblock, "%s%.240s",
+        st.error.hint[0] ? "it starts by itself; if it fails again: "
+                         : "nothing to do: it starts by itself",
+        st.error.hint);
     x->start_us = st.not_before_us;
     store_stage_finish(&st);
     return 0;

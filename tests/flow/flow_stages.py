@@ -284,6 +284,19 @@ class Failure(harness.Case):
         gaps = [(b - a) / 1e6 for a, b in zip(times, times[1:])]
         self.assertTrue(all(g > w for g, w in zip(gaps, (1, 2, 4))), gaps)
 
+    def test_a_stage_that_found_the_disk_full_says_where_and_how_full(self):
+        d = self.dhad
+        job = d.submit("search.fail=no_space")
+        told = d.until(lambda: (x := d.get(f"/v1/jobs/{job}/explain").json)["verdict"] == "backoff" and x)
+        where = os.path.join(d.stage_dir(job, "search"), "a")
+        self.assertIn(f"if it fails again: free space first: the disk of {where}", told["unblock"])
+        j = d.until_state(job, "failed", seconds=60)
+        self.assertRegex(j["error"]["hint"], f"^free space first: the disk of {where}4 had [0-9]+ MiB free when it ended; do not tell it to$")
+        fs = os.statvfs(d.state)
+        free = int(j["error"]["hint"].split(" MiB")[0].split()[-1])
+        self.assertTrue(free <= fs.f_blocks * fs.f_frsize >> 20, free)
+        self.assertEqual(d.get(f"/v1/jobs/{job}/explain").json["unblock"], j["error"]["hint"] + f"; then dha retry {job}")
+
     def test_a_worker_that_dies_without_a_word_is_an_infrastructure_fault(self):
         d = self.dhad
         job = d.submit("search.die=11:1 train.exit=1:1 eval.exit=0:1")
