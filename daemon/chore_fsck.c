@@ -51,7 +51,7 @@ static int confirm(struct chore *c, enum chore_next *next, struct dha_err *e)
     }
     k->at = 0;
     for (size_t i = 0; i < k->report.n; i++) {
-        repairable |= fsck_kind_repair(k->report.at[i].kind) != NULL;
+        repairable |= fsck_repair_of(&k->report.at[i]) != NULL;
     }
     c->result = fsck_doc(&k->report);
     *next = repairable ? CHORE_PLANNED : CHORE_DONE;
@@ -92,7 +92,7 @@ static int repair(struct chore *c, enum chore_next *next, struct dha_err *e)
         } else if (done) {
             k->repaired++;
         } else {
-            k->skipped += fsck_kind_repair(f->kind) != NULL;
+            k->skipped += fsck_repair_of(f) != NULL;
         }
     }
     atomic_store(&c->progress.done, (int64_t)k->at);

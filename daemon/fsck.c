@@ -32,9 +32,9 @@ const char *fsck_kind_name(enum fsck_kind k)
     return kinds[k].name;
 }
 
-const char *fsck_kind_repair(enum fsck_kind k)
+const char *fsck_repair_of(const struct fsck_finding *f)
 {
-    return kinds[k].repair;
+    return f->left ? NULL : kinds[f->kind].repair;
 }
 
 static void finding_finish(struct fsck_finding *f)
@@ -76,6 +76,14 @@ struct check {
     struct dha_err *e;
 };
 
+/* In a directory of theirs users could lead us to something else between the look and the move. */
+#define LEFT_THERE "it is in a directory of uid %ld and is left there: its owner can remove it"
+
+static bool is_moved(enum fsck_kind k)
+{
+    return k == FSCK_UNKNOWN || k == FSCK_LEFTOVER;
+}
+
 __attribute__((format(printf, 5, 6))) static void found(struct check *c, enum fsck_kind kind,
                                                         const char *path, const char *hint,
                                                         const char *fmt, ...)
@@ -89,10 +97,17 @@ __attribute__((format(printf, 5, 6))) static void found(struct check *c, enum fs
                              .job = c->job,
                              .stage = c->stage ? c->stage->id : 0,
                              .checkpoint = c->checkpoint};
+    char left[128];
     va_list ap;
     va_start(ap, fmt);
     int n = vasprintf(&f.message, fmt, ap);
     va_end(ap);
+    uid_t owner = is_moved(kind) ? runas_owner(path) : RUNAS_SELF;
+    f.left = owner != RUNAS_SELF;
+    if (f.left) {
+        snprintf(left, sizeof left, LEFT_THERE, (long)owner);
+        hint = left;
+    }
     f.path = path ? strdup(path) : NULL;
     f.hint = hint ? strdup(hint) : NULL;
     struct fsck_finding *at = n < 0 || (path && !f.path) || (hint && !f.hint)
@@ -581,12 +596,10 @@ static int move_away(struct store *s, const char *state_dir, const char *lost,
     if (files_there(to)) {
         return dha_fail(e, DHA_E_CONFLICT, "%s is there already", to);
     }
-    /* In a directory of theirs they could lead us to something else between the look and the move. */
     uid_t owner = runas_owner(f->path);
     if (owner != RUNAS_SELF) {
-        dha_fail(e, DHA_E_FORBIDDEN, "%s is in a directory of uid %ld and is left there", f->path,
-                 (long)owner);
-        return dha_err_hint(e, "its owner can remove it");
+        dha_fail(e, DHA_E_FORBIDDEN, LEFT_THERE, (long)owner);
+        return dha_err_context(e, "%s", f->path);
     }
     FAILPOINT(admin_fsck_before_move);
     if (rename(f->path, to) != 0) {
@@ -616,7 +629,7 @@ int fsck_repair(struct store *s, const char *state_dir, const char *lost,
                 const struct fsck_finding *f, int64_t now_us, bool *done, struct dha_err *e)
 {
     *done = false;
-    if (!fsck_kind_repair(f->kind)) {
+    if (!fsck_repair_of(f)) {
         return 0;
     }
     bool so = false;
@@ -626,9 +639,8 @@ int fsck_repair(struct store *s, const char *state_dir, const char *lost,
     if (!so) {
         return 0;
     }
-    int rc = f->kind == FSCK_UNKNOWN || f->kind == FSCK_LEFTOVER
-                 ? move_away(s, state_dir, lost, f, now_us, e)
-                 : mark(s, f, now_us, e);
+    int rc = is_moved(f->kind) ? move_away(s, state_dir, lost, f, now_us, e)
+                               : mark(s, f, now_us, e);
     *done = rc == 0;
     return rc;
 }
@@ -658,7 +670,7 @@ cJSON *fsck_doc(const struct fsck_report *r)
         rc = json_put_str(one, "kind", fsck_kind_name(f->kind)) |
              put_id_or_null(one, "job", f->job) | put_id_or_null(one, "stage", f->stage) |
              put_text(one, "path", f->path) | json_put_str(one, "message", f->message) |
-             put_text(one, "hint", f->hint) | put_text(one, "repair", fsck_kind_repair(f->kind));
+             put_text(one, "hint", f->hint) | put_text(one, "repair", fsck_repair_of(f));
         if (rc != 0 || !cJSON_AddItemToArray(list, one)) {
             cJSON_Delete(one);
             rc = -1;

@@ -32,10 +32,10 @@ enum fsck_kind {
         FSCK_KINDS
 };
 const char *fsck_kind_name(enum fsck_kind k);
-const char *fsck_kind_repair(enum fsck_kind k);
 
 struct fsck_finding {
     enum fsck_kind kind;
+    bool left;                      /* in a directory of the job's user: no repair touches it */
     int64_t job, stage, checkpoint; /* 0 = none */
     char *path;                     /* absolute; NULL = none */
     char *message, *hint;           /* hint NULL = none */
@@ -51,6 +51,8 @@ struct fsck_report {
 enum { FSCK_MAX = 10000 };
 void fsck_report_finish(struct fsck_report *r);
 void fsck_report_drop(struct fsck_report *r, size_t i); /* the i-th goes */
+/* What a repair does to it; NULL = nothing. */
+const char *fsck_repair_of(const struct fsck_finding *f);
 
 /* s: a reader of state_dir. deep: checkpoints and the outputs of finished stages are
  * read and compared with their digests. -1 only if it could not be done. */
@@ -59,7 +61,7 @@ int fsck_check(struct store *s, const char *state_dir, bool deep, struct progres
 
 /* Is it still so, as far as a short look tells? s: any. */
 int fsck_still(struct store *s, const struct fsck_finding *f, bool *so, struct dha_err *e);
-/* One finding whose kind can be repaired. s: the writing store; lost: the directory under which things are put (made
+/* One finding that can be repaired. s: the writing store; lost: the directory under which things are put (made
  * when needed). *done = false: it is not so any more. */
 int fsck_repair(struct store *s, const char *state_dir, const char *lost,
                 const struct fsck_finding *f, int64_t now_us, bool *done, struct dha_err *e);

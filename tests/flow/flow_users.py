@@ -414,9 +414,34 @@ os.unlink(out + '/model'); os.rename(out, out + '.bak'); os.symlink(closed, out)
             for name in names:
                 with open(os.path.join(root, name), errors="replace") as f:
                     self.assertNotIn("secret of root", f.read(), name)
-        chore = d.post("/v1/admin/fsck", {}).json["chore"]["id"]
-        c = d.until(lambda: (c := d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"])["state"] != "running" and c)
+
+        def fsck():
+            chore = d.post("/v1/admin/fsck", {}).json["chore"]["id"]
+            return chore, d.until(lambda: (c := d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"])["state"] != "running"
+                                  and c)
+        # what will be left alone is not in the plan
+        _, c = fsck()
+        (f,) = c["result"]["findings"]
+        left = f"it is in a directory of uid {ALICE} and is left there"
+        self.assertEqual((c["state"], f["path"], f["repair"]), ("done", os.path.join(out, "x.tmp"), None))
+        self.assertIn(left, f["hint"])
+        r = subprocess.run([os.path.join(harness.BIN, "dha"), "--socket", d.socket, "admin", "fsck", "--repair", "--dry-run"],
+                           capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        self.assertIn(left, r.stdout)
+        self.assertNotIn("will", r.stdout)
+        d.end()
+        for more in (["--dry-run"], []):
+            r = subprocess.run([os.path.join(harness.BIN, "dhad"), "fsck", "--state", d.state, "--repair", *more],
+                               capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+            self.assertEqual(r.returncode, 1, r)
+            self.assertIn(left, r.stdout)
+            self.assertNotIn("will", r.stdout)
+        d.start()
+        # nor is it moved where it became theirs after the plan was made
+        os.chown(os.path.join(d.state, "jobs", job), 0, 0)
+        chore, c = fsck()
         self.assertEqual(c["state"], "planned", c)
+        os.chown(os.path.join(d.state, "jobs", job), ALICE, ALICE)
         d.post(f"/v1/admin/chores/{chore}/apply")
         c = d.until(lambda: (c := d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"])["state"] == "done" and c)
         self.assertTrue(c["result"]["failed"])
