@@ -157,6 +157,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     }
     id = json_str(json_get(doc, "job"), "id", "");
     cli_say("job %s submitted", id);
+    specfile_say_if_blocked(c, id);
     end = follow_jobs(c, &id, 1, stderr, &job, e);
     if (end < 0) {
         goto out;

@@ -85,7 +85,10 @@ static void print_plan(const cJSON *plan)
     const cJSON *s, *now = json_get(plan, "now");
 
     printf("spec is valid; slots needed: %lld (%s)\n", (long long)json_int(plan, "slots", 0),
-           json_bool(plan, "fits", true) ? "there is a place for it" : "no node could hold it");
+           !json_bool(plan, "fits", true) ? "no node could hold it"
+           : strcmp(json_str(now, "verdict", ""), "drained")
+               ? "there is a place for it"
+               : "there is a place for it, but not on the nodes that take work now");
     cJSON_ArrayForEach(s, json_get(plan, "stages"))
     {
         const cJSON *from = json_get(s, "reused_from");
@@ -153,6 +156,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         puts(id);
         fflush(stdout);
     }
+    specfile_say_if_blocked(c, id);
     ret = 0;
     if (arg_flag(a, "wait")) {
         int end = follow_jobs(c, &id, 1, stderr, &job, e);

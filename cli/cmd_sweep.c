@@ -345,6 +345,35 @@ static int print_plan(const cJSON *plan, bool as_json, struct dha_err *e)
     return 0;
 }
 
+/* The jobs of a sweep ask for the same place: one of them speaks for all. */
+static void say_if_blocked(struct client *c, const cJSON *jobs)
+{
+    const cJSON *j;
+
+    cJSON_ArrayForEach(j, jobs)
+    {
+        if (!strcmp(json_str(j, "state", ""), "queued")) {
+            specfile_say_if_blocked(c, json_str(j, "id", ""));
+            return;
+        }
+    }
+}
+
+static int dry_run(struct client *c, const struct args *a, const cJSON *plan, struct dha_err *e)
+{
+    const cJSON *spec = json_at(plan, "points.0.spec");
+    struct submission s = {.dry_run = true};
+    cJSON *one = NULL;
+    int ret = spec ? specfile_post(c, spec, &s, &one, e) : 0;
+
+    if (!ret) {
+        specfile_say_blocked("the sweep", json_get(one, "now"));
+        ret = print_plan(plan, arg_flag(a, "json"), e);
+    }
+    cJSON_Delete(one);
+    return ret;
+}
+
 static int create(struct client *c, const struct args *a, struct dha_err *e)
 {
     cJSON *body = cJSON_CreateObject();
@@ -365,7 +394,7 @@ static int create(struct client *c, const struct args *a, struct dha_err *e)
     }
     sweep_left_out(stderr, "dha: ", plan);
     if (arg_flag(a, "dry-run")) {
-        ret = print_plan(plan, arg_flag(a, "json"), e);
+        ret = dry_run(c, a, plan, e);
         goto out;
     }
     cJSON_DeleteItemFromObjectCaseSensitive(body, "dry_run");
@@ -373,6 +402,7 @@ static int create(struct client *c, const struct args *a, struct dha_err *e)
         goto out;
     }
     id = json_str(json_get(doc, "sweep"), "id", "");
+    say_if_blocked(c, json_at(doc, "sweep.jobs"));
     if (arg_flag(a, "json")) {
         ret = cli_print_json(json_get(doc, "sweep"), e);
     } else {

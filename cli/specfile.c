@@ -157,3 +157,30 @@ int specfile_post(struct client *c, const cJSON *spec, const struct submission *
     }
     return rc;
 }
+
+bool specfile_say_blocked(const char *whose, const cJSON *now)
+{
+    const char *verdict = json_str(now, "verdict", "");
+
+    if (strcmp(verdict, "drained") && strcmp(verdict, "never_fits")) {
+        return false;
+    }
+    cli_say("%s cannot start as things are: %s\nwhat would help: %s", whose,
+            json_str(now, "reason", "?"), json_str(now, "unblock", "?"));
+    return true;
+}
+
+void specfile_say_if_blocked(struct client *c, const char *id)
+{
+    struct dha_err why = {0};
+    cJSON *now = NULL;
+    char whose[32];
+
+    snprintf(whose, sizeof whose, "job %.20s", id);
+    if (client_get(c, &now, &why, "/v1/jobs/%s/explain", id)) {
+        cli_say("%s is submitted; whether it can start is not known: %s", whose, why.msg);
+    } else {
+        specfile_say_blocked(whose, now);
+    }
+    cJSON_Delete(now);
+}

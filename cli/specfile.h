@@ -18,6 +18,11 @@ struct submission {
 /* POST /v1/jobs. *out: the whole answer. A refused spec prints all its errors on stderr. */
 int specfile_post(struct client *c, const cJSON *spec, const struct submission *s, cJSON **out,
                   struct dha_err *e);
+/* A job that waits for more than its turn: the nodes that take work now do not hold it, somebody has to act. `now`: an
+ * explanation. Says so on stderr, of whom it is so in front, and returns true. */
+bool specfile_say_blocked(const char *whose, const cJSON *now);
+/* The same, asked for: of a job that has just been submitted. */
+void specfile_say_if_blocked(struct client *c, const char *id);
 /* The "errors" list of an error document, one line each with its path and hint. Returns their number. */
 int specfile_print_errors(FILE *out, const cJSON *error);
 

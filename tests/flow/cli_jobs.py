@@ -34,6 +34,26 @@ class Submit(cli_harness.Case):
         self.assertEqual(r.err, "")
         self.dhad.until_state(r.out.strip(), "done")
 
+    def test_what_the_nodes_that_take_work_do_not_hold_is_taken_and_said(self):
+        node = self.dhad.get("/v1/nodes").json["nodes"][0]["name"]
+        path = self.spec_file()
+        sweep = ("sweep", "create", path, "--budget", "0.5,0.25", "--method", "gqa")
+        for args in (("submit", path, "--dry-run"), (*sweep, "--dry-run")):
+            self.assertNotIn("as things are", (r := self.ok(*args)).err, r)
+            self.assertNotIn("not on the nodes", r.out)
+        self.ok("nodes", "drain", node, "--reason", "fan broken")
+        help = f"what would help: when the node is fit again: dha nodes resume {node}"
+        for args, whose in ((("submit", path), "job 1"), (("submit", path, "--json"), "job 2"), (sweep, "job 3"),
+                            ((*sweep, "--dry-run"), "the sweep")):
+            r = self.ok(*args)
+            self.assertRegex(r.err, f"^dha: {whose} cannot start as things are: .* needs 2 slots, and every node that has them is")
+            self.assertIn(f"drained: {node} (fan broken)\n{help}\n", r.err)
+            self.assertEqual(r.err.count("\n"), 2, "once for all")
+        self.assertIn("(there is a place for it, but not on the nodes that take work now)", self.ok("submit", path, "--dry-run").out)
+        self.assertEqual(self.ok("submit", path, "--hold").err, "")
+        self.ok("nodes", "resume", node)
+        self.assertEqual(self.ok("submit", path).err, "")
+
     def test_relative_paths_are_relative_to_the_spec(self):
         folder = os.path.join(self.dhad.dir, "specs")
         os.mkdir(folder)
