@@ -72,6 +72,7 @@ struct attempt {
     bool polling;
     /* being stopped */
     enum attempt_stop stop;
+    int64_t gives_way_to; /* the job of higher priority for which it was told to; 0 = none */
     bool over_time, stalled, gone;
     char gone_why[320];     /* what of its directory was removed while it ran */
     struct stall stall;     /* how long its steps take */

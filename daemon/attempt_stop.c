@@ -163,11 +163,16 @@ bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
         }
         if (a->stop != STOP_NONE) {
             uint64_t now = uv_now(&d->loop);
+            char to[64] = "";
+            if (a->gives_way_to) {
+                snprintf(to, sizeof to, ", to give way to job %lld of higher priority",
+                         (long long)a->gives_way_to);
+            }
             int n = snprintf(text, size, "told to checkpoint and stop%s",
                              a->gone        ? ", because its directory was removed"
                              : a->stalled   ? ", because it counts as frozen"
                              : a->over_time ? ", because its walltime is over"
-                                            : "");
+                                            : to);
             if (a->kill_at_ms && n > 0 && (size_t)n < size) {
                 snprintf(text + n, size - (size_t)n, "; killed in %llu s if it does not",
                          (unsigned long long)(a->kill_at_ms > now ? (a->kill_at_ms - now) / 1000 + 1

@@ -3,6 +3,7 @@
 #include "daemon/plan.h"
 #include "daemon/remote.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,16 @@ static const char *duration(char text[TIME_TEXT], int64_t us)
     return text;
 }
 
+__attribute__((format(printf, 2, 3))) static void add_reason(struct plan_explanation *x,
+                                                             const char *fmt, ...)
+{
+    size_t n = strlen(x->reason);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(x->reason + n, sizeof x->reason - n, fmt, ap);
+    va_end(ap);
+}
+
 /* What is promised, as the end of a sentence; nothing where no date can be given. */
 static void say_date(const struct sched_decision *dec, struct plan_explanation *x)
 {
@@ -64,10 +75,9 @@ static void say_date(const struct sched_decision *dec, struct plan_explanation *
     if (localtime_r(&t, &tm)) {
         strftime(clock, sizeof clock, "%Y-%m-%d %H:%M", &tm);
     }
-    size_t n = strlen(x->reason);
     x->start_us = dec->start_us;
-    snprintf(x->reason + n, sizeof x->reason - n, "; it starts by %s (in %s) at the latest", clock,
-             duration(in, dec->start_us - now_us()));
+    add_reason(x, "; it starts by %s (in %s) at the latest", clock,
+               duration(in, dec->start_us - now_us()));
 }
 
 enum { GANG_SIZE = 200, DRAINED_SIZE = 400, WORDS_SIZE = 320 };
@@ -207,8 +217,37 @@ static void say_wait_for(int64_t first, int64_t job, struct plan_explanation *x)
     x->need_priority = true;
 }
 
-static void say_busy(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,
-                     const char *what, int64_t job, struct plan_explanation *x)
+/* Of who is first in line: does something of lower priority give way to it, and if not, why not? */
+static int say_preempt(struct daemon *d, const struct snapshot *s, const struct sched_stage *st,
+                       int64_t job, struct plan_explanation *x, struct dha_err *e)
+{
+    int64_t gives = plan_giving_way(d, job), lower;
+    if (gives) {
+        add_reason(x, "; job %lld of lower priority checkpoints and gives way to it",
+                   (long long)gives);
+        SAY(unblock, "nothing to do: it starts when job %lld has stopped (dha watch %lld)",
+            (long long)gives, (long long)gives);
+        takes(x, ACCESS_READ, 0);
+        return 0;
+    }
+    if (plan_lower(d, s, st, &lower, e) != 0) {
+        return -1;
+    }
+    if (lower && !d->preempt) {
+        add_reason(x, "; job %lld has a lower priority, but the setting preempt is off: it goes on",
+                   (long long)lower);
+    } else if (lower) {
+        add_reason(x, "; job %lld has a lower priority, and gives way if that makes room enough",
+                   (long long)lower);
+    } else if (d->preempt) {
+        add_reason(x, "; nothing that runs there has a priority under its %d, so nothing gives way",
+                   st->priority);
+    }
+    return 0;
+}
+
+static int say_busy(struct daemon *d, const struct snapshot *s, const struct sched_decision *dec,
+                    const char *what, int64_t job, struct plan_explanation *x, struct dha_err *e)
 {
     int64_t first = dec->ahead ? job_of(s, dec->blocker) : 0;
     if (!first) {
@@ -218,6 +257,9 @@ static void say_busy(struct daemon *d, const struct snapshot *s, const struct sc
         SAY(reason, "%s is first in line: it needs %s, %d of %d are free%s", what, gang, dec->free,
             dec->most, is_plain(st) ? "" : " on the best node");
         say_holders(d, st->device, x);
+        if (say_preempt(d, s, st, job, x, e) != 0) {
+            return -1;
+        }
     } else {
         SAY(reason, "%s is behind job %lld, which waits for slots", what, (long long)first);
         if (dec->ahead > 1) {
@@ -226,6 +268,7 @@ static void say_busy(struct daemon *d, const struct snapshot *s, const struct sc
         }
         say_wait_for(first, job, x);
     }
+    return 0;
 }
 
 /* Slots are free, and kept for somebody: a walltime may let it start all the same. */
@@ -339,7 +382,9 @@ int explain_decision(struct daemon *d, const struct snapshot *s, const struct sc
         break;
     }
     case SCHED_BUSY:
-        say_busy(d, s, dec, what, job, x);
+        if (say_busy(d, s, dec, what, job, x, e) != 0) {
+            return -1;
+        }
         say_date(dec, x);
         break;
     case SCHED_BEHIND:

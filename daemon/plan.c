@@ -330,6 +330,7 @@ static int give_way(struct daemon *d, int64_t attempt, int64_t to, struct dha_er
                             NULL, e) != 0) {
             return -1;
         }
+        a->gives_way_to = to;
         attempts_stop(d, a->job, PREEMPT_GRACE_MS);
     }
     return 0;
@@ -394,6 +395,51 @@ static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e
     free(rows);
     free(l);
     return rc;
+}
+
+static bool holds_one(const struct snapshot *s, const struct sched_stage *st,
+                      const struct store_slot *rows, size_t n, int64_t attempt)
+{
+    for (size_t i = 0; i < n && i < s->n_slots; i++) {
+        if (rows[i].attempt == attempt && s->slots[i].device == st->device &&
+            may_use(st, &s->slots[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int plan_lower(struct daemon *d, const struct snapshot *s, const struct sched_stage *st,
+               int64_t *job, struct dha_err *e)
+{
+    struct store_slot *rows = NULL;
+    size_t n_rows = 0;
+    *job = 0;
+    if (store_slots(d->store, &rows, &n_rows, e) != 0) {
+        return -1;
+    }
+    int rc = 0;
+    for (const struct attempt *a = d->attempts; a && !*job && rc == 0; a = a->next) {
+        struct store_job j;
+        rc = store_job_brief(d->store, a->job, &j, e);
+        if (rc == 0) {
+            bool lower = j.priority < st->priority && holds_one(s, st, rows, n_rows, a->id);
+            *job = lower ? a->job : 0;
+            store_job_finish(&j);
+        }
+    }
+    free(rows);
+    return rc;
+}
+
+int64_t plan_giving_way(const struct daemon *d, int64_t job)
+{
+    for (const struct attempt *a = d->attempts; a && job; a = a->next) {
+        if (a->gives_way_to == job) {
+            return a->job;
+        }
+    }
+    return 0;
 }
 
 int plan_pass(struct daemon *d, struct dha_err *e)

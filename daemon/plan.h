@@ -40,6 +40,12 @@ const struct sched_stage *snapshot_stage(const struct snapshot *s, int64_t stage
 /* NULL if it is not of the queue (a preview's). */
 const struct store_candidate *snapshot_candidate(const struct snapshot *s, int64_t stage);
 
+/* A running job of lower priority than the stage on slots that it could use; *job = 0: there is none. */
+int plan_lower(struct daemon *d, const struct snapshot *s, const struct sched_stage *st,
+               int64_t *job, struct dha_err *e);
+/* A job that was told to give way to this one and still runs; 0 = none. */
+int64_t plan_giving_way(const struct daemon *d, int64_t job);
+
 /* Why the nodes that there are can never hold the gang: two sentences, of at most 320 bytes. */
 void explain_never(const struct snapshot *s, const struct sched_decision *dec, const char *what,
                    char *reason, char *unblock);

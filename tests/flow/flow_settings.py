@@ -96,6 +96,35 @@ class Settings(unittest.TestCase):
         self.assertEqual(starts, [low, high, equal])
         d.end()
 
+    def test_explain_says_who_gives_way_or_why_nobody_does(self):
+        for preempt in (0, 1):
+            d = self.daemon({"slots": 2, "preempt": preempt})
+            d.start()
+            low = d.submit("train.sleep=60 train.deaf=1", priority=1)
+            d.until_running(low, "train")
+            equal = d.submit("equal", seed=2, priority=1)
+            x = d.get(f"/v1/jobs/{equal}/explain").json
+            self.assertIn("first in line", x["reason"])
+            self.assertEqual("; nothing that runs there has a priority under its 1, so nothing gives way" in x["reason"], bool(preempt), x)
+            dry = d.post("/v1/jobs", {"spec": d.spec("dry", seed=3, priority=5), "dry_run": True}).json["now"]
+            high = d.submit("high", seed=3, priority=5)
+            if not preempt:
+                for x in (dry, d.get(f"/v1/jobs/{high}/explain").json):
+                    self.assertIn(f"; job {low} has a lower priority, but the setting preempt is off: it goes on", x["reason"])
+                    self.assertIn(f"or dha hold {low}", x["unblock"])
+            else:
+                self.assertIn(f"; job {low} has a lower priority, and gives way if that makes room enough", dry["reason"])
+                d.until(lambda: "told to checkpoint" in d.get(f"/v1/jobs/{low}/explain").json["reason"])
+                x = d.get(f"/v1/jobs/{high}/explain").json
+                self.assertIn(f"; job {low} of lower priority checkpoints and gives way to it", x["reason"])
+                self.assertEqual(x["unblock"], f"nothing to do: it starts when job {low} has stopped (dha watch {low})")
+                self.assertIn(f", to give way to job {high} of higher priority; killed in",
+                              d.get(f"/v1/jobs/{low}/explain").json["reason"])
+            for job in (low, equal, high):
+                d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+            d.until_state(low, "cancelled")
+            d.end()
+
     def test_it_does_not_start_with_a_file_that_cannot_be_used(self):
         d = self.daemon({"slots": 3, "stall": 4})
         d.start(wait=False)
