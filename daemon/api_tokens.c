@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include "daemon/doc.h"
+#include "daemon/runas.h"
 #include "daemon/stagekey.h"
 
 enum { TOKEN_BYTES = 32, TOKEN_SIZE = 2 * TOKEN_BYTES + 1 };
@@ -134,11 +135,27 @@ static int read_token(struct api_call *c, struct store_token *t)
     return 0;
 }
 
+/* Where jobs run as their users, one who is none could submit nothing: said now, and not to whoever has the token. */
+static int check_user(struct api_call *c, const struct store_token *t)
+{
+    struct runas_account ignored;
+    if (access_may(access_role_named(t->role), ACCESS_SUBMIT) == ACCESS_NO ||
+        runas_user(t->owner_uid) == RUNAS_SELF ||
+        runas_account((uid_t)t->owner_uid, &ignored, &c->e) == 0) {
+        return 0;
+    }
+    return c->e.code == DHA_E_FORBIDDEN
+               ? dha_err_hint(&c->e,
+                              "name a user that `getent passwd` knows on the daemon's host; or "
+                              "make it a viewer's token, which submits nothing")
+               : -1;
+}
+
 enum api_outcome api_token_new(struct api_call *c)
 {
     char secret[TOKEN_SIZE], digest[STORE_DIGEST_SIZE];
     struct store_token t;
-    if (read_token(c, &t) != 0 || make_secret(secret, &c->e) != 0 ||
+    if (read_token(c, &t) != 0 || check_user(c, &t) != 0 || make_secret(secret, &c->e) != 0 ||
         stagekey_digest(secret, digest, &c->e) != 0 ||
         store_token_new(c->d->store, &t, digest, &c->e) != 0) {
         return API_FAIL;

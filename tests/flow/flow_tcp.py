@@ -270,6 +270,17 @@ class Writing(Tcp):
         self.token("x", "owner")
         self.assertEqual(d.post("/v1/admin/tokens", {"name": "x", "role": "viewer"}).status, 409)
 
+    @unittest.skipUnless(os.geteuid() == 0, "only root's daemon runs jobs as others")
+    def test_a_token_that_submits_is_for_a_user_of_the_host(self):
+        d = self.dhad
+        for role in ("operator", "owner"):
+            r = d.post("/v1/admin/tokens", {"name": "x", "role": role, "uid": 54321})
+            self.refused((r.status, r.json), 403, "forbidden")
+            self.assertIn("uid 54321 is no user of this host", r.json["error"]["message"])
+            self.assertIn("getent passwd", r.json["error"]["hint"])
+        self.assertEqual(d.get("/v1/admin/tokens").json["tokens"], [])
+        self.token("v", "viewer", uid=54321)
+
 
 class Door(Tcp):
     def test_it_is_not_moved_while_the_daemon_runs(self):
