@@ -146,6 +146,7 @@ static int check_query(struct api_call *c, const struct route *r)
 static int parse_body(struct api_call *c, const struct route *r)
 {
     const struct server_request *rq = c->rq;
+    struct draft *draft = rq->own;
     if (rq->too_large) {
         dha_fail(&c->e, DHA_E_TOO_LARGE, "the request's body is over %d bytes", SERVER_BODY_MAX);
         return dha_err_hint(&c->e, "name files instead of sending what is in them; ask in parts");
@@ -157,7 +158,13 @@ static int parse_body(struct api_call *c, const struct route *r)
     if (!r->body) {
         return dha_fail(&c->e, DHA_E_USAGE, "GET %s takes no body", r->path);
     }
-    c->body = json_parse(rq->body, rq->body_len, NULL, &c->e);
+    if (draft) {
+        c->body = draft->body;
+        c->e = draft->body_e;
+        draft->body = NULL;
+    } else {
+        c->body = json_parse(rq->body, rq->body_len, NULL, &c->e);
+    }
     if (!c->body) {
         return dha_err_context(&c->e, "the request's body");
     }
@@ -399,17 +406,39 @@ static enum api_outcome run(struct api_call *c, const struct route *r)
     return out;
 }
 
+/* A submission is read by draft.c, and comes again if that is not done at once. */
+static bool is_drafted(const struct api_call *c, const struct route *r)
+{
+    return r->handler == api_job_submit && !c->rq->own && c->rq->body_len > 0 && !c->rq->too_large;
+}
+
+static enum api_outcome answer(struct api_call *c, const struct route *r)
+{
+    if (check_access(c, r) != 0 || check_query(c, r) != 0) {
+        return API_FAIL;
+    }
+    bool now = true;
+    if (is_drafted(c, r) && (daemon_may_run(c->d, (int64_t)c->rq->peer_uid, &c->e) != 0 ||
+                             drafts_begin(c->d, c->rq, &now, &c->e) != 0)) {
+        return API_FAIL;
+    }
+    if (!now) {
+        return API_WAIT;
+    }
+    return parse_body(c, r) == 0 && (!acts_on_job(r) || api_if_match(c) == 0) ? run(c, r)
+                                                                              : API_FAIL;
+}
+
 enum server_outcome api_handle(void *ctx, struct server_request *rq)
 {
     char name[256];
     struct api_call c = {.d = ctx, .rq = rq, .status = 200};
     enum api_outcome out = API_FAIL;
-    c.d->stat.requests++;
+    c.d->stat.requests += !rq->own;
     c.name = name;
     const struct route *r = identify(&c) == 0 ? find_route(&c, name) : NULL;
-    if (r && check_access(&c, r) == 0 && check_query(&c, r) == 0 && parse_body(&c, r) == 0 &&
-        (!acts_on_job(r) || api_if_match(&c) == 0)) {
-        out = run(&c, r);
+    if (r) {
+        out = answer(&c, r);
     }
     if (out == API_OK) {
         reply_doc(&c);

@@ -4,67 +4,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "daemon/doc.h"
-#include "daemon/runas.h"
-#include "daemon/stagekey.h"
+#include "daemon/draft.h"
 
 enum { LIST_MAX = 1000, KEY_MAX = 128, AFTER_MAX = 64 };
-
-static cJSON *errors_doc(const struct spec_errors *errs)
-{
-    cJSON *list = cJSON_CreateArray();
-    for (int i = 0; list && i < errs->n && (size_t)i < sizeof errs->at / sizeof *errs->at; i++) {
-        cJSON *one = cJSON_CreateObject();
-        if (!one || !cJSON_AddItemToArray(list, one)) {
-            cJSON_Delete(one);
-            break;
-        }
-        if (json_put_str(one, "path", errs->at[i].path) != 0 ||
-            json_put_str(one, "message", errs->at[i].msg) != 0 ||
-            json_put_str(one, "hint", errs->at[i].hint) != 0) {
-            break; /* what is there is still an answer */
-        }
-    }
-    return list;
-}
-
-static char *path_of(const cJSON *obj, const char *key)
-{
-    const cJSON *v = json_get(obj, key);
-    return cJSON_IsString(v) && v->valuestring[0] ? v->valuestring : NULL;
-}
-
-/* A spec with errors may name files that are not there as well: said in the same answer, as far as its paths
- * can be read. */
-static void check_files_of(const cJSON *doc, int64_t owner_uid, struct spec_errors *errs)
-{
-    struct runas as;
-    const cJSON *data = json_get(doc, "data"), *train = json_get(data, "train"), *f;
-    struct job_spec paths = {.model = path_of(doc, "model"),
-                             .data = {.valid = path_of(data, "valid"),
-                                      .tokenizer = path_of(data, "tokenizer")}}; /* all borrowed */
-    int n = cJSON_IsArray(train) ? cJSON_GetArraySize(train) : 0;
-    paths.data.train = calloc((size_t)n + 1, sizeof *paths.data.train);
-    if (!cJSON_IsArray(train) || !paths.data.train) {
-        train = NULL;
-    }
-    cJSON_ArrayForEach(f, train)
-    {
-        if (!cJSON_IsString(f) || !f->valuestring[0]) {
-            paths.data.n_train = 0;
-            break;
-        }
-        paths.data.train[paths.data.n_train++] = f->valuestring;
-    }
-    if (runas_enter(&as, runas_user(owner_uid)) == 0) {
-        stagekey_check_files(&paths, errs);
-        runas_leave(&as);
-    }
-    free(paths.data.train);
-}
 
 int api_may_priority(struct api_call *c, int64_t priority)
 {
@@ -80,71 +27,54 @@ int api_may_priority(struct api_call *c, int64_t priority)
                         (long)geteuid());
 }
 
+/* What the draft says of its spec becomes the call's. 0 / -1. */
+static int judge(struct api_call *c, struct draft *draft)
+{
+    if (draft->e.code != DHA_E_OK) {
+        c->e = draft->e;
+        cJSON_Delete(c->errors);
+        c->errors = draft->errors;
+        draft->errors = NULL;
+        return -1;
+    }
+    return api_may_priority(c, draft->spec.priority);
+}
+
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
 {
-    struct spec_errors errs = {0};
-    struct runas as;
+    struct draft draft = {0};
     int64_t owner = (int64_t)c->rq->peer_uid;
     if (daemon_may_run(c->d, owner, &c->e) != 0) {
         return -1;
     }
-    if (spec_parse(doc, NULL, spec, &errs) == 0) {
-        if (runas_enter(&as, runas_user(owner)) != 0) {
-            spec_finish(spec);
-            return dha_fail_errno(&c->e, errno, "cannot look at the spec's files as uid %lld",
-                                  (long long)owner);
-        }
-        int missing = stagekey_check_files(spec, &errs);
-        runas_leave(&as);
-        if (missing == 0) {
-            if (api_may_priority(c, spec->priority) == 0) {
-                return 0;
-            }
-            spec_finish(spec);
-            return -1;
-        }
-        spec_finish(spec);
-    } else {
-        check_files_of(doc, owner, &errs);
+    draft_check(&draft, doc, owner);
+    int rc = judge(c, &draft);
+    if (rc == 0) {
+        *spec = draft.spec;
+        draft.spec = (struct job_spec){0};
     }
-    cJSON_Delete(c->errors);
-    c->errors = errors_doc(&errs);
-    dha_fail(&c->e, DHA_E_SPEC, "the spec has %d error%s: %s: %s%s", errs.n, errs.n == 1 ? "" : "s",
-             errs.at[0].path, errs.at[0].msg, errs.n > 1 ? " (and more)" : "");
-    if (errs.at[0].hint[0]) {
-        dha_err_hint(&c->e, "%s", errs.at[0].hint);
-    }
-    snprintf(c->e.path, sizeof c->e.path, "%s", errs.at[0].path);
-    return -1;
+    draft_finish(&draft);
+    return rc;
 }
 
-int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
-                    int64_t *id, bool *existed)
+static int submit(struct api_call *c, const struct draft *draft, const struct api_submission *s,
+                  int64_t *id, bool *existed)
 {
-    struct stagekey keys[STAGE_KINDS];
+    const struct job_spec *spec = &draft->spec;
     struct store_new_stage stages[STAGE_KINDS];
-    int n = 0, rc = -1;
-    char *text = NULL, *names = plan_node_names(spec, &c->e);
-    cJSON *doc = spec_to_json(spec);
-    if (!doc || !names || !(text = json_text(doc))) {
-        dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
-        goto out;
-    }
-    if (stages_keys(spec, (int64_t)c->rq->peer_uid, keys, &n, &c->e) != 0) {
-        goto out;
-    }
-    for (int i = 0; i < n; i++) {
-        stages[i] = (struct store_new_stage){.kind = keys[i].kind, .key = keys[i].key};
+    for (int i = 0; i < draft->n_keys; i++) {
+        stages[i] = (struct store_new_stage){.kind = draft->keys[i].kind,
+                                             .key = draft->keys[i].key};
     }
     struct store_new_job j = {.name = spec->name,
-                              .spec = text,
+                              .spec = draft->text,
                               .method = spec->method.name,
                               .budget = spec->budget,
                               .priority = spec->priority,
                               .slots = plan_slots_needed(spec),
                               .nodes = spec->resources.nodes,
                               .slot_memory = spec_slot_memory(spec),
-                              .node_names = names,
+                              .node_names = draft->node_names,
                               .device = spec->resources.device,
                               .owner_uid = (int64_t)c->rq->peer_uid,
                               .sweep = s->sweep,
@@ -156,28 +86,31 @@ int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struc
                               .idempotency_key = s->idempotency_key,
                               .queue_limit = c->d->settings.queue_per_user,
                               .stages = stages,
-                              .n_stages = n,
+                              .n_stages = draft->n_keys,
                               .now_us = now_us()};
     if (store_job_submit(c->d->store, &j, id, existed, &c->e) != 0) {
-        goto out;
+        return -1;
     }
-    rc = *existed ? 0 : stages_advance(c->d, *id, &c->e);
-out:
-    free(names);
-    free(text);
-    cJSON_Delete(doc);
+    return *existed ? 0 : stages_begin(c->d, *id, draft->keys[0].key, &c->e);
+}
+
+int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
+                    int64_t *id, bool *existed)
+{
+    struct draft draft = {.spec = *spec};
+    draft_derive(&draft, (int64_t)c->rq->peer_uid);
+    c->e = draft.e;
+    int rc = draft.e.code == DHA_E_OK ? submit(c, &draft, s, id, existed) : -1;
+    draft.spec = (struct job_spec){0}; /* the caller's */
+    draft_finish(&draft);
     return rc;
 }
 
-static cJSON *plan_doc(struct api_call *c, const struct job_spec *spec)
+static cJSON *plan_doc(struct api_call *c, const struct draft *draft)
 {
-    struct stagekey keys[STAGE_KINDS];
-    int n = 0;
-    if (stages_keys(spec, (int64_t)c->rq->peer_uid, keys, &n, &c->e) != 0) {
-        return NULL;
-    }
+    const struct stagekey *keys = draft->keys;
     cJSON *list = cJSON_CreateArray();
-    for (int i = 0; list && i < n; i++) {
+    for (int i = 0; list && i < draft->n_keys; i++) {
         struct store_stage done;
         bool found;
         if (stages_find_done(c->d, keys[i].key, &done, &found, &c->e) != 0) {
@@ -291,9 +224,10 @@ static cJSON *preview_doc(struct api_call *c, const struct job_spec *spec,
     return rc == 0 ? j : doc_oom(j, &c->e);
 }
 
-static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec,
+static enum api_outcome dry_run(struct api_call *c, const struct draft *draft,
                                 const struct api_submission *s)
 {
+    const struct job_spec *spec = &draft->spec;
     struct dha_err why = {0};
     struct statvfs fs;
     cJSON *preview = preview_doc(c, spec, s);
@@ -301,7 +235,7 @@ static enum api_outcome dry_run(struct api_call *c, const struct job_spec *spec,
         return API_FAIL;
     }
     bool fits = plan_fits(c->d, spec, &why) == 0;
-    cJSON *stages = plan_doc(c, spec);
+    cJSON *stages = plan_doc(c, draft);
     if (!stages || api_answer(c, "stages", stages) != API_OK) {
         cJSON_Delete(preview);
         return API_FAIL;
@@ -378,7 +312,7 @@ static int check_after(struct api_call *c, const struct api_submission *s)
         return 0;
     }
     cJSON_Delete(c->errors);
-    c->errors = errors_doc(&errs);
+    c->errors = draft_errors(&errs);
     dha_fail(&c->e, DHA_E_NOT_FOUND, "%s%s", errs.at[0].msg, errs.n > 1 ? " (and more)" : "");
     snprintf(c->e.path, sizeof c->e.path, "%s", errs.at[0].path);
     return dha_err_hint(&c->e, "`dha list` shows the jobs that can be waited for");
@@ -392,35 +326,59 @@ static int parse_flag(struct api_call *c, const char *name, bool *out)
                                  : 0;
 }
 
+/* Does the client prefer a short answer (RFC 7240)? */
+static bool wants_minimal(const struct api_call *c)
+{
+    static const char word[] = "return=minimal";
+    const char *p = server_header(c->rq, "Prefer");
+    while (p && *p) {
+        p += strspn(p, " \t,");
+        size_t n = strcspn(p, ",; \t");
+        if (n == sizeof word - 1 && strncasecmp(p, word, n) == 0) {
+            return true;
+        }
+        p += strcspn(p, ",");
+    }
+    return false;
+}
+
+static enum api_outcome answer_submitted(struct api_call *c, int64_t id, bool existed)
+{
+    char text[24];
+    c->status = existed ? 200 : 201;
+    server_reply_header(c->rq, "Location", "/v1/jobs/%lld", (long long)id);
+    if (!wants_minimal(c)) {
+        return api_answer_job(c, id);
+    }
+    server_reply_header(c->rq, "Preference-Applied", "return=minimal");
+    snprintf(text, sizeof text, "%lld", (long long)id);
+    return api_answer(c, "job_id", cJSON_CreateString(text));
+}
+
 enum api_outcome api_job_submit(struct api_call *c)
 {
-    const cJSON *doc = json_get(c->body, "spec");
+    struct draft *draft = c->rq->own;
     struct store_dependency after[AFTER_MAX];
     struct api_submission s = {.after = after};
-    bool dry;
-    struct job_spec spec = {0};
-    if (!doc) {
+    bool dry, existed = false;
+    int64_t id = 0;
+    if (!draft || !json_get(c->body, "spec")) {
         dha_fail(&c->e, DHA_E_USAGE, "\"spec\" is missing");
         dha_err_hint(&c->e, "{\"spec\": {...}}");
         return API_FAIL;
     }
     if (parse_flag(c, "dry_run", &dry) != 0 || parse_flag(c, "hold", &s.hold) != 0 ||
         parse_after(c, after, &s.n_after) != 0 || api_idempotency_key(c, &s.idempotency_key) != 0 ||
-        check_after(c, &s) != 0 || api_check_spec(c, doc, &spec) != 0) {
+        check_after(c, &s) != 0 || judge(c, draft) != 0) {
         return API_FAIL;
     }
-    enum api_outcome out = API_FAIL;
-    int64_t id = 0;
-    bool existed = false;
     if (dry) {
-        out = dry_run(c, &spec, &s);
-    } else if (plan_fits(c->d, &spec, &c->e) == 0 &&
-               api_submit_spec(c, &spec, &s, &id, &existed) == 0) {
-        c->status = existed ? 200 : 201;
-        out = api_answer_job(c, id);
+        return dry_run(c, draft, &s);
     }
-    spec_finish(&spec);
-    return out;
+    if (plan_fits(c->d, &draft->spec, &c->e) != 0 || submit(c, draft, &s, &id, &existed) != 0) {
+        return API_FAIL;
+    }
+    return answer_submitted(c, id, existed);
 }
 
 static int parse_states(struct api_call *c, unsigned *states)
@@ -479,18 +437,28 @@ enum api_outcome api_job_list(struct api_call *c)
     return out == API_OK ? api_answer_next(c, next) : out;
 }
 
+/* The document's text is there already, of which the tag was made: around it goes what reply_doc() would put there. */
 enum api_outcome api_answer_job(struct api_call *c, int64_t id)
 {
+    struct server_reply *rp = &c->rq->reply;
     char tag[DOC_TAG_SIZE], *text = NULL;
     cJSON *job = doc_job(c->d, id, &c->e);
     int rc = job ? doc_job_tag(job, tag, &text, &c->e) : -1;
     cJSON_Delete(job);
-    enum api_outcome out = rc == 0 ? api_answer(c, "job", cJSON_CreateRaw(text)) : API_FAIL;
+    int n = rc == 0 ? asprintf(&rp->body, "{\"job\":%s,\"api\":1}", text) : -1;
     free(text);
-    if (out == API_OK) {
-        server_reply_header(c->rq, "ETag", "%s", tag);
+    if (n < 0) {
+        rp->body = NULL;
+        if (rc == 0) {
+            dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+        }
+        return API_FAIL;
     }
-    return out;
+    rp->len = (size_t)n;
+    rp->status = c->status;
+    rp->content_type = "application/json";
+    server_reply_header(c->rq, "ETag", "%s", tag);
+    return API_OK;
 }
 
 /* Is it "*", or a list of tags in quotes? */

@@ -344,8 +344,7 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     init_handles(d);
     d->started_us = now_us();
     d->options = *o;
-    d->state_dir = statedir_make(o->state, e);
-    if (!d->state_dir) {
+    if (drafts_init(d, e) != 0 || !(d->state_dir = statedir_make(o->state, e))) {
         goto fail;
     }
     runas_init(d->state_dir);
@@ -458,6 +457,7 @@ void daemon_close(struct daemon *d)
     feed_close(d->feed);
     attempts_close(d);
     chore_close(d);
+    drafts_stop(d);
     store_close(d->store);
     /* What is left are handles of this struct, and shims that only wait to be reaped (by init now). */
     uv_walk(&d->loop, close_handle, NULL);
@@ -468,6 +468,7 @@ void daemon_close(struct daemon *d)
     if (ran) {
         log_info("stopped");
     }
+    drafts_finish(d);
     hosts_finish(&d->hosts);
     probing_close(d);
     free(d->state_dir);

@@ -1,7 +1,7 @@
 /* daemon.h: the daemon's parts and how they meet. Private to daemon/; main.c needs the first half.
  *
- * One thread, one loop. Whatever happens (a request, a pidfd, a tick) changes the store and returns to
- * the loop; before the loop blocks again, turn_end() commits all the changes of that turn together,
+ * One thread, one loop (threads beside it, draft.c's and chore.c's, work on what they were handed). Whatever
+ * happens (a request, a pidfd, a tick) changes the store and returns to the loop; before the loop blocks again, turn_end() commits all the changes of that turn together,
  * lets the replies go, and only then does what the changes call for (launch, signal). Actions are
  * level-triggered: they are read off the state (an attempt that is `starting` and has no shim is
  * launched; a job with a cancel intent is driven to cancelled), so a restart repeats them by looking at
@@ -14,6 +14,7 @@
  *   access.c tcp.c             who may do what, and who is who over TCP
  *   api*.c doc.c result.c feed.c   what they say
  *   stagekey.c                 what makes two stages equal
+ *   draft.c                    a submission, read and checked beside the loop
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
  *   output.c                   is what a stage left still whole?
  *   sched*.c (pure) plan.c     which stage starts where
@@ -38,6 +39,7 @@
 #include <uv.h>
 
 #include "daemon/access.h"
+#include "daemon/draft.h"
 #include "daemon/histogram.h"
 #include "daemon/launch.h"
 #include "daemon/server.h"
@@ -105,6 +107,7 @@ struct daemon {
     struct daemon_options options; /* its strings are the caller's */
     struct settings settings;      /* as they hold now */
     struct access access;          /* who may do what */
+    struct drafts drafts;          /* submissions that are being read */
     char tcp[TCP_BOUND_MAX];       /* where it listens as well; "" = nowhere */
     int64_t started_us, ageing_us, log_bytes;
     bool preempt;
@@ -187,6 +190,8 @@ int plan_preview(struct daemon *d, const struct job_spec *spec,
 /* stages.c */
 /* Reuses the job's ready stages as far as equal ones are done; ends the job when all are complete. */
 int stages_advance(struct daemon *d, int64_t job, struct dha_err *e);
+/* The same for a job that was submitted just now, whose first stage has that key. */
+int stages_begin(struct daemon *d, int64_t job, const char *first_key, struct dha_err *e);
 /* To be called in the transaction that ends a job. */
 int stages_job_ended(struct daemon *d, int64_t job, struct dha_err *e);
 /* Advances the jobs that waited for those and wait no more: now they may take what is done. */

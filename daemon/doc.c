@@ -2,12 +2,12 @@
 #include "daemon/doc.h"
 #include "daemon/remote.h"
 #include "daemon/runas.h"
-#include "daemon/stagekey.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 cJSON *doc_oom(cJSON *j, struct dha_err *e)
 {
@@ -333,14 +333,15 @@ out:
 int doc_job_tag(const cJSON *job, char tag[DOC_TAG_SIZE], char **whole, struct dha_err *e)
 {
     static const char *const moving[] = {"progress", "wall_s", "trouble", NULL};
-    char digest[STAGEKEY_SIZE], *text = json_text_less(job, moving, whole);
-    int rc = text ? stagekey_digest(text, digest, e)
-                  : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
-    free(text);
-    if (rc == 0) {
-        snprintf(tag, DOC_TAG_SIZE, "\"%.32s\"", digest);
+    char *text = json_text_less(job, moving, whole);
+    if (!text) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
-    return rc;
+    XXH128_hash_t x = XXH3_128bits(text, strlen(text));
+    snprintf(tag, DOC_TAG_SIZE, "\"%016llx%016llx\"", (unsigned long long)x.high64,
+             (unsigned long long)x.low64);
+    free(text);
+    return 0;
 }
 
 cJSON *doc_node(struct daemon *d, const struct store_node *n, const struct store_slot *slots,

@@ -317,6 +317,9 @@ static struct server_request *request_new(struct MHD_Connection *conn, const cha
 static void request_free(struct server_request *rq)
 {
     drop_reply(rq);
+    if (rq->own) {
+        rq->own_free(rq->own);
+    }
     free(rq->body);
     free(rq->url);
     free(rq);
@@ -396,7 +399,7 @@ static void arm_deadline(struct server *s)
 {
     uint64_t first = UINT64_MAX, now = uv_now(s->loop);
     for (struct server_request *rq = s->waiting; rq; rq = rq->next) {
-        first = rq->deadline_ms < first ? rq->deadline_ms : first;
+        first = !rq->busy && rq->deadline_ms < first ? rq->deadline_ms : first;
     }
     if (first == UINT64_MAX) {
         uv_timer_stop(&s->deadline);
@@ -554,7 +557,10 @@ void server_release(struct server *s, const struct dha_err *commit_error)
     }
 }
 
-static void redispatch(struct server *s, bool only_expired)
+enum whom { ALL, EXPIRED, READ };
+
+/* Those that wait and are not busy. READ: only those that were. */
+static void redispatch(struct server *s, enum whom whom)
 {
     struct server_request *rq = s->waiting;
     uint64_t now = uv_now(s->loop);
@@ -562,7 +568,8 @@ static void redispatch(struct server *s, bool only_expired)
     while (rq) {
         struct server_request *next = rq->next;
         rq->expired = rq->deadline_ms <= now;
-        if (!only_expired || rq->expired) {
+        if (!rq->busy &&
+            (whom == ALL || (whom == EXPIRED && rq->expired) || (whom == READ && rq->own))) {
             dispatch(s, rq);
         }
         if (rq->phase == WAITING) {
@@ -581,15 +588,21 @@ static void redispatch(struct server *s, bool only_expired)
 void server_wake(struct server *s)
 {
     if (s->waiting) {
-        redispatch(s, false);
+        redispatch(s, ALL);
     }
     server_stream_wake(s);
+}
+
+void server_wake_ready(struct server *s)
+{
+    redispatch(s, READ);
+    server_run(s);
 }
 
 static void on_deadline(uv_timer_t *t)
 {
     struct server *s = t->data;
-    redispatch(s, true);
+    redispatch(s, EXPIRED);
     server_run(s);
 }
 

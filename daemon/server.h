@@ -5,7 +5,7 @@
  *
  * A request lives from its first header to its last reply byte. When its body is complete the server
  * calls ops->handle(), which fills rq->reply and returns SERVER_REPLY, or SERVER_WAIT to be called
- * again by server_wake() or when rq->deadline_ms (uv_now) has passed. A reply that was made while
+ * again by server_wake(), when rq->deadline_ms (uv_now) has passed, or when it is no longer busy. A reply that was made while
  * ops->uncommitted() is true is held back (the connection is suspended) until server_release(): a 2xx
  * to a change leaves only after the commit. The owner of the turn calls server_release() after each
  * commit and server_run() until nothing more is pending.
@@ -80,13 +80,18 @@ struct server_request {
     uid_t peer_uid; /* the handler may set it, once it knows */
     const gid_t *peer_groups; /* n_peer_groups */
     size_t n_peer_groups;
-    char *body; /* NUL-terminated; "" when there is none */
+    char *body; /* NUL-terminated; "" when there is none; NULL once the handler has taken it */
     size_t body_len;
     bool too_large;       /* the body was over SERVER_BODY_MAX and is gone */
     bool expired;         /* called again because the deadline passed */
     bool changed_state;   /* set by the handler: the reply depends on the open turn */
     uint64_t deadline_ms; /* for SERVER_WAIT */
     int64_t cursor;       /* for SERVER_WAIT: the handler's own, 0 at first */
+    /* Of SERVER_WAIT, too: set by a handler that has something done elsewhere for it. Nobody calls it again before that is
+     * cleared and server_wake_ready() said so, neither server_wake() nor the deadline. */
+    bool busy;
+    void *own; /* the handler's; NULL at first. own_free(own): the request is over */
+    void (*own_free)(void *own);
     struct server_reply reply;
     /* the server's own */
     struct MHD_Connection *conn;
@@ -124,6 +129,8 @@ int server_header_count(const struct server_request *rq, const char *name);
 void server_release(struct server *s, const struct dha_err *commit_error);
 /* Calls every waiting request's handler again, and has every stream look for news. */
 void server_wake(struct server *s);
+/* Calls the handlers of those that are no longer busy. */
+void server_wake_ready(struct server *s);
 /* One run of the HTTP library. */
 void server_run(struct server *s);
 /* Requests whose reply is held back. */

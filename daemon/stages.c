@@ -262,6 +262,22 @@ int stages_advance(struct daemon *d, int64_t job, struct dha_err *e)
     return rc;
 }
 
+int stages_begin(struct daemon *d, int64_t job, const char *first_key, struct dha_err *e)
+{
+    struct store_stage done;
+    struct dha_err none = {0};
+    d->want_pass = true;
+    if (store_stage_done_by_key(d->store, first_key, &done, &none) == 0) {
+        store_stage_finish(&done);
+        return stages_advance(d, job, e);
+    }
+    if (none.code != DHA_E_NOT_FOUND) {
+        *e = none;
+        return -1;
+    }
+    return 0; /* nothing to reuse, as nearly always */
+}
+
 /* ---- hold, release, retry ---- */
 
 /* After a lost transaction it may for a moment not be known what runs. */

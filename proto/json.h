@@ -62,5 +62,7 @@ int json_put(cJSON *obj, const char *key, cJSON *v); /* takes v; NULL v = -1 */
 /* From here on this thread keeps blocks of trees that are freed for the next trees; what other threads do is as before. For a
  * program that makes and drops trees all the time; call it before there are threads. */
 void json_pool_start(void);
+/* The same for another thread of such a program. */
+void json_pool_join(void);
 
 #endif

@@ -25,8 +25,9 @@ struct freed {
     struct freed *next;
 };
 
-static _Thread_local bool here; /* only the thread that asked for it */
-static struct {
+static bool hooked;
+static _Thread_local bool here; /* only threads that asked for it */
+static _Thread_local struct {
     struct freed *first;
     size_t n;
 } kept[SIZES];
@@ -68,7 +69,12 @@ void json_pool_start(void)
 {
     cJSON_Hooks hooks = {take, give};
     if (!SANITIZED) {
-        here = true;
+        here = hooked = true;
         cJSON_InitHooks(&hooks);
     }
+}
+
+void json_pool_join(void)
+{
+    here = hooked;
 }

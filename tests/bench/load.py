@@ -7,12 +7,13 @@ import harness
 
 
 class Load:
-    def __init__(self, d, n, clients, first=0, after=()):
-        """n jobs by so many connections at once; each 201 is committed and synced."""
+    def __init__(self, d, n, clients, first=0, after=(), minimal=False):
+        """n jobs by so many connections at once; each 201 is committed and synced. minimal: it names the job and no more."""
+        prefer = b"Prefer: return=minimal\r\n" if minimal else b""
         text = b""
         for i in range(first, first + n):
             body = json.dumps({"spec": d.spec(f"job-{i}", seed=i), "after": list(after)}).encode()
-            one = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            one = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (prefer, len(body)) + body
             text += b"%d\n" % len(one) + one
         before = cpu_seconds(d.process.pid)
         out = subprocess.run([os.path.join(harness.BIN, "bench_load"), d.socket, str(clients)], input=text,

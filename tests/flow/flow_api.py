@@ -1,6 +1,8 @@
 """The API as a client sees it: jobs in, documents out, every error said."""
+import http.client
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -182,6 +184,131 @@ class Submission(harness.Case):
         r = d.post("/v1/jobs", b"x" * (20 << 20))
         self.assert_error(r, 413, "too_large")
         self.assertEqual(d.get("/livez").json["ok"], True)
+
+
+class Crowd(harness.Case):
+    """Submissions that come together are read in a thread beside the loop: each gets its own answer all the same."""
+    CLIENTS, ROUNDS = 24, 6
+
+    def together(self, questions):
+        """One connection each, all sent before the first answer is read; [(question, status or None, document)]."""
+        d, got = self.dhad, []
+        start = threading.Barrier(len(questions))
+
+        def ask(q):
+            c = harness.UnixConnection(d.socket)
+            answer = (q, None, None)
+            try:
+                try:
+                    c.connect()
+                    start.wait(30)
+                except threading.BrokenBarrierError:
+                    pass  # another one found nobody there any more
+                except OSError:
+                    start.abort()
+                    raise
+                body, headers = q[1:]
+                c.request("POST", "/v1/jobs", body if isinstance(body, bytes) else json.dumps(body), headers)
+                r = c.getresponse()
+                answer = (q, r.status, json.loads(r.read()))
+            except (OSError, http.client.HTTPException):
+                pass
+            finally:
+                c.close()
+                got.append(answer)
+        threads = [threading.Thread(target=ask, args=(q,)) for q in questions]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(60)
+        self.assertEqual(len(got), len(questions), "every request was answered")
+        return got
+
+    def questions(self, i):
+        d = self.dhad
+        key = {"Idempotency-Key": f"k{i}"}
+        for n in range(self.CLIENTS):
+            name = f"{i}-{n}"
+            spec = d.spec(name, seed=100 * i + n)
+            yield (("good", name), {"spec": spec}, {}), (("same", name), {"spec": d.spec(f"same-{i}", seed=i)}, key)
+            yield ((("budget", name), {"spec": {**spec, "budget": 7}}, {}), (("broken", name), b'{"spec": {', {}),
+                   (("file", name), {"spec": {**spec, "data": {"train": [f"/nonexistent/{name}.u16"], "seq_len": 16}}}, {}),
+                   (("none", name), {}, {}), (("dry", name), {"spec": spec, "dry_run": True}, {}),
+                   (("wait", name), {"spec": spec, "after": ["ok:999999"]}, {}))[n % 6],
+
+    def check(self, kind, name, status, doc):
+        say = (kind, name, status, doc)
+        errors = [(e["path"], e["message"]) for e in doc.get("error", {}).get("errors", [])]
+        if kind == "good":
+            self.assertEqual((status, doc.get("job", {}).get("name")), (201, name), say)
+        elif kind == "same":
+            self.assertIn(status, (200, 201), say)
+        elif kind == "budget":
+            self.assertEqual((status, [p for p, _ in errors]), (422, ["$.budget"]), say)
+        elif kind == "file":
+            self.assertEqual((status, [p for p, _ in errors]), (422, ["$.data.train[0]"]), say)
+            self.assertIn(f"/nonexistent/{name}", errors[0][1])
+        elif kind == "dry":
+            self.assertEqual((status, doc.get("spec", {}).get("name")), (200, name), say)
+        else:
+            self.assertEqual(status, {"broken": 400, "none": 400, "wait": 404}[kind], say)
+
+    def test_each_gets_the_answer_to_its_own_question(self):
+        d = self.dhad
+        d.submit("sleep=60", resources={"ranks": 4})
+        for i in range(self.ROUNDS):
+            got = self.together([q for pair in self.questions(i) for q in pair])
+            for (what, *_), status, doc in got:
+                self.assertIsNotNone(status, what)
+                self.check(*what, status, doc)
+            same = [(status, doc["job"]["id"]) for ((kind, _), *_), status, doc in got if kind == "same"]
+            self.assertEqual(len({job for _, job in same}), 1, same)
+            self.assertEqual(sum(status == 201 for status, _ in same), 1, same)
+        self.assertEqual(len(d.get("/v1/jobs?limit=1000").json["jobs"]), 1 + self.ROUNDS * (self.CLIENTS + 1))
+
+    def test_those_who_leave_hold_nobody_up(self):
+        d = self.dhad
+        d.submit("sleep=60", resources={"ranks": 4})
+        for i in range(self.ROUNDS):
+            for n in range(self.CLIENTS):  # gone before it is read
+                c = harness.UnixConnection(d.socket)
+                c.request("POST", "/v1/jobs", json.dumps({"spec": d.spec(f"left-{i}-{n}", seed=1000 * i + n)}))
+                c.close()
+            got = self.together([(("good", f"{i}-{n}"), {"spec": d.spec(f"{i}-{n}", seed=5000 + 100 * i + n)}, {})
+                                 for n in range(self.CLIENTS)])
+            self.assertEqual([status for _, status, _ in got], [201] * self.CLIENTS)
+        for j in d.get("/v1/jobs?limit=1000").json["jobs"]:
+            self.assertEqual(len(d.job(j["id"])["stages"]), 5)
+
+    def test_what_is_read_when_the_daemon_stops_is_done_or_refused(self):
+        d = self.dhad
+        d.submit("sleep=60", resources={"ranks": 4})
+        done = []
+        for i in range(self.ROUNDS):
+            stop = threading.Timer(0.002 * i, lambda: d.process.send_signal(signal.SIGTERM))
+            questions = [(("good", f"{i}-{n}"), {"spec": d.spec(f"{i}-{n}", seed=100 * i + n)}, {})
+                         for n in range(self.CLIENTS)]
+            stop.start()
+            got = self.together(questions)
+            self.assertEqual(d.wait_dead(), 0)
+            self.assertLessEqual({status for _, status, _ in got}, {201, 503, None})
+            done += [doc["job"]["id"] for _, status, doc in got if status == 201]
+            d.start()
+        listed = {j["id"] for j in d.get("/v1/jobs?limit=1000").json["jobs"]}
+        self.assertLessEqual(set(done), listed)
+
+    def test_a_short_answer_for_who_prefers_it(self):
+        d = self.dhad
+        for prefer, short in (("return=minimal", True), ("respond-async, Return=Minimal; x", True), ("return=minimalist", False),
+                              ("return=representation", False), ("", False), (" ,;=", False)):
+            with self.subTest(prefer=prefer):
+                r = d.post("/v1/jobs", {"spec": d.spec(prefer or "none", seed=len(prefer))}, {"Prefer": prefer})
+                self.assertEqual(r.status, 201)
+                job = r.json["job_id"] if short else r.json["job"]["id"]
+                self.assertEqual(r.headers["Location"], f"/v1/jobs/{job}")
+                self.assertEqual(r.headers["Preference-Applied"], "return=minimal" if short else None)
+                self.assertEqual(set(r.json), {"api", "job_id" if short else "job"})
+                self.assertEqual(d.get(r.headers["Location"]).json["job"]["name"], prefer or "none")
 
 
 class BadRequests(harness.Case):

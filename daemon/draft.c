@@ -1,0 +1,324 @@
+/* draft.c: see draft.h. */
+#include "daemon/draft.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/daemon.h"
+#include "daemon/runas.h"
+
+cJSON *draft_errors(const struct spec_errors *errs)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (int i = 0; list && i < errs->n && (size_t)i < sizeof errs->at / sizeof *errs->at; i++) {
+        cJSON *one = cJSON_CreateObject();
+        if (!one || !cJSON_AddItemToArray(list, one)) {
+            cJSON_Delete(one);
+            break;
+        }
+        if (json_put_str(one, "path", errs->at[i].path) != 0 ||
+            json_put_str(one, "message", errs->at[i].msg) != 0 ||
+            json_put_str(one, "hint", errs->at[i].hint) != 0) {
+            break; /* what is there is still an answer */
+        }
+    }
+    return list;
+}
+
+static char *path_of(const cJSON *obj, const char *key)
+{
+    const cJSON *v = json_get(obj, key);
+    return cJSON_IsString(v) && v->valuestring[0] ? v->valuestring : NULL;
+}
+
+/* A spec with errors may name files that are not there as well: said in the same answer, as far as its paths
+ * can be read. */
+static void check_files_of(const cJSON *doc, int64_t owner_uid, struct spec_errors *errs)
+{
+    struct runas as;
+    const cJSON *data = json_get(doc, "data"), *train = json_get(data, "train"), *f;
+    struct job_spec paths = {.model = path_of(doc, "model"),
+                             .data = {.valid = path_of(data, "valid"),
+                                      .tokenizer = path_of(data, "tokenizer")}}; /* all borrowed */
+    int n = cJSON_IsArray(train) ? cJSON_GetArraySize(train) : 0;
+    paths.data.train = calloc((size_t)n + 1, sizeof *paths.data.train);
+    if (!cJSON_IsArray(train) || !paths.data.train) {
+        train = NULL;
+    }
+    cJSON_ArrayForEach(f, train)
+    {
+        if (!cJSON_IsString(f) || !f->valuestring[0]) {
+            paths.data.n_train = 0;
+            break;
+        }
+        paths.data.train[paths.data.n_train++] = f->valuestring;
+    }
+    if (runas_enter(&as, runas_user(owner_uid)) == 0) {
+        stagekey_check_files(&paths, errs);
+        runas_leave(&as);
+    }
+    free(paths.data.train);
+}
+
+void draft_check(struct draft *d, const cJSON *doc, int64_t owner)
+{
+    struct spec_errors errs = {0};
+    struct runas as;
+    if (spec_parse(doc, NULL, &d->spec, &errs) == 0) {
+        if (runas_enter(&as, runas_user(owner)) != 0) {
+            dha_fail_errno(&d->e, errno, "cannot look at the spec's files as uid %lld",
+                           (long long)owner);
+            return; /* whose the spec is: draft_finish()'s */
+        }
+        int missing = stagekey_check_files(&d->spec, &errs);
+        runas_leave(&as);
+        if (missing == 0) {
+            return;
+        }
+        spec_finish(&d->spec);
+    } else {
+        check_files_of(doc, owner, &errs);
+    }
+    d->errors = draft_errors(&errs);
+    dha_fail(&d->e, DHA_E_SPEC, "the spec has %d error%s: %s: %s%s", errs.n, errs.n == 1 ? "" : "s",
+             errs.at[0].path, errs.at[0].msg, errs.n > 1 ? " (and more)" : "");
+    if (errs.at[0].hint[0]) {
+        dha_err_hint(&d->e, "%s", errs.at[0].hint);
+    }
+    snprintf(d->e.path, sizeof d->e.path, "%s", errs.at[0].path);
+}
+
+void draft_derive(struct draft *d, int64_t owner)
+{
+    cJSON *doc = spec_to_json(&d->spec);
+    d->node_names = plan_node_names(&d->spec, &d->e);
+    d->text = doc ? json_text(doc) : NULL;
+    cJSON_Delete(doc);
+    if (!d->text || !d->node_names) {
+        dha_fail(&d->e, DHA_E_NO_MEMORY, "out of memory");
+        return;
+    }
+    stages_keys(&d->spec, owner, d->keys, &d->n_keys, &d->e);
+}
+
+void draft_finish(struct draft *d)
+{
+    cJSON_Delete(d->body);
+    cJSON_Delete(d->errors);
+    spec_finish(&d->spec);
+    free(d->text);
+    free(d->node_names);
+    free(d->raw);
+}
+
+/* ---- in a thread ---- */
+
+static void read_one(struct draft *d)
+{
+    d->body = json_parse(d->raw, d->raw_len, NULL, &d->body_e);
+    const cJSON *doc = json_get(d->body, "spec");
+    if (!doc) {
+        return;
+    }
+    draft_check(d, doc, d->owner);
+    if (d->e.code == DHA_E_OK) {
+        draft_derive(d, d->owner);
+    }
+}
+
+static void put(struct draft_list *l, struct draft *d)
+{
+    d->next = NULL;
+    *l->end = d;
+    l->end = &d->next;
+}
+
+static void clear(struct draft_list *l)
+{
+    *l = (struct draft_list){.end = &l->first};
+}
+
+/* The first of the list, or NULL. */
+static struct draft *take(struct draft_list *l)
+{
+    struct draft *d = l->first;
+    if (d && !(l->first = d->next)) {
+        clear(l);
+    }
+    return d;
+}
+
+static void drop(struct draft *d)
+{
+    draft_finish(d);
+    free(d);
+}
+
+static void drop_all(struct draft_list *l)
+{
+    for (struct draft *d; (d = take(l));) {
+        drop(d);
+    }
+}
+
+static struct draft *next_wanted(struct drafts *all, struct draft *done, struct draft **spent)
+{
+    uv_mutex_lock(&all->lock);
+    if (done) {
+        put(&all->ready, done);
+    }
+    struct draft *d = take(&all->wanted);
+    *spent = take(&all->spent);
+    uv_mutex_unlock(&all->lock);
+    return d;
+}
+
+static void in_thread(uv_work_t *w)
+{
+    struct daemon *daemon = w->data;
+    struct drafts *all = &daemon->drafts;
+    struct draft *d = NULL, *spent;
+    json_pool_join();
+    do {
+        struct draft *done = d;
+        d = next_wanted(all, done, &spent);
+        if (spent) {
+            drop(spent);
+        }
+        if (done) { /* it is in the list by now */
+            uv_async_send(&all->some_ready);
+        }
+        if (d) {
+            read_one(d);
+        }
+    } while (d || spent);
+}
+
+/* ---- the loop ---- */
+
+/* The request is over. */
+static void leave(void *own)
+{
+    struct draft *d = own;
+    struct drafts *all = d->all;
+    d->rq = NULL;
+    if (d->reading) {
+        return; /* on_ready() will see it */
+    }
+    if (!all->busy) {
+        drop(d);
+        return;
+    }
+    uv_mutex_lock(&all->lock);
+    put(&all->spent, d);
+    uv_mutex_unlock(&all->lock);
+}
+
+static void after_thread(uv_work_t *w, int status);
+
+static void start(struct daemon *d)
+{
+    struct drafts *all = &d->drafts;
+    uv_mutex_lock(&all->lock);
+    bool some = all->wanted.first;
+    uv_mutex_unlock(&all->lock);
+    if (some && !all->busy) {
+        all->busy = uv_queue_work(&d->loop, &all->reader, in_thread, after_thread) == 0;
+    }
+}
+
+static void after_thread(uv_work_t *w, int status)
+{
+    struct daemon *d = w->data;
+    (void)status; /* it is never cancelled */
+    d->drafts.busy = false;
+    start(d); /* what came between its last look and now */
+}
+
+static void on_ready(uv_async_t *a)
+{
+    struct daemon *d = a->data;
+    struct drafts *all = &d->drafts;
+    uv_mutex_lock(&all->lock);
+    struct draft *list = all->ready.first;
+    clear(&all->ready);
+    uv_mutex_unlock(&all->lock);
+    for (struct draft *at = list, *next; at; at = next) {
+        next = at->next;
+        at->reading = false;
+        all->n--;
+        if (at->rq) {
+            at->rq->busy = false;
+        } else {
+            drop(at);
+        }
+    }
+    if (d->server && list) {
+        server_wake_ready(d->server);
+    }
+}
+
+int drafts_init(struct daemon *d, struct dha_err *e)
+{
+    struct drafts *all = &d->drafts;
+    if (uv_mutex_init(&all->lock) != 0) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    all->open = true;
+    clear(&all->wanted);
+    clear(&all->ready);
+    clear(&all->spent);
+    all->some_ready.data = all->reader.data = d;
+    return uv_async_init(&d->loop, &all->some_ready, on_ready) == 0
+               ? 0
+               : dha_fail(e, DHA_E_INTERNAL, "the loop takes no signal from threads");
+}
+
+void drafts_stop(struct daemon *d)
+{
+    if (d->drafts.open) {
+        uv_mutex_lock(&d->drafts.lock);
+        drop_all(&d->drafts.wanted);
+        uv_mutex_unlock(&d->drafts.lock);
+    }
+}
+
+void drafts_finish(struct daemon *d)
+{
+    if (d->drafts.open) {
+        drop_all(&d->drafts.ready);
+        drop_all(&d->drafts.spent);
+        uv_mutex_destroy(&d->drafts.lock);
+    }
+}
+
+int drafts_begin(struct daemon *d, struct server_request *rq, bool *now, struct dha_err *e)
+{
+    struct drafts *all = &d->drafts;
+    struct draft *one = calloc(1, sizeof *one);
+    if (!one) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    one->owner = (int64_t)rq->peer_uid;
+    one->raw = rq->body;
+    one->raw_len = rq->body_len;
+    rq->body = NULL;
+    rq->own = one;
+    rq->own_free = leave;
+    one->rq = rq;
+    one->all = all;
+    *now = all->n == 0 && server_held(d->server) == 0;
+    if (*now) {
+        read_one(one);
+        return 0;
+    }
+    one->reading = rq->busy = true;
+    all->n++;
+    uv_mutex_lock(&all->lock);
+    put(&all->wanted, one);
+    uv_mutex_unlock(&all->lock);
+    start(d);
+    return 0;
+}

@@ -1,0 +1,73 @@
+/* draft.h: a submission before the store sees it. Reading its body, validating the spec, looking at the files it names,
+ * the keys of its stages: more than half of what it costs, and the files may lie on a disk that is slow to answer. It is
+ * done in libuv's pool, while the loop commits what was ready before.
+ *
+ * struct draft is what can be found out without the daemon's own state; draft_read() and its parts may run in any thread.
+ * The rest is for the loop: the handler calls drafts_begin() and returns API_WAIT; it is called again when the draft is
+ * ready, with rq->own still that draft.
+ */
+#ifndef DHA_DAEMON_DRAFT_H
+#define DHA_DAEMON_DRAFT_H
+
+#include <sys/types.h>
+#include <uv.h>
+
+#include "daemon/stagekey.h"
+
+struct server_request;
+struct daemon;
+
+struct draft {
+    cJSON *body; /* of the request; NULL: body_e says why */
+    struct dha_err body_e;
+    /* e.code OK: the spec is valid, its files are there and all that follows is set. errors: those of the spec, for the
+     * error document, or NULL. */
+    struct dha_err e;
+    cJSON *errors;
+    struct job_spec spec;
+    struct stagekey keys[STAGE_KINDS]; /* as that user's (stages_keys()) */
+    int n_keys;
+    char *text, *node_names; /* what the store keeps of the spec */
+    /* draft.c's own */
+    struct server_request *rq; /* who waits for it; NULL = nobody any more */
+    struct drafts *all;
+    bool reading; /* it is wanted, or ready */
+    char *raw;    /* the body as it came */
+    size_t raw_len;
+    int64_t owner;
+    struct draft *next;
+};
+
+/* Validates doc with the files it names, as that user: fills e, errors and, if they say nothing, the spec. */
+void draft_check(struct draft *d, const cJSON *doc, int64_t owner);
+/* Keys and texts of a spec that is valid. Sets e. */
+void draft_derive(struct draft *d, int64_t owner);
+void draft_finish(struct draft *d);
+/* [{path, message, hint}], as far as memory goes. */
+cJSON *draft_errors(const struct spec_errors *errs);
+
+/* ---- the loop's ---- */
+
+struct draft_list {
+    struct draft *first, **end;
+};
+
+struct drafts {
+    uv_mutex_t lock; /* over the lists */
+    struct draft_list wanted, ready,
+        spent; /* spent: to be freed by the thread, which can use the memory */
+    uv_async_t some_ready;
+    uv_work_t reader; /* one: a second would take the loop's core */
+    bool busy, open;
+    size_t n; /* in the lists, or being read */
+};
+
+int drafts_init(struct daemon *d, struct dha_err *e);
+/* Before the loop's last run, which waits for the threads: what nobody waits for any more is not read. */
+void drafts_stop(struct daemon *d);
+void drafts_finish(struct daemon *d); /* after it */
+/* Takes the request's body and has it read; rq->own becomes the draft. *now: it is ready, read here and now: one that
+ * comes alone would only wait for the thread. 0 / -1 NO_MEMORY. */
+int drafts_begin(struct daemon *d, struct server_request *rq, bool *now, struct dha_err *e);
+
+#endif
