@@ -2,6 +2,8 @@
 import json
 import os
 import subprocess
+import tempfile
+import time
 
 import harness
 
@@ -31,3 +33,12 @@ def cpu_seconds(pid):
     with open(f"/proc/{pid}/stat") as f:
         fields = f.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def fdatasync_rate(directory, n=500):
+    with tempfile.TemporaryFile(dir=directory) as f:
+        begin = time.perf_counter()
+        for _ in range(n):
+            os.write(f.fileno(), bytes(4096))
+            os.fdatasync(f.fileno())
+        return n / (time.perf_counter() - begin)
