@@ -86,7 +86,8 @@ static bool look_at_progress(struct attempt *a, struct stall_limit *l, char sett
     bool phase = st.progress.phase[0] != '\0';
     int64_t done = phase ? st.progress.done : st.progress.step,
             of = phase ? st.progress.total : st.progress.steps;
-    const char *name = phase ? st.progress.phase : of > 0 || done > 0 ? STALL_STEP : STALL_START;
+    bool steps = a->in.offset > 0 && (of > 0 || done > 0); /* else they are an earlier attempt's */
+    const char *name = phase ? st.progress.phase : steps ? STALL_STEP : STALL_START;
     stall_work_name(name, done, of, work, sizeof work);
     stall_see(&a->stall, work, done, of, st.progress.changed_us, uv_now(&a->d->loop));
     int64_t bound_s = settings_stall(&a->d->settings, st.kind, setting, SETTING_NAME);

@@ -31,14 +31,17 @@ static int take_slots(struct store *s, const struct store_new_attempt *a, int64_
     return 0;
 }
 
-/* 1 started, 0 not possible any more. */
+/* 1 started, 0 not possible any more. Until its worker says where it goes on, the stage is where its newest checkpoint
+ * is. */
 static int start(struct store *s, const struct store_new_attempt *a, int64_t *id, int *number,
                  struct dha_err *e)
 {
     if (db_run(s, e,
                "UPDATE stage SET state = 'running', attempt = attempt + 1, not_before_us = 0,"
                " started_us = CASE started_us WHEN 0 THEN ?2 ELSE started_us END, phase = NULL,"
-               " phase_done = 0, phase_total = 0, step = 0, step_tokens = 0, tokens_per_s = NULL,"
+               " phase_done = 0, phase_total = 0, step_tokens = 0, tokens_per_s = NULL,"
+               " step = ifnull((SELECT max(k.step) FROM checkpoint k WHERE k.stage = stage.id"
+               " AND k.state = 'complete'), 0),"
                " loss = NULL, lm = NULL, kl = NULL, fusion_loss = NULL, eta_s = NULL,"
                " changed_us = ?2, error_code = NULL, error_message = NULL, error_hint = NULL"
                " WHERE id = ?1 AND state = 'ready' AND damaged = 0 AND NOT EXISTS("

@@ -11,6 +11,7 @@ and misbehaves on request: the job's name may hold directives `[kind.]key=value`
   die=SIG[:N]     leave no status.json, end by that signal
   freeze=1[:N]    make no progress after the first step
   freezeat=K[:N]  make none after step K-1
+  late=S          say nothing for S seconds
   pace=S          steps of S seconds instead of 50 ms (as many as sleep= says in all)
   dielate=1[:N]   end by SIGKILL after the first checkpoint of this attempt (steps go on where the last one died)
   deaf=1          ignore SIGUSR2
@@ -157,6 +158,7 @@ with open(os.path.join(out, "launches"), "a") as f:
 print(f"fake {kind} attempt {attempt}", file=sys.stderr, flush=True)
 if "OMPI_MCA_orte_tmpdir_base" in os.environ:
     print("tmp " + os.environ["OMPI_MCA_orte_tmpdir_base"], file=sys.stderr, flush=True)
+time.sleep(float(active("late") or 0))
 pace = float(active("pace") or 0.05)
 steps = max(1, int(float(active("sleep") or 0) / pace))
 resumed = -1

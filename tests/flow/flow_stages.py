@@ -512,6 +512,22 @@ class Hold(harness.Case):
         self.assertEqual(j["stages"][2]["attempts"], 2)
 
 
+    def test_what_goes_on_from_a_checkpoint_is_not_at_step_1(self):
+        d = self.dhad
+        job = d.submit("train.sleep=60 train.late=4")
+        d.until_running(job, "train")
+        self.assertIn("step ", d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        d.post(f"/v1/jobs/{job}/hold")
+        d.until(lambda: d.stage(job, "train")["state"] == "ready")
+        ckpt, = [c["step"] for c in d.get(f"/v1/jobs/{job}/checkpoints").json["checkpoints"] if c["stage"] == "train"]
+        d.post(f"/v1/jobs/{job}/release")
+        s = d.until(lambda: (s := d.stage(job, "train"))["state"] == "running" and s)
+        self.assertEqual((s["progress"]["step"], s["progress"]["steps"], s["progress"]["tokens_per_s"]), (ckpt, 1200, None))
+        self.assertIn("it has been at its start for", d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        d.until_state(job, "cancelled")
+
+
 class LongRun(harness.Case):
     def test_faults_between_which_it_got_further_do_not_add_up(self):
         """One killed rank a week must not end a stage of months: only those in a row count."""

@@ -206,7 +206,8 @@ class Dhad:
         """The stage's worker has said that it works."""
         def works():
             s = self.stage(job, kind)
-            return s["state"] == "running" and s["progress"]["step"] > 0 and s
+            p = s["progress"]  # a step alone may be that of the checkpoint that it will go on from
+            return s["state"] == "running" and p["step"] > 0 and p["tokens_per_s"] is not None and s
         return self.until(works, seconds)
 
     # ---- on disk ----

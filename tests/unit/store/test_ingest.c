@@ -238,6 +238,31 @@ static void killed_at_any_record_each_still_counts_once(void **state)
     }
 }
 
+static void a_new_attempt_is_where_its_newest_complete_checkpoint_is(void **state)
+{
+    struct fixture *f = *state;
+    int64_t stage, id = start_job(f, &stage);
+    bool changed;
+    struct store_stage st;
+    struct store_checkpoint *ck;
+    size_t n;
+    take(f, id, 0, N);
+    OK(store_checkpoints(f->s, 0, stage, &ck, &n, &e));
+    assert_int_equal(n, 1);
+    for (int number = 1; number <= 2; number++) {
+        int64_t at = number == 1 ? ck[0].step : 0; /* of one that is bad nothing goes on */
+        assert_true(ck[0].step > 0);
+        OK(store_attempt_end(f->s, id, 1, NULL, NOW, &changed, &e));
+        assert_true(move_stage(f, stage, STAGE_RUNNING, STAGE_READY, number));
+        id = start(f, stage, NULL, 0, NULL);
+        OK(store_stage_get(f->s, stage, &st, &e));
+        assert_int_equal(st.progress.step, at);
+        store_stage_finish(&st);
+        OK(store_checkpoint_mark(f->s, ck[0].id, "bad", NOW, &e));
+    }
+    free(ck);
+}
+
 static void a_late_record_of_an_old_attempt_does_not_touch_the_stage(void **state)
 {
     struct fixture *f = *state;
@@ -325,6 +350,7 @@ int main(void)
         T(a_second_reading_of_the_same_bytes_changes_nothing),
         T(killed_at_any_record_each_still_counts_once),
         T(a_late_record_of_an_old_attempt_does_not_touch_the_stage),
+        T(a_new_attempt_is_where_its_newest_complete_checkpoint_is),
         T(a_loss_that_is_not_a_number_comes_back_as_one),
         T(a_layers_number_is_a_metric_of_its_own),
     };
