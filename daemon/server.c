@@ -30,6 +30,7 @@ enum { TCP_SHARE = 8, TCP_AGAIN_MS = 200 };
 /* The library (0.9.75) wants to run on and on for a client that sent the beginning of a chunk, and no end of its line. After
  * so many runs that led to nothing it has to wait a little between them. */
 enum { FRUITLESS_RUNS = 1000, FRUITLESS_MS = 20 };
+enum { LOG_EVERY_MS = 60000 };
 
 enum phase { READING, HELD, WAITING, READY, SENT };
 enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, TOO_MANY_CONNECTIONS };
@@ -606,9 +607,28 @@ static void on_deadline(uv_timer_t *t)
     server_run(s);
 }
 
+static void say_unsaid(struct server *s)
+{
+    if (s->unsaid) {
+        log_warn("http: %llu more messages of the HTTP library (with DHA_LOG_DEBUG=1 each is said)",
+                 s->unsaid);
+    }
+    s->unsaid = 0;
+}
+
+/* The library says something of each client that leaves in the middle of a request: anybody who may connect could fill the
+ * disk. One line a minute is said, the others are counted. */
 __attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *fmt, va_list ap)
 {
-    (void)cls;
+    struct server *s = cls;
+    uint64_t now = uv_now(s->loop);
+    if (now < s->log_next_ms) {
+        s->unsaid++;
+        log_v(LOG_LEVEL_DEBUG, "http: ", fmt, ap);
+        return;
+    }
+    say_unsaid(s);
+    s->log_next_ms = now + LOG_EVERY_MS;
     log_v(LOG_LEVEL_WARN, "http: ", fmt, ap);
 }
 
@@ -654,7 +674,7 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     s->ops = *ops;
     s->limits = find_limits();
     s->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
-                              NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+                              NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
                               MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_NOTIFY_COMPLETED,
                               on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
                               MHD_OPTION_CONNECTION_LIMIT, s->limits.connections,
@@ -771,6 +791,7 @@ void server_close(struct server *s)
         MHD_run(s->mhd);
     }
     MHD_stop_daemon(s->mhd);
+    say_unsaid(s);
     while (s->users) {
         struct server_user *u = s->users;
         s->users = u->next;

@@ -29,10 +29,12 @@ struct server {
     uv_loop_t *loop;
     struct MHD_Daemon *mhd;
     uv_poll_t poll;
-    uv_timer_t timer;    /* the HTTP library's own */
-    uv_idle_t at_once;   /* it wants to run again without waiting */
-    unsigned fruitless;  /* runs of it since it last called us */
-    uv_timer_t deadline; /* the earliest of the waiting requests */
+    uv_timer_t timer;          /* the HTTP library's own */
+    uv_idle_t at_once;         /* it wants to run again without waiting */
+    uint64_t log_next_ms;      /* not before then it is heard in the log again */
+    unsigned long long unsaid; /* what it said meanwhile */
+    unsigned fruitless;        /* runs of it since it last called us */
+    uv_timer_t deadline;       /* the earliest of the waiting requests */
     struct server_ops ops;
     struct server_request *held, *waiting;
     size_t n_held;

@@ -3,6 +3,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -176,6 +177,22 @@ class Submission(harness.Case):
         for j in jobs:
             self.assertEqual(len(d.job(j["id"])["stages"]), 5)
         d.submit("after", seed=99)
+
+    def test_clients_that_leave_do_not_fill_the_log(self):
+        d = self.dhad
+        for i in range(200):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(d.socket)
+                s.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{" if i % 2 else
+                          b"GET /v1/jobs HTTP/1.1\r\nHo")
+                d.get("/livez")  # by now it has read that
+        time.sleep(1)
+        d.end()
+        with open(os.path.join(d.state, "dhad.log")) as f:
+            said = [line for line in f if " http: " in line]
+        more = sum(int(line.split(" http: ")[1].split()[0]) for line in said if "more messages of the HTTP library" in line)
+        self.assertLess(len(said), 10, said)
+        self.assertGreater(more, 50, said)
 
     def test_a_body_over_a_mebibyte_is_413_and_the_daemon_lives(self):
         d = self.dhad
