@@ -33,7 +33,7 @@ enum { FRUITLESS_RUNS = 1000, FRUITLESS_MS = 20 };
 enum { LOG_EVERY_MS = 60000 };
 
 enum phase { READING, HELD, WAITING, READY, SENT };
-enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, TOO_MANY_CONNECTIONS };
+enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, TOO_MANY_CONNECTIONS, HAS_NUL };
 
 const char *server_query(const struct server_request *rq, const char *name)
 {
@@ -231,6 +231,17 @@ struct server_peer *server_peer(struct MHD_Connection *conn)
     return info ? info->socket_context : NULL;
 }
 
+/* Before the library decodes it: what it hands us then would end at a NUL, and `/v1/jobs/1%00zzz` be job 1. */
+static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
+{
+    struct server_peer *p = server_peer(conn);
+    (void)cls;
+    if (p) {
+        p->nul = strstr(uri, "%00") != NULL;
+    }
+    return NULL; /* the request is made when its headers are there */
+}
+
 struct header_size {
     size_t bytes;
 };
@@ -253,6 +264,7 @@ static enum refusal check_limits(struct MHD_Connection *conn, const struct serve
     return peer && peer->over              ? TOO_MANY_CONNECTIONS
            : n > SERVER_HEADERS_MAX        ? TOO_MANY_HEADERS
            : h.bytes > SERVER_HEADER_BYTES ? TOO_LONG_HEADERS
+           : peer && peer->nul             ? HAS_NUL
                                            : WELCOME;
 }
 
@@ -284,6 +296,11 @@ static void refuse(struct server_request *rq)
         dha_fail(&e, DHA_E_TOO_LARGE, "the request's headers are over %d bytes",
                  SERVER_HEADER_BYTES);
         dha_err_hint(&e, "leave out those that are not in proto/openapi.yaml");
+        break;
+    case HAS_NUL:
+        dha_fail(&e, DHA_E_USAGE, "the request's path or query has a NUL (%%00) in it");
+        dha_err_hint(&e, "no path and no argument that this daemon knows has one: see "
+                         "proto/openapi.yaml");
         break;
     case WELCOME: break;
     }
@@ -673,12 +690,12 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     s->tcp_fd = -1;
     s->ops = *ops;
     s->limits = find_limits();
-    s->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
-                              NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
-                              MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_NOTIFY_COMPLETED,
-                              on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-                              MHD_OPTION_CONNECTION_LIMIT, s->limits.connections,
-                              MHD_OPTION_CONNECTION_TIMEOUT, 300u, MHD_OPTION_END);
+    s->mhd = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
+        MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL,
+        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
+        s->limits.connections, MHD_OPTION_CONNECTION_TIMEOUT, 300u, MHD_OPTION_END);
     const union MHD_DaemonInfo *info = s->mhd
                                            ? MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD)
                                            : NULL;

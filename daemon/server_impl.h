@@ -21,6 +21,7 @@ struct server_peer {
     size_t n_groups;
     bool tcp;
     bool over; /* it was one too many: its requests are refused */
+    bool nul;  /* the request that it is sending has a NUL in its path or query */
 };
 
 struct live;

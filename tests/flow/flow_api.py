@@ -357,6 +357,26 @@ class BadRequests(harness.Case):
             with self.subTest(reply=reply):
                 self.assert_error(reply, status, code)
 
+    def test_a_nul_does_not_end_a_path_or_an_argument(self):
+        d = self.dhad
+        job = d.submit("sleep=20")
+        c = harness.UnixConnection(d.socket)  # one connection: of each request alone it is said
+        self.addCleanup(c.close)
+        for method, path in (("GET", f"/v1/jobs/{job}%00zzz"), ("POST", f"/v1/jobs/{job}%00/cancel"), ("POST", f"/v1/jobs/{job}/cancel%00"),
+                             ("GET", "/v1/jobs?limit=1%00x"), ("GET", "/v1/jobs?limit%00=1"), ("GET", "/v1/jobs?name=a%00"), ("GET", "/%00")):
+            for ask, status in ((path, 400), (path.replace("%00", "%2500"), None), ("/v1/jobs?limit=1", 200)):
+                c.request(method if "limit=1" not in ask else "GET", ask)
+                r = c.getresponse()
+                reply = harness.Reply(r.status, r.headers, r.read())
+                if status == 400:
+                    self.assert_error(reply, 400, "usage")
+                    self.assertIn("NUL (%00)", reply.json["error"]["message"], ask)
+                elif status:
+                    self.assertEqual(reply.status, 200, reply)
+                else:
+                    self.assertNotIn("NUL", reply.raw.decode(), ask)
+        self.assertFalse(d.job(job)["cancelling"])
+
     def test_a_path_says_which_methods_it_answers_to(self):
         for method, path, allow in (("POST", "/v1/events", {"GET"}), ("GET", "/v1/jobs/1/cancel", {"POST"}),
                                     ("PUT", "/v1/jobs", {"GET", "POST"}), ("DELETE", "/v1/jobs/7", {"GET"}),
