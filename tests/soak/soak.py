@@ -13,6 +13,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
@@ -48,18 +49,52 @@ class Soak:
     def submit_after(self):
         self.submit(after=True)
 
-    def submit(self, after=False):
+    def new_job(self):
+        """Name, body and headers of the next submission."""
         self.keys += 1
         name = self.random.choice(NAMES)
         # half of them are new work, the others find something to reuse or to wait for
         spec = self.dhad.spec(f"{name} n{self.keys}", seed=self.random.randrange(max(6, len(self.jobs))),
                               resources={"ranks": self.random.choice((1, 2, 3))})
-        body = {"spec": spec}
-        if after and self.jobs:
-            body["after"] = ["any:" + self.random.choice(sorted(self.jobs, key=int))]
-        r = self.ask("/v1/jobs", body, {"Idempotency-Key": f"k{self.keys}"})
+        return name, {"spec": spec}, {"Idempotency-Key": f"k{self.keys}"}
+
+    def submitted(self, name, r):
         if r and r.status in (200, 201):
             self.jobs[r.json["job"]["id"]] = {"name": name, "cancelled": False, "priority": None}
+
+    def submit(self, after=False):
+        name, body, key = self.new_job()
+        if after and self.jobs:
+            body["after"] = ["any:" + self.random.choice(sorted(self.jobs, key=int))]
+        self.submitted(name, self.ask("/v1/jobs", body, key))
+
+    def crowd(self):
+        """Submissions at once, which the daemon reads in a thread beside its loop; half the time it is killed among them. Who got
+        no answer asks again with the same key: one job, whichever of the two was heard."""
+        jobs = [self.new_job() for _ in range(self.random.randrange(3, 9))]
+        kill, moment = self.random.random() < 0.5, self.random.random() * 0.02
+        answers = [None] * len(jobs)
+
+        def one(i):
+            answers[i] = self.ask("/v1/jobs", *jobs[i][1:])
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(jobs))]
+        for t in threads:
+            t.start()
+        if kill:
+            time.sleep(moment)
+            self.dhad.kill()
+        for t in threads:
+            t.join()
+        for (name, *_), r in zip(jobs, answers):
+            self.submitted(name, r)
+        if kill:
+            self.check_disk()
+            self.dhad.start()
+        for (name, *request), r in zip(jobs, answers):
+            if r is None:
+                self.submitted(name, self.ask("/v1/jobs", *request))
+        if kill:
+            self.check_answers()
 
     def on_job(self, verb, body=None):
         if not self.jobs:
@@ -216,14 +251,14 @@ class Soak:
         d.end()
 
     def run(self, seconds):
-        menu = {self.submit: 6, self.submit_after: 2, self.wait: 10, self.cancel: 2, self.hold: 2, self.release: 3, self.retry: 3,
+        menu = {self.submit: 6, self.submit_after: 2, self.crowd: 1, self.wait: 10, self.cancel: 2, self.hold: 2, self.release: 3, self.retry: 3,
                 self.priority: 2, self.drain: 1, self.resume: 3, self.kill_shim: 1, self.kill_launcher: 2,
                 self.kill_daemon: 2}
         stop = time.time() + seconds
         self.dhad.start()
         while time.time() < stop:
             what = self.random.choices(list(menu), menu.values())[0]
-            if what in (self.submit, self.submit_after) and len(self.jobs) >= 4 + 2 * seconds // 3:
+            if what in (self.submit, self.submit_after, self.crowd) and len(self.jobs) >= 4 + 2 * seconds // 3:
                 continue
             self.did(what.__name__)
             what()
