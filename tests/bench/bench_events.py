@@ -23,6 +23,7 @@ import zlib
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
 import harness
+from prometheus import histogram, quantile
 
 harness.BIN = sys.argv[1]
 READERS = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
@@ -120,21 +121,6 @@ def cpu_seconds(pid):
 def rss_mib(pid):
     with open(f"/proc/{pid}/status") as f:
         return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1]) / 1024
-
-
-def histogram(text, name):
-    rows = re.findall(rf'^{name}_bucket{{le="([^"]+)"}} (\d+)$', text, re.M)
-    return [(float(le), int(n)) for le, n in rows]
-
-
-def quantile(before, after, q):
-    """Upper bound in ms of the bucket that holds the quantile, and how many were counted."""
-    counts = [(le, n - m) for (le, n), (_, m) in zip(after, before)]
-    total = counts[-1][1]
-    for le, n in counts:
-        if n >= q * total:
-            return le * 1e3, total
-    return float("inf"), total
 
 
 def write(path, node, n, begin, latencies):

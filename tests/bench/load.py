@@ -9,12 +9,12 @@ import harness
 
 
 class Load:
-    def __init__(self, d, n, clients, first=0, after=(), minimal=False):
+    def __init__(self, d, n, clients, first=0, after=(), minimal=False, resources=lambda i: {"ranks": 2}):
         """n jobs by so many connections at once; each 201 is committed and synced. minimal: it names the job and no more."""
         prefer = b"Prefer: return=minimal\r\n" if minimal else b""
         text = b""
         for i in range(first, first + n):
-            body = json.dumps({"spec": d.spec(f"job-{i}", seed=i), "after": list(after)}).encode()
+            body = json.dumps({"spec": d.spec(f"job-{i}", seed=i, resources=resources(i)), "after": list(after)}).encode()
             one = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (prefer, len(body)) + body
             text += b"%d\n" % len(one) + one
         before = cpu_seconds(d.process.pid)
