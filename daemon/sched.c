@@ -58,6 +58,7 @@ static int by_node(const void *pa, const void *pb)
 
 /* All that a stage asks for, but its walltime; and what that gets at present. */
 struct shape {
+    struct shape *next; /* of all, to be freed */
     const struct sched_stage *like;
     int nodes;
     bool plain;                   /* one node, any of the device */
@@ -79,10 +80,11 @@ struct pass {
     int most[SCHED_DEVICES];
     int promises[SCHED_DEVICES], blocked[SCHED_DEVICES];
     int64_t first_blocked[SCHED_DEVICES];
-    struct shape *shapes; /* table with open addressing: `like` NULL = empty */
+    struct shape **shapes; /* table with open addressing: mask + 1 entries, NULL = empty */
+    struct shape *all_shapes;
     size_t mask;
     struct sched_node **picked;     /* scratch: n_nodes */
-    int64_t *times;                 /* scratch: n_nodes */
+    int64_t *times, *when;          /* scratch: n_nodes */
     uint64_t changes, changes_open; /* of nodes with promises or held ones; of the others */
     int64_t now_us;
 };
@@ -199,6 +201,7 @@ static void shape_make(const struct pass *p, const struct sched_stage *s, struct
     }
 }
 
+/* NULL when out of memory. */
 static struct shape *shape_of(struct pass *p, const struct sched_stage *s)
 {
     uint64_t h = mix(mix(mix(mix(0, (uint64_t)s->device), (uint64_t)s->nodes), (uint64_t)s->slots),
@@ -207,24 +210,25 @@ static struct shape *shape_of(struct pass *p, const struct sched_stage *s)
         h = mix(h, (uint64_t)s->only[i]);
     }
     size_t at = h & p->mask;
-    while (p->shapes[at].like && !same_shape(p->shapes[at].like, s)) {
+    while (p->shapes[at] && !same_shape(p->shapes[at]->like, s)) {
         at = (at + 1) & p->mask;
     }
-    if (!p->shapes[at].like) {
-        shape_make(p, s, &p->shapes[at]);
+    if (!p->shapes[at]) {
+        struct shape *sh = malloc(sizeof *sh);
+        if (!sh) {
+            return NULL;
+        }
+        shape_make(p, s, sh);
+        sh->next = p->all_shapes;
+        p->all_shapes = p->shapes[at] = sh;
     }
-    return &p->shapes[at];
+    return p->shapes[at];
 }
 
 static int descending(const void *pa, const void *pb)
 {
     int64_t a = *(const int64_t *)pa, b = *(const int64_t *)pb;
     return (a < b) - (a > b);
-}
-
-static int ascending(const void *a, const void *b)
-{
-    return descending(b, a);
 }
 
 /* What the shape can get now. A plain one was offered the open nodes already, in vain: for it only the others count,
@@ -333,32 +337,48 @@ static bool start(struct pass *p, struct shape *sh, const struct sched_stage *s,
 
 /* ---- promises ---- */
 
+/* Adds t to the `n` smallest so far, in order, of which there is room for `room`. */
+static size_t keep_smallest(int64_t *times, size_t n, size_t room, int64_t t)
+{
+    if (n == room && t >= times[n - 1]) {
+        return n;
+    }
+    size_t i = n < room ? n++ : n - 1;
+    for (; i > 0 && times[i - 1] > t; i--) {
+        times[i] = times[i - 1];
+    }
+    times[i] = t;
+    return n;
+}
+
 /* The earliest time at which `nodes` suitable nodes have room together; they are then the first of p->picked.
- * A node's own earliest times are asked for from a time that only grows, and there are finitely many. */
+ * A node's own earliest time is asked for again only when it is past: there are finitely many. */
 static int64_t earliest(struct pass *p, const struct shape *sh, const struct sched_stage *s)
 {
-    int64_t t = p->now_us;
-    for (;;) {
+    size_t first = p->first[s->device], end = p->end[s->device], want = (size_t)sh->nodes;
+    for (size_t i = first; i < end; i++) {
+        p->when[i] = suits(&p->nodes[i], s) ? p->now_us - 1 : SCHED_NEVER_US;
+    }
+    for (int64_t t = p->now_us;;) {
         size_t n = 0, at_once = 0;
-        for (size_t i = p->first[s->device]; i < p->end[s->device]; i++) {
-            struct sched_node *nd = &p->nodes[i];
-            int64_t when = suits(nd, s) ? sched_node_earliest(nd, s->slots, s->walltime_us, t)
-                                        : SCHED_NEVER_US;
-            if (when < SCHED_NEVER_US) {
-                p->times[n++] = when;
-                if (when == t) {
-                    p->picked[at_once++] = nd;
-                }
+        for (size_t i = first; i < end; i++) {
+            if (p->when[i] < t) {
+                p->when[i] = sched_node_earliest(&p->nodes[i], s->slots, s->walltime_us, t);
+            }
+            if (p->when[i] < SCHED_NEVER_US) {
+                n = keep_smallest(p->times, n, want, p->when[i]);
+            }
+            if (p->when[i] == t) {
+                p->picked[at_once++] = &p->nodes[i];
             }
         }
-        if (at_once >= (size_t)sh->nodes) {
+        if (at_once >= want) {
             return t;
         }
-        if (n < (size_t)sh->nodes) {
+        if (n < want) {
             return SCHED_NEVER_US;
         }
-        qsort(p->times, n, sizeof *p->times, ascending);
-        t = p->times[sh->nodes - 1];
+        t = p->times[want - 1];
     }
 }
 
@@ -400,6 +420,9 @@ static int decide(struct pass *p, const struct sched_stage *s, struct sched_deci
                   struct sched_result *r)
 {
     struct shape *sh = shape_of(p, s);
+    if (!sh) {
+        return -1;
+    }
     *d = (struct sched_decision){.stage = s->id,
                                  .slots = s->slots * sh->nodes,
                                  .most = sh->most,
@@ -477,12 +500,13 @@ int sched_pass(struct sched_stage *stages, size_t n_stages, const struct sched_s
         p.mask = 2 * p.mask + 1;
     }
     p.nodes = calloc(n_slots + 1, sizeof *p.nodes);
-    p.shapes = calloc(p.mask + 1, sizeof *p.shapes);
+    p.shapes = calloc(p.mask + 1, sizeof(struct shape *));
     p.picked = calloc(n_slots + 1, sizeof(struct sched_node *));
     p.times = calloc(n_slots + 1, sizeof *p.times);
+    p.when = calloc(n_slots + 1, sizeof *p.when);
     r->at = calloc(n_stages + 1, sizeof *r->at);
     r->slot_ids = calloc(n_slots + 1, sizeof *r->slot_ids);
-    if (sorted && ends && heads && p.nodes && p.shapes && p.picked && p.times && r->at &&
+    if (sorted && ends && heads && p.nodes && p.shapes && p.picked && p.times && p.when && r->at &&
         r->slot_ids) {
         if (n_slots) {
             memcpy(sorted, slots, n_slots * sizeof *sorted);
@@ -497,9 +521,15 @@ int sched_pass(struct sched_stage *stages, size_t n_stages, const struct sched_s
         sched_result_finish(r);
     }
     sched_nodes_finish(p.nodes, p.n_nodes);
+    while (p.all_shapes) {
+        struct shape *next = p.all_shapes->next;
+        free(p.all_shapes);
+        p.all_shapes = next;
+    }
     free(p.shapes);
     free(p.picked);
     free(p.times);
+    free(p.when);
     free(heads);
     free(ends);
     free(sorted);

@@ -132,6 +132,13 @@ int64_t sched_node_earliest(const struct sched_node *nd, int slots, int64_t wall
     if (nd->total < slots || nd->held_by) {
         return SCHED_NEVER_US;
     }
+    if (nd->n_spans == 0) { /* the usual case: what comes back stays free */
+        int missing = slots - nd->free;
+        int64_t t = missing <= 0            ? from
+                    : missing <= nd->n_ends ? nd->ends[missing - 1]
+                                            : SCHED_NEVER_US;
+        return t > from ? t : from;
+    }
     for (int64_t t = from; t < SCHED_NEVER_US; t = next_relief(nd, t)) {
         int64_t until = first_short(nd, slots, t, &blocker);
         if (until == SCHED_NEVER_US || (walltime_us && until - t >= walltime_us)) {
