@@ -109,11 +109,11 @@ static void add_daemon(struct text *t, const struct daemon *d)
 enum api_outcome api_prometheus(struct api_call *c)
 {
     int64_t jobs[JOB_STATES], stages[STAGE_STATES], busy = 0;
-    struct store_slot *slots = NULL;
+    struct store_slot_held *slots = NULL;
     size_t n = 0;
     struct text t = {0};
     if (store_counts(c->d->store, jobs, stages, &c->e) != 0 ||
-        store_slots(c->d->store, &slots, &n, &c->e) != 0) {
+        store_slots_held(c->d->store, &slots, &n, &c->e) != 0) {
         return API_FAIL;
     }
     for (size_t i = 0; i < n; i++) {

@@ -28,6 +28,7 @@ void snapshot_finish(struct snapshot *s)
         free(s->only);
         s->only = next;
     }
+    free(s->by_name);
     free(s->nodes);
     free(s->cand);
     free(s->stages);
@@ -79,10 +80,10 @@ int snapshot_slots(struct daemon *d, struct snapshot *s, struct dha_err *e)
 {
     size_t n_leases;
     struct lease *l = leases(d, &n_leases);
-    struct store_slot *slots = NULL;
+    struct store_slot_held *slots = NULL;
     size_t n = 0;
     int rc = -1;
-    if (store_slots(d->store, &slots, &n, e) != 0 ||
+    if (store_slots_held(d->store, &slots, &n, e) != 0 ||
         store_nodes(d->store, &s->nodes, &s->n_nodes, e) != 0) {
         goto out;
     }
@@ -143,17 +144,43 @@ static struct sched_stage stage_of(const struct store_candidate *c, int64_t now)
                                 .not_before_us = backoff_until(c, now)};
 }
 
-static bool has_word(const char *words, const char *word)
+static int by_name(const void *pa, const void *pb)
 {
-    size_t n = strlen(word);
-    for (const char *p = words; *p; p += strspn(p, " ")) {
-        size_t len = strcspn(p, " ");
-        if (len == n && memcmp(p, word, n) == 0) {
-            return true;
-        }
-        p += len;
+    const struct store_node *a = *(struct store_node *const *)pa,
+                            *b = *(struct store_node *const *)pb;
+    return strcmp(a->name, b->name);
+}
+
+/* The node of that name (n bytes of text); NULL if it is not there. */
+static const struct store_node *node_named(const struct snapshot *s, const char *text, size_t n)
+{
+    struct store_node key, *want = &key, **found;
+    if (n >= sizeof key.name) {
+        return NULL;
     }
-    return false;
+    memcpy(key.name, text, n);
+    key.name[n] = '\0';
+    found = bsearch(&want, s->by_name, s->n_nodes, sizeof want, by_name);
+    return found ? *found : NULL;
+}
+
+static int sort_names(struct snapshot *s, struct dha_err *e)
+{
+    s->by_name = calloc(s->n_nodes + 1, sizeof(struct store_node *));
+    if (!s->by_name) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    for (size_t i = 0; i < s->n_nodes; i++) {
+        s->by_name[i] = &s->nodes[i];
+    }
+    qsort(s->by_name, s->n_nodes, sizeof(struct store_node *), by_name);
+    return 0;
+}
+
+static int ascending(const void *pa, const void *pb)
+{
+    int64_t a = *(const int64_t *)pa, b = *(const int64_t *)pb;
+    return (a > b) - (a < b);
 }
 
 /* The stage may use only the nodes named ("a b"). One that is not there is no node; if none is, none will do. */
@@ -163,18 +190,25 @@ static int use_only(struct snapshot *s, const char *names, struct sched_stage *s
     if (names[0] == '\0') {
         return 0;
     }
-    struct plan_only *o = calloc(1, sizeof *o + (s->n_nodes + 1) * sizeof o->id[0]);
+    if (!s->by_name && sort_names(s, e) != 0) {
+        return -1;
+    }
+    struct plan_only *o = calloc(1, sizeof *o + (strlen(names) / 2 + 1) * sizeof o->id[0]);
     if (!o) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
-    for (size_t i = 0; i < s->n_nodes; i++) { /* by id */
-        if (has_word(names, s->nodes[i].name)) {
-            o->id[o->n++] = s->nodes[i].id;
-        }
-    }
-    o->n += o->n == 0; /* id 0: of no node */
     o->next = s->only;
     s->only = o;
+    for (const char *p = names; *p; p += strspn(p, " ")) {
+        size_t len = strcspn(p, " ");
+        const struct store_node *node = node_named(s, p, len);
+        if (node) {
+            o->id[o->n++] = node->id;
+        }
+        p += len;
+    }
+    qsort(o->id, o->n, sizeof o->id[0], ascending);
+    o->n += o->n == 0; /* id 0: of no node */
     st->only = o->id;
     st->n_only = o->n;
     return 0;
@@ -195,12 +229,50 @@ static int load_only(struct daemon *d, struct snapshot *s, const struct store_ca
     return rc;
 }
 
+#ifdef DHA_FAILPOINTS
+static int by_stage(const void *pa, const void *pb)
+{
+    const struct store_candidate *a = pa, *b = pb;
+    return (a->stage > b->stage) - (a->stage < b->stage);
+}
+
+/* What the store keeps in memory is compared with its tables: at every pass of the tests that run dhad-failpoints. */
+static void check_candidates(struct daemon *d, const struct snapshot *s)
+{
+    struct store_candidate *fresh, *kept = calloc(s->n + 1, sizeof *kept);
+    struct dha_err e = {0};
+    size_t n;
+    if (!kept || store_candidates_afresh(d->store, &fresh, &n, &e) != 0) {
+        free(kept);
+        return;
+    }
+    for (size_t i = 0; i < s->n; i++) {
+        kept[i] = s->cand[i];
+    }
+    qsort(kept, s->n, sizeof *kept, by_stage);
+    qsort(fresh, n, sizeof *fresh, by_stage);
+    if (n != s->n || (n && memcmp(kept, fresh, n * sizeof *kept) != 0)) {
+        log_error("the ready stages in memory are not those of the tables: %zu, %zu", s->n, n);
+        abort();
+    }
+    free(fresh);
+    free(kept);
+}
+#else
+static void check_candidates(const struct daemon *d, const struct snapshot *s)
+{
+    (void)d;
+    (void)s;
+}
+#endif
+
 static int load_stages(struct daemon *d, struct snapshot *s, int64_t now, struct dha_err *e)
 {
     if (store_candidates(d->store, &s->cand, &s->n, e) != 0) {
         return -1;
     }
     s->n_cand = s->n;
+    check_candidates(d, s);
     s->stages = calloc(s->n + 1, sizeof *s->stages);
     if (!s->stages) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
@@ -364,9 +436,9 @@ static int preempt(struct daemon *d, const struct snapshot *s, struct dha_err *e
     }
     size_t n = 0;
     struct preempt_attempt *l = running(d, &n, e);
-    struct store_slot *rows = NULL;
+    struct store_slot_held *rows = NULL;
     size_t n_rows = 0;
-    int rc = l && store_slots(d->store, &rows, &n_rows, e) == 0 ? 0 : -1;
+    int rc = l && store_slots_held(d->store, &rows, &n_rows, e) == 0 ? 0 : -1;
     struct preempt_slot *slots = calloc(n_rows + 1, sizeof *slots);
     int64_t *out = calloc(n + 1, sizeof *out);
     if (rc == 0 && (!slots || !out)) {

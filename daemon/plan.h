@@ -20,6 +20,7 @@ struct snapshot {
     struct store_candidate *cand;
     struct store_node *nodes; /* n_nodes */
     size_t n_nodes;
+    struct store_node **by_name; /* of nodes; NULL until a stage names some */
     struct plan_only *only;
     struct sched_stage *stages; /* n; a preview has one more than cand */
     size_t n;                   /* of stages */

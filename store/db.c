@@ -39,6 +39,7 @@ int db_fail(struct store *s, sqlite3 *db, struct dha_err *e, const char *what)
         metric_rollback(s);
         s->event_seq = s->event_committed;
         queue_forget(s);
+        kept_forget(s);
     }
     dha_fail(e, code, "state database, %.80s: %s", what, sqlite3_errmsg(db));
     if (code == DHA_E_NO_SPACE)
@@ -344,6 +345,7 @@ void store_rollback(struct store *s)
     s->lost = false;
     s->event_seq = s->event_committed;
     queue_forget(s);
+    kept_forget(s);
 }
 
 bool store_dirty(const struct store *s)
@@ -369,6 +371,7 @@ int db_keep(struct store *s, const struct db_mark *m, struct dha_err *e)
 int db_undo(struct store *s, const struct db_mark *m)
 {
     queue_forget(s);
+    kept_forget(s);
     if (s->open) { /* else SQLite has undone more than this already */
         if (db_run0(s, NULL, sql_undo) != 0 || db_run0(s, NULL, sql_release) != 0)
             lose_turn(s);

@@ -20,6 +20,31 @@ struct queue_bound {
     bool known;
 };
 
+/* The ready stages, kept from one answer to the next (ready.c). */
+struct ready_ids {
+    int64_t *at;
+    size_t n;
+};
+struct ready {
+    struct store_candidate *at;
+    size_t n;
+    bool known;                    /* `at` is what the tables say but for what follows */
+    struct ready_ids stages, jobs; /* rows changed since */
+};
+
+/* What is kept of the slots (node.c): by node and number, who holds them left out. */
+struct slot_place {
+    int64_t slot;
+    size_t at;
+};
+struct slots {
+    struct store_slot_held *at;
+    bool *gone;
+    struct slot_place *places; /* by the slot's id */
+    size_t n;                  /* of each of the three */
+    bool known;
+};
+
 /* A store belongs to one thread (chores open one of their own): its connections need no locks. */
 #define DB_OPEN (SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX)
 
@@ -35,8 +60,11 @@ struct store {
     int64_t event_seq, event_committed;
     struct queue_bound queue[QUEUE_BOUNDS];
     unsigned queue_next;
-    int64_t actor;  /* uid, or STORE_NO_ACTOR */
-    int64_t now_us; /* the last time a caller gave: stamps what has no caller */
+    struct ready ready;
+    struct slots slots;
+    int64_t data_version; /* of the database when the two were read */
+    int64_t actor;        /* uid, or STORE_NO_ACTOR */
+    int64_t now_us;       /* the last time a caller gave: stamps what has no caller */
     struct {
         const char *sql;
         sqlite3_stmt *st;
@@ -117,6 +145,14 @@ void *db_grow(void *p_to_array, size_t *n, size_t size);
 /* queue.c: a job of the owner was added; a job that had ended goes on, whose ever. */
 void queue_added(struct store *s, int64_t owner_uid);
 void queue_forget(struct store *s);
+
+/* ready.c: what is kept in memory of the tables. Every change is seen from kept_watch() on; a change by somebody else is when
+ * kept_check() is asked before use; a rollback must say kept_forget(). */
+void kept_watch(struct store *s);
+int kept_check(struct store *s, struct dha_err *e);
+void kept_forget(struct store *s);
+void kept_finish(struct store *s);
+void slots_finish(struct store *s); /* node.c */
 
 /* schema.c: brings a file to STORE_SCHEMA. */
 enum db_file { DB_STATE, DB_METRICS };

@@ -216,6 +216,94 @@ int store_slots(struct store *s, struct store_slot **out, size_t *n, struct dha_
                    out, n, e);
 }
 
+/* ---- slots and who holds them, for the scheduler ---- */
+
+static int by_slot(const void *pa, const void *pb)
+{
+    const struct slot_place *a = pa, *b = pb;
+    return (a->slot > b->slot) - (a->slot < b->slot);
+}
+
+void slots_finish(struct store *s)
+{
+    free(s->slots.at);
+    free(s->slots.gone);
+    free(s->slots.places);
+    s->slots = (struct slots){0};
+}
+
+/* What slots are changes with the nodes only: that much is kept (ready.c says why it cannot be stale). */
+static int know_slots(struct store *s, struct dha_err *e)
+{
+    struct slots *l = &s->slots;
+    if (l->known)
+        return 0;
+    slots_finish(s);
+    sqlite3_stmt *q = db_query0(
+        s, e, "SELECT id, node, device, memory, gone FROM slot ORDER BY node, number");
+    int rc = q ? 1 : -1;
+    while (rc == 1 && (rc = db_next(s, e, q)) == 1) {
+        size_t n_places = l->n, n_gone = l->n;
+        struct slot_place *place = db_grow(&l->places, &n_places, sizeof *place);
+        bool *gone = place ? db_grow(&l->gone, &n_gone, sizeof *gone) : NULL;
+        struct store_slot_held *v = gone ? db_grow(&l->at, &l->n, sizeof *v) : NULL;
+        if (!v) {
+            db_reset(q);
+            return db_no_memory(e);
+        }
+        v->id = sqlite3_column_int64(q, 0);
+        v->node = sqlite3_column_int64(q, 1);
+        db_copy(q, 2, v->device, sizeof v->device);
+        v->memory = sqlite3_column_int64(q, 3);
+        *gone = sqlite3_column_int(q, 4);
+        *place = (struct slot_place){v->id, l->n - 1};
+    }
+    if (rc == 0 && l->n)
+        qsort(l->places, l->n, sizeof *l->places, by_slot);
+    l->known = rc == 0;
+    return rc;
+}
+
+/* Writes the holders beside all slots, in their order. */
+static int set_holders(struct store *s, struct store_slot_held *all, struct dha_err *e)
+{
+    const struct slots *l = &s->slots;
+    sqlite3_stmt *q = db_query0(
+        s, e, "SELECT slot, attempt FROM allocation WHERE until_us = 0 ORDER BY slot");
+    int rc = q ? 1 : -1;
+    size_t k = 0;
+    while (rc == 1 && (rc = db_next(s, e, q)) == 1) {
+        int64_t slot = sqlite3_column_int64(q, 0);
+        while (k < l->n && l->places[k].slot < slot)
+            k++;
+        if (k < l->n && l->places[k].slot == slot)
+            all[l->places[k].at].attempt = sqlite3_column_int64(q, 1);
+    }
+    return rc;
+}
+
+int store_slots_held(struct store *s, struct store_slot_held **out, size_t *n, struct dha_err *e)
+{
+    *out = NULL;
+    *n = 0;
+    if (kept_check(s, e) != 0 || know_slots(s, e) != 0)
+        return -1;
+    struct store_slot_held *all = malloc((s->slots.n + 1) * sizeof *all);
+    if (!all)
+        return db_no_memory(e);
+    if (s->slots.n)
+        memcpy(all, s->slots.at, s->slots.n * sizeof *all);
+    if (set_holders(s, all, e) != 0) {
+        free(all);
+        return -1;
+    }
+    for (size_t i = 0; i < s->slots.n; i++)
+        if (!s->slots.gone[i] || all[i].attempt)
+            all[(*n)++] = all[i];
+    *out = all;
+    return 0;
+}
+
 int store_slots_of_attempt(struct store *s, int64_t attempt, struct store_slot **out, size_t *n,
                            struct dha_err *e)
 {

@@ -150,6 +150,7 @@ static int open_files(struct store *s, struct dha_err *e)
     free(path);
     if (rc != 0)
         return -1;
+    kept_watch(s);
     if (db_scalar(s, e, db_query0(s, e, "SELECT max(seq) FROM event"), 0, &s->event_seq) != 0)
         return -1;
     s->event_committed = s->event_seq;
@@ -257,6 +258,7 @@ void store_close(struct store *s)
         return;
     if (s->db)
         store_rollback(s);
+    kept_finish(s);
     for (size_t i = 0; i < DB_CACHE; i++)
         sqlite3_finalize(s->cache[i].st);
     sqlite3_close(s->metrics);

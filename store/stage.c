@@ -183,66 +183,6 @@ int store_stage_running_by_key(struct store *s, const char *key, struct store_st
                 out, e);
 }
 
-int store_candidates(struct store *s, struct store_candidate **out, size_t *n, struct dha_err *e)
-{
-    *out = NULL;
-    *n = 0;
-    sqlite3_stmt *q = db_query0(
-        s, e,
-        "SELECT s.id, s.job, j.priority, j.slots, j.device, s.key, j.submitted_us, s.not_before_us,"
-        " (SELECT r.id FROM stage r WHERE r.key = s.key AND r.state = 'running'),"
-        " (SELECT d.on_job FROM dependency d JOIN job o ON o.id = d.on_job WHERE d.job = s.job"
-        "  AND " DB_UNMET
-        " ORDER BY d.on_job LIMIT 1), j.walltime_s, j.nodes, j.slot_memory, j.node_names <> ''"
-        " FROM stage s JOIN job j ON j.id = s.job"
-        " WHERE s.state = 'ready' AND s.damaged = 0 AND j.damaged = 0 AND j.cancel = 0"
-        " AND j.state IN ('queued', 'running') ORDER BY j.priority DESC, s.job");
-    if (!q)
-        return -1;
-    int rc;
-    while ((rc = db_next(s, e, q)) == 1) {
-        struct store_candidate *c = db_grow(out, n, sizeof *c);
-        if (!c) {
-            db_reset(q);
-            rc = db_no_memory(e);
-            break;
-        }
-        c->stage = sqlite3_column_int64(q, 0);
-        c->job = sqlite3_column_int64(q, 1);
-        c->priority = sqlite3_column_int(q, 2);
-        c->slots = sqlite3_column_int(q, 3);
-        db_copy(q, 4, c->device, sizeof c->device);
-        db_copy(q, 5, c->key, sizeof c->key);
-        c->submitted_us = sqlite3_column_int64(q, 6);
-        c->not_before_us = sqlite3_column_int64(q, 7);
-        c->waits_for = sqlite3_column_int64(q, 8);
-        c->depends_on = sqlite3_column_int64(q, 9);
-        c->walltime_s = sqlite3_column_int64(q, 10);
-        c->nodes = sqlite3_column_int(q, 11);
-        c->slot_memory = sqlite3_column_int64(q, 12);
-        c->named = sqlite3_column_int(q, 13);
-    }
-    if (rc < 0) {
-        free(*out);
-        *out = NULL;
-        *n = 0;
-    }
-    return rc;
-}
-
-int store_jobs_ready_for(struct store *s, const char *key, int64_t **out, size_t *n,
-                         struct dha_err *e)
-{
-    return db_ids(s, e,
-                  db_query(s, e,
-                           "SELECT s.job FROM stage s CROSS JOIN job j ON j.id = s.job"
-                           " WHERE s.state = 'ready' AND s.key = ?1 AND s.damaged = 0"
-                           " AND j.damaged = 0 AND j.cancel = 0"
-                           " AND j.state IN ('queued', 'running') ORDER BY j.priority DESC, s.job",
-                           DB_S(key)),
-                  out, n);
-}
-
 /* ---- transitions ---- */
 
 /* Moves the stage (id, job, attempt) that the query finds, with its event: 1 moved, 0 there is none, -1. */

@@ -316,8 +316,8 @@ int store_stage_done_by_key(struct store *s, const char *key, struct store_stage
 int store_stage_running_by_key(struct store *s, const char *key, struct store_stage *out,
                                struct dha_err *e);
 
-/* What the scheduler needs of the ready stages of queued and running jobs without cancel intent, by priority
- * (higher first), then job id. */
+/* What the scheduler needs of the ready stages of queued and running jobs without cancel intent, in no order. They are
+ * kept in memory between two calls (ready.c); afresh: read from the tables, to compare. */
 struct store_candidate {
     int64_t stage, job;
     int priority, slots, nodes;
@@ -331,7 +331,9 @@ struct store_candidate {
     int64_t walltime_s; /* 0 = none */
 };
 int store_candidates(struct store *s, struct store_candidate **out, size_t *n, struct dha_err *e);
-/* The jobs of those whose ready stage has that key, in the same order. *out: free(). */
+int store_candidates_afresh(struct store *s, struct store_candidate **out, size_t *n,
+                            struct dha_err *e);
+/* The jobs of those whose ready stage has that key, by priority (higher first), then id. *out: free(). */
 int store_jobs_ready_for(struct store *s, const char *key, int64_t **out, size_t *n,
                          struct dha_err *e);
 
@@ -547,6 +549,13 @@ int store_node_remove(struct store *s, int64_t id, int64_t now_us, struct dha_er
 /* By id; those that are gone only while something runs there. */
 int store_nodes(struct store *s, struct store_node **out, size_t *n, struct dha_err *e);
 int store_slots(struct store *s, struct store_slot **out, size_t *n, struct dha_err *e);
+/* The same in the same order, but only what the scheduler asks about: thousands of them are read at each pass. */
+struct store_slot_held {
+    int64_t id, node;
+    char device[8];
+    int64_t memory, attempt;
+};
+int store_slots_held(struct store *s, struct store_slot_held **out, size_t *n, struct dha_err *e);
 /* Slots that an attempt holds (live) or held. */
 int store_slots_of_attempt(struct store *s, int64_t attempt, struct store_slot **out, size_t *n,
                            struct dha_err *e);

@@ -279,6 +279,43 @@ static int checkpoint_gone(struct store *s, struct dha_err *e)
 
 /* ---- reading: whatever fails, nothing changes and nothing leaks ---- */
 
+static int by_stage(const void *pa, const void *pb)
+{
+    const struct store_candidate *a = pa, *b = pb;
+    return (a->stage > b->stage) - (a->stage < b->stage);
+}
+
+/* Whatever failed before: what the store keeps in memory is what its tables say. */
+static int kept(struct store *s, struct dha_err *e)
+{
+    struct store_candidate *c = NULL, *fresh = NULL;
+    struct store_slot_held *held = NULL;
+    struct store_slot *slots = NULL;
+    size_t n, n_fresh, n_held, n_slots;
+    int rc = -1;
+    if (store_candidates(s, &c, &n, e) != 0 ||
+        store_candidates_afresh(s, &fresh, &n_fresh, e) != 0 ||
+        store_slots_held(s, &held, &n_held, e) != 0 || store_slots(s, &slots, &n_slots, e) != 0)
+        goto out;
+    bool same = n == n_fresh && n_held == n_slots;
+    if (same && n) {
+        qsort(c, n, sizeof *c, by_stage);
+        qsort(fresh, n, sizeof *fresh, by_stage);
+        same = memcmp(c, fresh, n * sizeof *c) == 0;
+    }
+    for (size_t i = 0; same && i < n_held; i++)
+        same = held[i].id == slots[i].id && held[i].attempt == slots[i].attempt;
+    if (!same)
+        fprintf(stderr, "what is kept in memory is not what the tables say\n"), abort();
+    rc = 0;
+out:
+    free(c);
+    free(fresh);
+    free(held);
+    free(slots);
+    return rc;
+}
+
 static int read_jobs(struct store *s, struct dha_err *e)
 {
     struct store_jobs l;
@@ -419,12 +456,15 @@ static int backup(struct store *s, struct dha_err *e)
 #f, f                                                                                      \
     }
 const struct scenario_turn scenario[] = {
-    {"nodes", {C(nodes), C(fewer_slots), C(nodes)}},
+    {"nodes", {C(nodes), C(kept), C(fewer_slots), C(nodes), C(kept)}},
     {"submit",
      {C(submit_one), C(submit_held), C(sweep_new), C(submit_of_sweep), C(submit_one_again)}},
     {"start", {C(start_search), C(attempt_dir), C(stage_out), C(job_runs)}},
-    {"run", {C(shim_is_known), C(journal), C(priority), C(cancel_held), C(stopping)}},
-    {"hand-over", {C(bye), C(search_ends), C(search_done), C(start_fuse), C(set_aside), C(outbox)}},
+    {"run",
+     {C(kept), C(shim_is_known), C(journal), C(priority), C(cancel_held), C(stopping), C(kept)}},
+    {"hand-over",
+     {C(bye), C(kept), C(search_ends), C(search_done), C(kept), C(start_fuse), C(set_aside),
+      C(outbox), C(kept)}},
     {"fail", {C(fuse_ends), C(fuse_fails), C(job_fails), C(outbox_done), C(drain)}},
     {"again", {C(job_again), C(fuse_again), C(resume), C(checkpoint_gone)}},
     {"read", {C(read_jobs), C(read_stages), C(read_attempts), C(read_results), C(read_rest)}},

@@ -232,26 +232,45 @@ static void a_node_that_shrinks_loses_only_free_slots(void **state)
     free(l);
 }
 
-static void candidates_come_by_priority_then_age(void **state)
+static void candidates_are_what_waits_and_is_not_held(void **state)
 {
     struct fixture *f = *state;
     int64_t a = submit(f, "a"), b = submit(f, "b"), c = submit(f, "c"), d = submit(f, "d");
     struct store_candidate *l;
-    size_t n;
+    size_t n, seen = 0;
     bool changed;
     OK(store_job_set_priority(f->s, c, 10, NOW, &e));
     struct store_job_move hold = {.job = d, .from = JOB_QUEUED, .to = JOB_HELD, .now_us = NOW};
     OK(store_job_transition(f->s, &hold, &changed, &e));
     OK(store_candidates(f->s, &l, &n, &e));
     assert_int_equal(n, 3);
-    assert_int_equal(l[0].job, c);
-    assert_int_equal(l[1].job, a);
-    assert_int_equal(l[2].job, b);
-    assert_int_equal(l[0].slots, 2);
-    assert_string_equal(l[0].device, "cpu");
-    assert_string_equal(l[0].key, "c-0");
+    for (size_t i = 0; i < n; i++) {
+        seen += l[i].job == a || l[i].job == b || l[i].job == c;
+        assert_int_equal(l[i].priority, l[i].job == c ? 10 : 0);
+        assert_int_equal(l[i].slots, 2);
+        assert_string_equal(l[i].device, "cpu");
+        if (l[i].job == c)
+            assert_string_equal(l[i].key, "c-0");
+    }
+    assert_int_equal(seen, 3);
     free(l);
     FAILS(DHA_E_NOT_FOUND, store_job_set_priority(f->s, 4711, 1, NOW, &e));
+}
+
+/* Who waits for a stage's result gets it in the order in which they would start. */
+static void jobs_ready_for_a_key_come_by_priority_then_age(void **state)
+{
+    struct fixture *f = *state;
+    int64_t a = submit(f, "same"), b = submit(f, "same"), c = submit(f, "same"), *ids;
+    size_t n;
+    submit(f, "other");
+    OK(store_job_set_priority(f->s, c, 10, NOW, &e));
+    OK(store_jobs_ready_for(f->s, "same-0", &ids, &n, &e));
+    assert_int_equal(n, 3);
+    assert_int_equal(ids[0], c);
+    assert_int_equal(ids[1], a);
+    assert_int_equal(ids[2], b);
+    free(ids);
 }
 
 int main(void)
@@ -266,7 +285,8 @@ int main(void)
         T(what_adoption_needs_survives_a_restart),
         T(a_drained_node_gives_no_slots_and_keeps_its_reason),
         T(a_node_that_shrinks_loses_only_free_slots),
-        T(candidates_come_by_priority_then_age),
+        T(candidates_are_what_waits_and_is_not_held),
+        T(jobs_ready_for_a_key_come_by_priority_then_age),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
