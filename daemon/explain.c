@@ -462,6 +462,12 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
         takes(x, ACCESS_ADMIN, 0);
         return 0;
     }
+    if (remote_waits(d, job->id, x->reason, sizeof x->reason)) {
+        SAY(unblock,
+            "an answer of the node: mend it or its network; given up, it is drained, and the %s",
+            job->cancel ? "job is cancelled" : "stage goes on elsewhere");
+        return 0;
+    }
     if (job->cancel) {
         SAY(reason, "it is being cancelled%s%.180s; its processes are given time to checkpoint",
             job->cancel_reason ? ": " : "", job->cancel_reason ? job->cancel_reason : "");
@@ -474,12 +480,6 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
             attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
         SAY(unblock, "dha release %lld", (long long)job->id);
         takes(x, ACCESS_JOB, job->id);
-        return 0;
-    }
-    if (remote_waits(d, job->id, x->reason, sizeof x->reason)) {
-        SAY(unblock,
-            "an answer of the node: mend it or its network; given up, it is drained, and the "
-            "stage goes on elsewhere");
         return 0;
     }
     if (attempts_of_job(d, job->id)) {

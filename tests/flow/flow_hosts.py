@@ -328,6 +328,75 @@ class RealNodes(Hosts):
         d.post(f"/v1/jobs/{job}/cancel", {"now": True})
         d.until_state(job, "cancelled", seconds=60)
 
+    def hung_in_training(self, slots=1, **settings):
+        """A gang over both nodes, and node b stops: sshd, orted and ranks there; what of the attempt is there."""
+        d = self.daemon(slots, stall_min_s=5, stall_train_s=20, **settings)
+        job, uuid = self.start_long(d)
+        d.until(lambda: int(d.stage(job, "train")["progress"]["step"]) > 12, seconds=120)
+        self.cluster.hang("b")
+        self.addCleanup(self.cluster.hang, "b", False)
+        return d, job, uuid, self.on("b", uuid)
+
+    def watch(self, d, job, uuid, seconds, until):
+        """Until it is so; meanwhile the slots of b are the attempt's, or nobody gets them."""
+        def look():
+            if d.stage(job, "train")["attempts"] > 1 and self.on("b", uuid):
+                self.assertEqual(self.node(d, "b")["state"], "drained", "a second gang beside the first")
+            return until()
+        return d.until(look, seconds=seconds)
+
+    def explain(self, d, job):
+        return d.get(f"/v1/jobs/{job}/explain").json
+
+    def test_a_node_that_hangs_is_noticed_by_the_step_and_held_until_it_goes_on(self):
+        d, job, uuid, there = self.hung_in_training()
+        self.assertTrue(there)
+        self.assertIn("counts as frozen after", self.explain(d, job)["reason"])
+        self.watch(d, job, uuid, 120, lambda: [e for e in d.events() if e["type"] == "attempt.stalled"])
+        self.watch(d, job, uuid, 60, lambda: "because it counts as frozen" in self.explain(d, job)["reason"])
+        self.watch(d, job, uuid, 180, lambda: self.attempt_states(d, job)[-1:] == ["unreachable"])
+        x = self.explain(d, job)
+        self.assertIn("node b does not answer", x["reason"])
+        self.assertIn("it is given up in", x["reason"])
+        self.assertIn("mend it or its network", x["unblock"])
+        self.assertEqual((self.node(d, "b")["state"], d.stage(job, "train")["attempts"]), ("unreachable", 1))
+        self.assertEqual(self.on("a", uuid), [])
+        d.kill()
+        d.start()
+        self.assertEqual(d.stage(job, "train")["attempts"], 1)
+        self.assertEqual(self.on("b", uuid), there, "as it was: stopped")
+        self.cluster.hang("b", False)
+        self.after_a_death(d, job, uuid)
+
+    def test_a_node_that_hangs_for_good_is_given_up_and_what_wakes_there_later_is_its_resumers(self):
+        d, job, uuid, there = self.hung_in_training(slots=2, unreachable_s=10)
+        self.watch(d, job, uuid, 240, lambda: self.node(d, "b")["state"] == "drained")
+        self.assertIn("may still run there", self.node(d, "b")["reason"])
+        self.assertIn(uuid, self.node(d, "b")["reason"])
+        # its gang needs two nodes: there is one
+        x = d.until(lambda: "drained" in (x := self.explain(d, job))["reason"] and x, seconds=60)
+        self.assertIn("dha-shim --sweep UUID", x["unblock"])
+        self.assertEqual(d.stage(job, "train")["attempts"], 1)
+        self.cluster.hang("b", False)
+        # orted and the ranks there have lost mpirun: what of them is left is ended by who resumes the node
+        r = subprocess.run(self.cluster.inside("b", os.path.join(harness.BIN, "dha-shim"), "--sweep", uuid),
+                           capture_output=True, text=True, timeout=60)
+        self.assertEqual((r.returncode, self.on("b", uuid)), (0, []), r)
+        d.post("/v1/nodes/b/resume")
+        self.after_a_death(d, job, uuid)
+
+    def test_a_cancel_of_what_hangs_waits_for_the_node(self):
+        d, job, uuid, there = self.hung_in_training()
+        d.post(f"/v1/jobs/{job}/cancel", {"now": True})
+        self.watch(d, job, uuid, 180, lambda: self.node(d, "b")["state"] == "unreachable")
+        self.assertEqual(d.job(job)["state"], "running")
+        x = self.explain(d, job)
+        self.assertIn("node b does not answer", x["reason"], x)
+        self.assertIn("given up, it is drained, and the job is cancelled", x["unblock"])
+        self.cluster.hang("b", False)
+        d.until_state(job, "cancelled", seconds=120)
+        self.assertEqual((self.on("a", uuid), self.on("b", uuid)), ([], []))
+
 
 if __name__ == "__main__":
     harness.main()

@@ -113,6 +113,33 @@ class Cluster:
         self.sshd[name].wait()
         self.start_init(name)
 
+    def hang(self, name, on=True):
+        """Every process on a node stops (a kernel that hangs, a paused machine), or goes on; its network answers pings, and
+        takes connections that nobody serves. The last ones to stop are first to go on: parents see their children stop.
+        Its first process is let be: it is what we enter the node by."""
+        skip = {self.init[name][1]}
+        for _ in range(20):
+            pids = [p for p in self.pids(name) if p not in skip and (self.state(p) != "T") == on]
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
+                except ProcessLookupError:
+                    pass
+            if not pids:
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError(f"{name}: {pids} would not {'stop' if on else 'go on'}")
+        if not on:  # nsenter stops with what it runs
+            self.sshd[name].send_signal(signal.SIGCONT)
+
+    def state(self, pid):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                return f.read().rsplit(")", 1)[1].split()[0].upper()
+        except OSError:
+            return "X"
+
     def pids(self, name):
         """Processes on a node, by its own process namespace."""
         want = os.readlink(f"/proc/{self.init[name][1]}/ns/pid")
@@ -134,6 +161,7 @@ class Cluster:
                     pass
             init.wait()
         for p in self.sshd.values():
+            p.kill()
             p.wait()
         for name in self.NAMES:
             subprocess.run(["ip", "netns", "del", self.ns(name)], capture_output=True)
