@@ -23,6 +23,7 @@ enum { DOC_MAX = 256 * 1024 * 1024 };
 struct import {
     char *dir, *tmp;
     int64_t uid, files, bytes, job;
+    uid_t owner; /* of the manifest; -1 = not known yet */
     struct store_import im;
     bool placed;
 };
@@ -50,6 +51,18 @@ static int place_of(const struct import *k, const char *name, char out[FILES_PAT
                                            : files_path(out, e, "%s/imported/%s", k->tmp, name);
 }
 
+/* An export is closed to others than who made it (0700): another daemon's user is one of them. */
+static int may_not_read(const struct import *k, struct dha_err *e)
+{
+    if (e->code == DHA_E_IO && geteuid() != 0 && k->owner != geteuid()) {
+        dha_err_hint(e,
+                     "uid %ld, who runs this daemon, has to be able to read %.120s: chown -R, or "
+                     "copy it as that user",
+                     (long)geteuid(), k->dir);
+    }
+    return -1;
+}
+
 /* One file of the manifest: read and compared; copied as well, or not. */
 static int take_file(struct import *k, const cJSON *f, bool copy, struct progress *p,
                      struct dha_err *e)
@@ -71,7 +84,14 @@ static int take_file(struct import *k, const cJSON *f, bool copy, struct progres
     if (files_path(from, e, "%s/%s", k->dir, name) != 0 || place_of(k, name, to, e) != 0 ||
         (copy && files_make_parent(to, e) != 0) ||
         (copy ? files_copy(from, to, p, &seen, e) : files_digest(from, p, &seen, e)) != 0) {
-        return -1;
+        return may_not_read(k, e);
+    }
+    /* Who made the directory may have put in a hard link, or a link to a directory, for us to read another's files. */
+    if (seen.owner != k->owner) {
+        dha_fail(e, DHA_E_FORBIDDEN, "%s is uid %ld's, and %s/manifest.json uid %ld's", from,
+                 (long)seen.owner, k->dir, (long)k->owner);
+        return dha_err_hint(e, "nothing was taken in; an export has one owner: if it is what it "
+                               "should be, copy it (cp -r makes all of it yours)");
     }
     if (seen.bytes != bytes || strcmp(seen.sha256, sha) != 0) {
         dha_fail(e, DHA_E_INPUT, "%s is not what was exported (%lld bytes of %lld)", from,
@@ -95,21 +115,34 @@ static int each_file(struct import *k, const cJSON *manifest, bool copy, struct 
     return 0;
 }
 
+/* Whose it is; or why it cannot be read. */
+static int find_owner(struct import *k, const char *manifest, struct dha_err *e)
+{
+    struct stat st;
+    if (lstat(manifest, &st) == 0) {
+        k->owner = st.st_uid;
+        return S_ISREG(st.st_mode) ? 0
+                                   : dha_fail(e, DHA_E_INPUT, "%s is not a regular file", manifest);
+    }
+    if (errno == ENOENT || errno == ENOTDIR) {
+        dha_fail(e, DHA_E_NOT_FOUND, "%s has no manifest.json: it is no finished export", k->dir);
+        return dha_err_hint(e, "`dha admin export JOB --out DIR` makes one");
+    }
+    dha_fail_errno(e, errno, "cannot look at %s", manifest);
+    return may_not_read(k, e);
+}
+
 static cJSON *read_manifest(struct import *k, struct dha_err *e)
 {
     char path[FILES_PATH];
     const cJSON *f;
     bool job = false;
-    if (files_path(path, e, "%s/manifest.json", k->dir) != 0) {
-        return NULL;
-    }
-    if (!files_there(path)) {
-        dha_fail(e, DHA_E_NOT_FOUND, "%s has no manifest.json: it is no finished export", k->dir);
-        dha_err_hint(e, "`dha admin export JOB --out DIR` makes one");
+    if (files_path(path, e, "%s/manifest.json", k->dir) != 0 || find_owner(k, path, e) != 0) {
         return NULL;
     }
     cJSON *doc = json_parse_file(path, DOC_MAX, e);
     if (!doc) {
+        may_not_read(k, e);
         return NULL;
     }
     cJSON_ArrayForEach(f, json_get(doc, "files"))
@@ -311,5 +344,6 @@ int chore_import(struct daemon *d, const char *dir, int64_t uid, struct dha_err 
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     k->uid = uid;
+    k->owner = (uid_t)-1;
     return chore_start(d, &ops, k, e);
 }

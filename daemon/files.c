@@ -74,7 +74,6 @@ static int pump(int in, int out, const char *path, const char *to, struct progre
     struct hashes h = {EVP_MD_CTX_new(), XXH3_createState()};
     char *buf = malloc(CHUNK);
     int rc = -1;
-    *seen = (struct files_seen){0};
     if (!h.sha || !h.xxh || !buf || !EVP_DigestInit_ex(h.sha, EVP_sha256(), NULL) ||
         XXH3_128bits_reset(h.xxh) != XXH_OK) {
         dha_fail(e, DHA_E_NO_MEMORY, "no memory to read %s", path);
@@ -109,9 +108,10 @@ out:
     return rc;
 }
 
-static int open_file(const char *path, struct dha_err *e)
+static int open_file(const char *path, struct files_seen *seen, struct dha_err *e)
 {
     struct stat st;
+    *seen = (struct files_seen){0};
     struct runas as;
     int fd = runas_enter_path(&as, path);
     if (fd == 0) {
@@ -125,12 +125,13 @@ static int open_file(const char *path, struct dha_err *e)
         close(fd);
         return dha_fail(e, DHA_E_INPUT, "%s is not a regular file", path);
     }
+    seen->owner = st.st_uid;
     return fd;
 }
 
 int files_digest(const char *path, struct progress *p, struct files_seen *out, struct dha_err *e)
 {
-    int fd = open_file(path, e);
+    int fd = open_file(path, out, e);
     if (fd < 0) {
         return -1;
     }
@@ -142,7 +143,7 @@ int files_digest(const char *path, struct progress *p, struct files_seen *out, s
 int files_copy(const char *path, const char *to, struct progress *p, struct files_seen *out,
                struct dha_err *e)
 {
-    int in = open_file(path, e);
+    int in = open_file(path, out, e);
     if (in < 0) {
         return -1;
     }

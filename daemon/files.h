@@ -3,6 +3,7 @@
 #define DHA_DAEMON_FILES_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "daemon/progress.h"
 
@@ -18,6 +19,7 @@ bool files_there(const char *path);
 
 struct files_seen {
     int64_t bytes;
+    uid_t owner;
     char sha256[FILES_SHA256], xxh3[FILES_XXH3];
 };
 /* Reads a regular file (a link is refused) to its end; its bytes count as progress. */

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 import unittest
 
@@ -459,6 +460,128 @@ os.unlink(out + '/model'); os.rename(out, out + '.bak'); os.symlink(closed, out)
         j = d.until_state(job, "failed", seconds=60)
         self.assertIn("uid 0's", j["error"]["message"])
         self.assertEqual(os.stat(path).st_uid, 0)
+
+
+class Moved(Users):
+    """Jobs as directories (dha admin export, import) that go from one uid's daemon to another's."""
+    NOBODYS = 54321
+
+    def chore(self, name, body, dhad=None):
+        d = dhad or self.dhad
+        chore = d.post(f"/v1/admin/{name}", body).json["chore"]["id"]
+        return d.until(lambda: (c := d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"])["state"] != "running" and c)
+
+    def exported(self):
+        job = self.submit_as(ALICE, "ckpts=1")
+        self.dhad.until_state(job, "done")
+        to = os.path.join(self.dhad.dir, "exported")
+        self.assertEqual(self.chore("export", {"job": job, "out": to})["state"], "done")
+        return job, to
+
+    def give(self, path, uid):
+        subprocess.run(["chown", "-R", f"{uid}:{uid}", path], check=True)
+
+    def refused(self, to, code, *said, dhad=None):
+        d = dhad or self.dhad
+        before = len(d.get("/v1/jobs").json["jobs"])
+        c = self.chore("import", {"dir": to}, d)
+        self.assertEqual((c["state"], c["error"]["code"]), ("failed", code), c)
+        for text in said:
+            self.assertIn(text, c["error"]["message"] + " " + c["error"]["hint"])
+        self.assertEqual(len(d.get("/v1/jobs").json["jobs"]), before)
+        self.assertEqual([n for n in os.listdir(os.path.join(d.state, "jobs")) if n.startswith(".")], [])
+
+    def test_an_export_of_another_uids_daemon_is_taken_by_who_can_read_it(self):
+        _, to = self.exported()
+        sys.path.insert(0, os.path.join(harness.HERE, "..", "crash"))
+        import crash_unkillable
+        other = crash_unkillable.Dhad()
+        self.addCleanup(other.clean)
+        other.start()
+        self.addCleanup(other.end)
+        self.refused(to, "io_error", "Permission denied", f"uid {crash_unkillable.UID}, who runs this daemon, has to be able to read",
+                     "chown -R", dhad=other)
+        os.chmod(to, 0o755)  # the directory alone is not enough
+        self.refused(to, "io_error", "Permission denied", "chown -R", dhad=other)
+        self.give(to, crash_unkillable.UID)
+        c = self.chore("import", {"dir": to}, other)
+        self.assertEqual(c["state"], "done", c)
+        j = other.job(c["result"]["job"])
+        self.assertEqual((j["state"], j["owner_uid"]), ("done", "0"), "the job belongs to who imported it, the files the daemon's")
+        self.assertEqual(os.stat(os.path.join(other.state, "jobs", j["id"])).st_uid, crash_unkillable.UID)
+
+    def test_what_a_uid_that_is_no_user_exported_becomes_the_importers(self):
+        d = self.dhad
+        job, to = self.exported()
+        self.give(to, self.NOBODYS)
+        c = self.chore("import", {"dir": to})
+        self.assertEqual(c["state"], "done", c)
+        new = c["result"]["job"]
+        j = d.job(new)
+        self.assertEqual((j["state"], j["owner_uid"], d.job(job)["owner_uid"]), ("done", "0", str(ALICE)))
+        for root, dirs, files in os.walk(os.path.join(d.state, "jobs", new)):
+            for name in dirs + files:
+                self.assertEqual(os.lstat(os.path.join(root, name)).st_uid, 0, name)
+        self.assertEqual(self.chore("fsck", {"deep": True})["result"]["findings"], [])
+
+    def test_no_link_in_an_export_makes_root_read_anothers_file(self):
+        """Even one whose digest its maker knows, or guessed."""
+        import hashlib
+        d = self.dhad
+        _, to = self.exported()
+        self.give(to, ALICE)
+        secret = self.secret()
+        name = "files/search/out/secret"
+        manifest = os.path.join(to, "manifest.json")
+        with open(manifest) as f:
+            doc = json.load(f)
+
+        def put(digest):
+            listed = {"path": name, "bytes": str(os.stat(secret).st_size), "sha256": digest}
+            with open(manifest, "w") as f:
+                json.dump({**doc, "files": doc["files"] + [listed]}, f)
+        with open(secret, "rb") as f:
+            right = hashlib.sha256(f.read()).hexdigest()
+        os.link(secret, os.path.join(to, name))
+        for digest in ("0" * 64, right):
+            put(digest)
+            self.refused(to, "forbidden", f"secret is uid 0's, and {to}/manifest.json uid {ALICE}'s", "an export has one owner")
+        os.unlink(os.path.join(to, name))
+        os.symlink(secret, os.path.join(to, name))
+        self.refused(to, "io_error", "Too many levels of symbolic links")
+        os.unlink(os.path.join(to, name))
+        # a link to the directory that it is in
+        closed = os.path.join(d.dir, "closed")
+        os.mkdir(closed, 0o700)
+        os.rename(secret, os.path.join(closed, "secret"))
+        secret = os.path.join(closed, "secret")
+        name = "files/link/secret"
+        os.symlink(closed, os.path.join(to, "files", "link"))
+        put(right)
+        self.refused(to, "forbidden", "secret is uid 0's")
+        os.unlink(os.path.join(to, "files", "link"))
+        # and what would make it wait
+        os.mkdir(os.path.join(to, "files", "link"))
+        os.mkfifo(os.path.join(to, name))
+        self.refused(to, "bad_input", "is not a regular file")
+        os.unlink(manifest)
+        os.mkfifo(manifest)
+        self.refused(to, "bad_input", "manifest.json is not a regular file")
+
+    def test_a_hard_link_in_a_job_is_exported_as_far_as_its_user_may_read(self):
+        d = self.dhad
+        job = self.submit_as(ALICE)
+        d.until_state(job, "done")
+        out = os.path.join(d.stage_dir(job, "search"), "out")
+        os.link(self.secret(), os.path.join(out, "taken"))
+        to = os.path.join(d.dir, "exported")
+        c = self.chore("export", {"job": job, "out": to})
+        self.assertEqual((c["state"], c["error"]["code"]), ("failed", "io_error"), c)
+        self.assertIn("out/taken: Permission denied", c["error"]["message"])
+        self.assertEqual([n for n in os.listdir(d.dir) if n.startswith("exported")], [])
+        os.unlink(os.path.join(out, "taken"))
+        os.link(self.secret("for all\n", 0o644), os.path.join(out, "taken"))
+        self.assertEqual(self.chore("export", {"job": job, "out": to})["state"], "done")
 
 
 @unittest.skipUnless(shutil.which("setpriv"), "setpriv (util-linux) takes capabilities away")
