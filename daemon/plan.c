@@ -249,8 +249,10 @@ static void check_candidates(struct daemon *d, const struct snapshot *s)
     for (size_t i = 0; i < s->n; i++) {
         kept[i] = s->cand[i];
     }
-    qsort(kept, s->n, sizeof *kept, by_stage);
-    qsort(fresh, n, sizeof *fresh, by_stage);
+    if (n > 0 && n == s->n) {
+        qsort(kept, n, sizeof *kept, by_stage);
+        qsort(fresh, n, sizeof *fresh, by_stage);
+    }
     if (n != s->n || (n && memcmp(kept, fresh, n * sizeof *kept) != 0)) {
         log_error("the ready stages in memory are not those of the tables: %zu, %zu", s->n, n);
         abort();

@@ -124,7 +124,7 @@ static int by_id(const void *pa, const void *pb)
 
 static bool has(const struct ready_ids *l, int64_t id)
 {
-    return bsearch(&id, l->at, l->n, sizeof id, by_id) != NULL;
+    return l->n > 0 && bsearch(&id, l->at, l->n, sizeof id, by_id) != NULL;
 }
 
 static void sort_unique(struct ready_ids *l)
