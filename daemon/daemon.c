@@ -15,6 +15,7 @@
 #include "daemon/log.h"
 #include "daemon/nodes.h"
 #include "daemon/notify.h"
+#include "daemon/pool.h"
 #include "daemon/probing.h"
 #include "daemon/statedir.h"
 
@@ -344,7 +345,8 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     init_handles(d);
     d->started_us = now_us();
     d->options = *o;
-    if (drafts_init(d, e) != 0 || !(d->state_dir = statedir_make(o->state, e))) {
+    if (pool_start(&d->loop, e) != 0 || drafts_init(d, e) != 0 ||
+        !(d->state_dir = statedir_make(o->state, e))) {
         goto fail;
     }
     runas_init(d->state_dir);

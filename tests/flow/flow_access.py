@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import unittest
 
 import harness
@@ -396,6 +397,47 @@ class Queue(Case):
         self.refused(self.submit(ALICE, 4))
         self.reload({"group": TEAM, "queue_per_user": 0})
         self.assertEqual(self.submit(ALICE, 4)[0], 201)
+
+
+class FewProcesses(Case):
+    """A limit on the processes of the daemon's user, who is not root: for root there is none. Jobs count as well."""
+    def setUp(self):
+        super().setUp()
+        d = self.dhad
+        d.end()
+        shutil.rmtree(d.state)
+        for path in (d.dir, os.path.join(d.dir, "run")):
+            os.chown(path, STRANGER, -1)
+
+    def limited(self, n):
+        d, command = self.dhad, self.dhad.command()
+        d.command = lambda: ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "prlimit", f"--nproc={n}",
+                             *command]
+
+    def test_a_daemon_that_runs_needs_no_more_of_them(self):
+        d = self.dhad
+        self.limited(6)  # five of its own; one of a sanitizer
+        d.start()
+        start, got = threading.Barrier(24), []
+
+        def submit(i):
+            start.wait(30)
+            got.append(d.post("/v1/jobs", {"spec": d.spec(f"job {i}", seed=i)}).status)
+        threads = [threading.Thread(target=submit, args=(i,)) for i in range(24)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(60)
+        self.assertEqual(got, [201] * 24)
+        self.assertEqual(d.post("/v1/admin/fsck", {}).status, 202)
+
+    def test_one_that_has_too_few_does_not_start(self):
+        d = self.dhad
+        self.limited(3)
+        d.start(wait=False)
+        self.assertEqual(d.wait_dead(), 75)
+        self.assertRegex(d.console(), r"dhad needs 5 threads and got [123]: ")
+        self.assertIn("TasksMax=", d.console())
 
 
 if __name__ == "__main__":
