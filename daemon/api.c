@@ -162,11 +162,11 @@ static int parse_body(struct api_call *c, const struct route *r)
         c->body = draft->body;
         c->e = draft->body_e;
         draft->body = NULL;
-    } else {
-        c->body = json_parse(rq->body, rq->body_len, NULL, &c->e);
+    } else if (!(c->body = json_parse(rq->body, rq->body_len, NULL, &c->e))) {
+        dha_err_context(&c->e, "the request's body");
     }
     if (!c->body) {
-        return dha_err_context(&c->e, "the request's body");
+        return -1;
     }
     if (!cJSON_IsObject(c->body)) {
         return dha_fail(&c->e, DHA_E_USAGE, "the request's body is not a JSON object");
@@ -406,7 +406,7 @@ static enum api_outcome run(struct api_call *c, const struct route *r)
     return out;
 }
 
-/* A submission is read by draft.c, and comes again if that is not done at once. */
+/* A submission is read by draft.c first, and then comes again. */
 static bool is_drafted(const struct api_call *c, const struct route *r)
 {
     return r->handler == api_job_submit && !c->rq->own && c->rq->body_len > 0 && !c->rq->too_large;
@@ -417,13 +417,11 @@ static enum api_outcome answer(struct api_call *c, const struct route *r)
     if (check_access(c, r) != 0 || check_query(c, r) != 0) {
         return API_FAIL;
     }
-    bool now = true;
-    if (is_drafted(c, r) && (daemon_may_run(c->d, (int64_t)c->rq->peer_uid, &c->e) != 0 ||
-                             drafts_begin(c->d, c->rq, &now, &c->e) != 0)) {
-        return API_FAIL;
-    }
-    if (!now) {
-        return API_WAIT;
+    if (is_drafted(c, r)) {
+        return daemon_may_run(c->d, (int64_t)c->rq->peer_uid, &c->e) == 0 &&
+                       drafts_begin(c->d, c->rq, &c->e) == 0
+                   ? API_WAIT
+                   : API_FAIL;
     }
     return parse_body(c, r) == 0 && (!acts_on_job(r) || api_if_match(c) == 0) ? run(c, r)
                                                                               : API_FAIL;

@@ -9,6 +9,13 @@
 #include "daemon/daemon.h"
 #include "daemon/runas.h"
 
+/* No more is read ahead of the loop than bodies of this size in all: as trees they are some 30 times as large, and a commit may
+ * take long. Some thousand usual ones. */
+enum { AHEAD_MAX = 1 << 20 };
+/* Files that have not answered for so long may never do so; then nobody is kept waiting for them but who named them. */
+#define STUCK_NS ((uint64_t)5 * 1000000000)
+enum { LOOK_MS = 1000 };
+
 cJSON *draft_errors(const struct spec_errors *errs)
 {
     cJSON *list = cJSON_CreateArray();
@@ -119,6 +126,9 @@ static void read_one(struct draft *d)
 {
     d->body = json_parse(d->raw, d->raw_len, NULL, &d->body_e);
     const cJSON *doc = json_get(d->body, "spec");
+    if (!d->body) {
+        dha_err_context(&d->body_e, "the request's body");
+    }
     if (!doc) {
         return;
     }
@@ -168,9 +178,12 @@ static struct draft *next_wanted(struct drafts *all, struct draft *done, struct 
     uv_mutex_lock(&all->lock);
     if (done) {
         put(&all->ready, done);
+        all->ahead += done->raw_len;
     }
-    struct draft *d = take(&all->wanted);
+    struct draft *d = all->ahead < AHEAD_MAX ? take(&all->wanted) : NULL;
     *spent = take(&all->spent);
+    all->since_ns = d ? uv_hrtime() : 0;
+    all->whose = d ? d->owner : 0;
     uv_mutex_unlock(&all->lock);
     return d;
 }
@@ -222,9 +235,9 @@ static void start(struct daemon *d)
 {
     struct drafts *all = &d->drafts;
     uv_mutex_lock(&all->lock);
-    bool some = all->wanted.first;
+    bool some = all->wanted.first && all->ahead < AHEAD_MAX;
     uv_mutex_unlock(&all->lock);
-    if (some && !all->busy) {
+    if (some && !all->busy && !d->stopping) {
         all->busy = uv_queue_work(&d->loop, &all->reader, in_thread, after_thread) == 0;
     }
 }
@@ -235,6 +248,27 @@ static void after_thread(uv_work_t *w, int status)
     (void)status; /* it is never cancelled */
     d->drafts.busy = false;
     start(d); /* what came between its last look and now */
+    if (!d->drafts.busy) {
+        drop_all(&d->drafts.spent); /* as late; nobody else would come by */
+    }
+}
+
+/* Calls the handlers of those who wait for them. */
+static void hand_back(struct daemon *d, struct draft *list)
+{
+    for (struct draft *at = list, *next; at; at = next) {
+        next = at->next;
+        at->reading = false;
+        d->drafts.n--;
+        if (at->rq) {
+            at->rq->busy = false;
+        } else {
+            drop(at);
+        }
+    }
+    if (d->server && list) {
+        server_wake_ready(d->server);
+    }
 }
 
 static void on_ready(uv_async_t *a)
@@ -244,19 +278,46 @@ static void on_ready(uv_async_t *a)
     uv_mutex_lock(&all->lock);
     struct draft *list = all->ready.first;
     clear(&all->ready);
+    all->ahead = 0;
     uv_mutex_unlock(&all->lock);
-    for (struct draft *at = list, *next; at; at = next) {
-        next = at->next;
-        at->reading = false;
-        all->n--;
-        if (at->rq) {
-            at->rq->busy = false;
-        } else {
-            drop(at);
-        }
+    hand_back(d, list);
+    start(d);
+}
+
+/* Does the thread wait for files that do not answer? Sets e. */
+static bool is_stuck(struct drafts *all, struct dha_err *e)
+{
+    uv_mutex_lock(&all->lock);
+    uint64_t since = all->since_ns, now = uv_hrtime();
+    int64_t whose = all->whose;
+    uv_mutex_unlock(&all->lock);
+    if (since == 0 || now - since < STUCK_NS) {
+        return false;
     }
-    if (d->server && list) {
-        server_wake_ready(d->server);
+    dha_fail(e, DHA_E_TRANSIENT,
+             "no submission can be read: the files that one of uid %lld names have not answered "
+             "for %llu s",
+             (long long)whose, (unsigned long long)((now - since) / 1000000000));
+    dha_err_hint(e, "does a file system hang (NFS, automount)? Jobs go on; try again");
+    return true;
+}
+
+static void on_look(uv_timer_t *t)
+{
+    struct daemon *d = t->data;
+    struct drafts *all = &d->drafts;
+    struct dha_err e = {0};
+    if (all->n == 0) {
+        uv_timer_stop(t);
+    } else if (is_stuck(all, &e)) {
+        uv_mutex_lock(&all->lock);
+        struct draft *list = all->wanted.first;
+        clear(&all->wanted);
+        uv_mutex_unlock(&all->lock);
+        for (struct draft *at = list; at; at = at->next) {
+            at->body_e = e;
+        }
+        hand_back(d, list);
     }
 }
 
@@ -270,7 +331,8 @@ int drafts_init(struct daemon *d, struct dha_err *e)
     clear(&all->wanted);
     clear(&all->ready);
     clear(&all->spent);
-    all->some_ready.data = all->reader.data = d;
+    uv_timer_init(&d->loop, &all->look);
+    all->look.data = all->some_ready.data = all->reader.data = d;
     return uv_async_init(&d->loop, &all->some_ready, on_ready) == 0
                ? 0
                : dha_fail(e, DHA_E_INTERNAL, "the loop takes no signal from threads");
@@ -294,12 +356,12 @@ void drafts_finish(struct daemon *d)
     }
 }
 
-int drafts_begin(struct daemon *d, struct server_request *rq, bool *now, struct dha_err *e)
+int drafts_begin(struct daemon *d, struct server_request *rq, struct dha_err *e)
 {
     struct drafts *all = &d->drafts;
-    struct draft *one = calloc(1, sizeof *one);
+    struct draft *one = is_stuck(all, e) ? NULL : calloc(1, sizeof *one);
     if (!one) {
-        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return e->code != DHA_E_OK ? -1 : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     one->owner = (int64_t)rq->peer_uid;
     one->raw = rq->body;
@@ -309,16 +371,14 @@ int drafts_begin(struct daemon *d, struct server_request *rq, bool *now, struct 
     rq->own_free = leave;
     one->rq = rq;
     one->all = all;
-    *now = all->n == 0 && server_held(d->server) == 0;
-    if (*now) {
-        read_one(one);
-        return 0;
-    }
     one->reading = rq->busy = true;
     all->n++;
     uv_mutex_lock(&all->lock);
     put(&all->wanted, one);
     uv_mutex_unlock(&all->lock);
     start(d);
+    if (!uv_is_active((uv_handle_t *)&all->look)) {
+        uv_timer_start(&all->look, on_look, LOOK_MS, LOOK_MS);
+    }
     return 0;
 }

@@ -1,8 +1,8 @@
 /* draft.h: a submission before the store sees it. Reading its body, validating the spec, looking at the files it names,
- * the keys of its stages: more than half of what it costs, and the files may lie on a disk that is slow to answer. It is
- * done in libuv's pool, while the loop commits what was ready before.
+ * the keys of its stages: more than half of what it costs, and the files may lie on a disk that is slow to answer, or
+ * never does. So it is done in libuv's pool, while the loop commits what was ready before, and also for one that comes alone.
  *
- * struct draft is what can be found out without the daemon's own state; draft_read() and its parts may run in any thread.
+ * struct draft is what can be found out without the daemon's own state; draft_check() and draft_derive() may run in any thread.
  * The rest is for the loop: the handler calls drafts_begin() and returns API_WAIT; it is called again when the draft is
  * ready, with rq->own still that draft.
  */
@@ -18,7 +18,7 @@ struct server_request;
 struct daemon;
 
 struct draft {
-    cJSON *body; /* of the request; NULL: body_e says why */
+    cJSON *body; /* of the request; NULL: body_e says why, or why it was not read */
     struct dha_err body_e;
     /* e.code OK: the spec is valid, its files are there and all that follows is set. errors: those of the spec, for the
      * error document, or NULL. */
@@ -53,10 +53,14 @@ struct draft_list {
 };
 
 struct drafts {
-    uv_mutex_t lock; /* over the lists */
+    uv_mutex_t lock; /* over the lists, ahead, since_ns and whose */
     struct draft_list wanted, ready,
-        spent; /* spent: to be freed by the thread, which can use the memory */
+        spent;         /* spent: to be freed by the thread, which can use the memory */
+    size_t ahead;      /* bytes of the bodies that are ready */
+    uint64_t since_ns; /* one is being read since then, and whose it is; 0: none */
+    int64_t whose;
     uv_async_t some_ready;
+    uv_timer_t look;  /* while there are any: are they stuck? */
     uv_work_t reader; /* one: a second would take the loop's core */
     bool busy, open;
     size_t n; /* in the lists, or being read */
@@ -66,8 +70,8 @@ int drafts_init(struct daemon *d, struct dha_err *e);
 /* Before the loop's last run, which waits for the threads: what nobody waits for any more is not read. */
 void drafts_stop(struct daemon *d);
 void drafts_finish(struct daemon *d); /* after it */
-/* Takes the request's body and has it read; rq->own becomes the draft. *now: it is ready, read here and now: one that
- * comes alone would only wait for the thread. 0 / -1 NO_MEMORY. */
-int drafts_begin(struct daemon *d, struct server_request *rq, bool *now, struct dha_err *e);
+/* Takes the request's body and has it read; rq->own becomes the draft. 0 / -1 NO_MEMORY, or TRANSIENT where the thread waits
+ * for files that do not answer. */
+int drafts_begin(struct daemon *d, struct server_request *rq, struct dha_err *e);
 
 #endif

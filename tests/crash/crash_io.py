@@ -1,9 +1,14 @@
 """A disk that fails, a state directory that cannot be written and no descriptors left, under a daemon that runs: it
 answers, says what is wrong, keeps what it promised, and goes on by itself when it is over."""
 import errno
+import json
 import os
 import resource
+import shutil
+import signal
+import socket
 import sys
+import threading
 import time
 import unittest
 
@@ -102,6 +107,99 @@ class DiskFails(unittest.TestCase):
         d.start(**self.env)
         self.assertEqual(d.job(job)["id"], job)
         self.assertEqual([n for n in os.listdir(d.state) if "damaged" in n], [])
+
+
+class HungFiles(unittest.TestCase):
+    """A file system that does not answer (NFS, automount), which a submission names; or a slow one below the state directory."""
+    def start(self, **env):
+        d = self.dhad = harness.Dhad()
+        self.addCleanup(d.clean)
+        self.switch = os.path.join(d.dir, "hang")
+        self.hung = os.path.join(d.dir, "hung")
+        shutil.copytree(d.model, self.hung)
+        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO=self.switch, DHA_FAULTIO_HUNG=self.hung, **env)
+        self.addCleanup(d.end)
+        self.addCleanup(lambda: os.path.exists(self.switch) and self.go_on())
+        return d
+
+    def hang(self):
+        with open(self.switch + ".new", "w") as f:
+            f.write("1")
+        os.rename(self.switch + ".new", self.switch)
+
+    def go_on(self):
+        os.remove(self.switch)
+
+    def until_it_hangs(self):
+        self.dhad.until(lambda: os.path.exists(self.switch + ".waits"))
+
+    def ask(self, **changes):
+        """A submission in a thread: [its answer], once that is there."""
+        got, d = [], self.dhad
+
+        def ask():
+            got.append(d.post("/v1/jobs", {"spec": d.spec(**changes)}))
+        t = threading.Thread(target=ask)
+        t.start()
+        self.addCleanup(t.join)
+        return t, got
+
+    def test_only_who_named_them_waits(self):
+        d = self.start()
+        self.hang()
+        one, first = self.ask(name="hung", model=self.hung)
+        self.until_it_hangs()
+        others = [self.ask(name=f"other {i}", seed=i) for i in range(20)]
+        self.assertEqual(d.get("/livez").status, 200)
+        for t, got in others:
+            t.join(60)
+            self.assertEqual(got[0].status, 503, got)
+            self.assertEqual(got[0].json["error"]["code"], "transient")
+            self.assertRegex(got[0].json["error"]["message"], r"have not answered for \d+ s$")
+        self.assertEqual(d.post("/v1/jobs", {"spec": d.spec("late")}).status, 503)
+        self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
+        self.assertEqual(first, [])
+        self.go_on()
+        one.join(60)
+        self.assertEqual(first[0].status, 201, first)
+        self.assertEqual(d.post("/v1/jobs", {"spec": d.spec("late")}).status, 201)
+
+    def test_a_daemon_that_is_told_to_stop_answers_first(self):
+        d = self.start()
+        self.hang()
+        one, first = self.ask(name="hung", model=self.hung)
+        self.until_it_hangs()
+        d.process.send_signal(signal.SIGTERM)
+        one.join(60)
+        self.assertEqual(first[0].status, 503, first)
+        self.go_on()
+        self.assertEqual(d.wait_dead(), 0)
+        d.start()
+        self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
+
+    def test_what_is_read_while_a_commit_takes_long_is_bounded(self):
+        d = self.start(DHA_FAULTIO_SYNC="1")
+        tree = b'{"x":[' + b"[]," * 340000 + b"[]]}"  # some 30 MB, once it is read
+        good = json.dumps({"spec": d.spec()}).encode()
+        open_ = []
+        for body in [tree, good] + [tree] * 40:
+            c = socket.socket(socket.AF_UNIX)
+            c.settimeout(90)
+            c.connect(d.socket)
+            self.addCleanup(c.close)
+            c.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:-1])
+            open_.append(c)
+        d.get("/livez")
+        self.hang()
+        for c in open_:
+            c.sendall(b"}")
+        self.until_it_hangs()
+        time.sleep(3)
+        with open(f"/proc/{d.process.pid}/status") as f:
+            peak = int(f.read().split("VmHWM:")[1].split()[0]) // 1024
+        self.go_on()
+        self.assertEqual([c.recv(12)[9:] for c in open_], [b"400", b"201"] + [b"400"] * 40)
+        self.assertLess(peak, 400)
 
 
 class ClockJumps(unittest.TestCase):

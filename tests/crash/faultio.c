@@ -1,5 +1,7 @@
 /* faultio.c: LD_PRELOAD for dhad: while the file named by DHA_FAULTIO exists and holds an errno's number, what
  * writes below DHA_FAULTIO_DIR fails with it: write, sync, truncate, and open for writing, mkdir, rename, unlink.
+ * What stat() is asked of a path that begins with DHA_FAULTIO_HUNG, it does not answer before that file is gone; with
+ * DHA_FAULTIO_SYNC in the environment, fdatasync() neither. The first that waits makes the file's name + ".waits".
  * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by.
  * The daemon only: what it starts inherits the environment, but is another program. */
 #include <dlfcn.h>
@@ -76,9 +78,31 @@ int fsync(int fd)
     REAL(fsync);
     return fails_fd(fd) ? -1 : real(fd);
 }
+static void hang(void)
+{
+    const struct timespec a_while = {.tv_nsec = 10000000};
+    const char *file = getenv("DHA_FAULTIO");
+    char waits[512];
+    while (number_in(file)) {
+        snprintf(waits, sizeof waits, "%s.waits", file);
+        syscall(SYS_close,
+                syscall(SYS_openat, AT_FDCWD, waits, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+        nanosleep(&a_while, NULL);
+    }
+}
+int stat(const char *path, struct stat *st)
+{
+    REAL(stat);
+    const char *hung = getenv("DHA_FAULTIO_HUNG");
+    if (hung && strncmp(path, hung, strlen(hung)) == 0)
+        hang();
+    return real(path, st);
+}
 int fdatasync(int fd)
 {
     REAL(fdatasync);
+    if (getenv("DHA_FAULTIO_SYNC"))
+        hang();
     return fails_fd(fd) ? -1 : real(fd);
 }
 int ftruncate(int fd, off_t size)
