@@ -130,6 +130,7 @@ struct daemon {
     bool want_adopt; /* they went away while it looked: that has to be found out anew */
     dev_t jobs_dev;  /* STATE/jobs, when they were last there */
     ino_t jobs_ino;
+    bool full; /* there was no room for anything to be started */
     bool stopping;
     char notice[1600];   /* what everybody should know of this state directory; "" = nothing */
     struct dha_err lost; /* why the last turn could not be saved; code OK once one was */

@@ -14,6 +14,9 @@
 
 #include "daemon/log.h"
 
+/* SQLite opens names of at most 512 bytes, of which the longest, backup/auto-...-journal, needs 64. */
+enum { STATE_PATH = 440 };
+
 int make_dirs(const char *path, struct dha_err *e)
 {
     char buf[4096];
@@ -81,6 +84,14 @@ char *statedir_make(const char *path, struct dha_err *e)
     char *full = realpath(path, NULL);
     if (!full || access(full, W_OK | X_OK) != 0) {
         dha_fail_errno(e, errno, "state directory %s", path);
+        free(full);
+        return NULL;
+    }
+    if (strlen(full) > STATE_PATH) {
+        dha_fail(e, DHA_E_INPUT,
+                 "the path of the state directory has %zu bytes; it may have %d: %.300s",
+                 strlen(full), STATE_PATH, full);
+        dha_err_hint(e, "name a shorter one (--state, DHA_STATE)");
         free(full);
         return NULL;
     }

@@ -22,6 +22,9 @@ enum { ROUNDS = 16, ROUNDS_US = 4000, TROUBLE_US = 10000000 };
 /* After a pass that failed. */
 enum { PASS_AGAIN_MS = 2000 };
 
+/* What has to be free where the state is before anything is started there; and when to look again. */
+enum { ROOM_BYTES = 256 * 1024, ROOM_FILES = 64, ROOM_AGAIN_MS = 1000 };
+
 static int64_t read_us(clockid_t clock)
 {
     struct timespec ts;
@@ -44,9 +47,49 @@ void daemon_trouble(const struct dha_err *e, const char *doing)
     log_fail(doing, e);
 }
 
+/* The state's disk, or its number of files, as a sentence; false: there is room. */
+static bool is_full(const struct daemon *d, char *text, size_t size)
+{
+    struct statvfs fs;
+    if (statvfs(d->state_dir, &fs) != 0) {
+        return false;
+    }
+    unsigned long long bytes = (unsigned long long)fs.f_bavail * fs.f_frsize;
+    if (bytes < ROOM_BYTES) {
+        snprintf(text, size,
+                 "the state disk is full: %llu bytes free in %.200s; free space and it goes on by "
+                 "itself",
+                 bytes, d->state_dir);
+        return true;
+    }
+    if (fs.f_files > 0 && fs.f_favail < ROOM_FILES) {
+        snprintf(text, size,
+                 "the state disk is full: it has room for %llu more files (inodes) in %.200s; "
+                 "remove some and it goes on by itself",
+                 (unsigned long long)fs.f_favail, d->state_dir);
+        return true;
+    }
+    return false;
+}
+
 static void on_later(uv_timer_t *t)
 {
     (void)t; /* waking the loop is all: the turn's end looks for itself */
+}
+
+/* Where there is none, each start would fail: three in a row, and with them every job of the queue. What could not be
+ * written need not be the database: its log has room of its own. */
+static bool has_room(struct daemon *d)
+{
+    char text[400];
+    bool full = is_full(d, text, sizeof text);
+    if (full && !d->full) {
+        log_error("nothing is started: %s", text);
+    } else if (!full && d->full) {
+        log_info("the state disk has room again");
+    }
+    d->full = full;
+    return !full;
 }
 
 /* A pass over ten thousand waiting stages must not follow every one of a thousand submissions a second:
@@ -57,9 +100,10 @@ static bool pass_is_due(struct daemon *d)
         return false;
     }
     uint64_t due = d->last_pass_ms + 10 * d->last_pass_cost_ms, now = uv_now(&d->loop);
-    if (now >= due) {
+    if (now >= due && has_room(d)) {
         return true;
     }
+    due = now >= due ? now + ROOM_AGAIN_MS : due;
     if (!uv_is_active((uv_handle_t *)&d->later) || uv_timer_get_due_in(&d->later) > due - now) {
         uv_timer_start(&d->later, on_later, due - now, 0);
     }
@@ -113,7 +157,6 @@ static int commit(struct daemon *d, struct dha_err *e)
 
 bool turn_trouble(const struct daemon *d, char *text, size_t size)
 {
-    struct statvfs fs;
     if (d->no_jobs) {
         snprintf(
             text, size,
@@ -122,25 +165,24 @@ bool turn_trouble(const struct daemon *d, char *text, size_t size)
             d->state_dir);
         return true;
     }
+    if (is_full(d, text, size)) {
+        return true;
+    }
     /* What waits to be saved is tried again every few seconds; older means that nothing waits. */
     if (d->lost.code == DHA_E_OK || now_us() - d->lost_us > TROUBLE_US) {
         return false;
     }
-    if (d->lost.code == DHA_E_NO_SPACE && statvfs(d->state_dir, &fs) == 0) {
-        snprintf(text, size,
-                 "the state disk is full: %llu bytes free in %.200s; free space and it goes on by "
-                 "itself",
-                 (unsigned long long)fs.f_bavail * fs.f_frsize, d->state_dir);
-    } else {
-        snprintf(text, size, "%.200s; it is tried again by itself", d->lost.msg);
-    }
+    snprintf(text, size,
+             d->lost.code == DHA_E_NO_SPACE /* a quota, say */
+                 ? "the state disk is full: %.200s; free space and it goes on by itself"
+                 : "%.200s; it is tried again by itself",
+             d->lost.msg);
     return true;
 }
 
 int turn_writable(const struct daemon *d, struct dha_err *e)
 {
     char text[400];
-    struct statvfs fs;
     if (turn_trouble(d, text, sizeof text)) {
         return dha_fail(e, DHA_E_TRANSIENT, "%s", text);
     }
@@ -149,11 +191,6 @@ int turn_writable(const struct daemon *d, struct dha_err *e)
         dha_fail(e, DHA_E_TRANSIENT, "the state directory %.300s cannot be written: %s",
                  d->state_dir, strerror(err));
         return dha_err_hint(e, "look at its mode and at how its file system is mounted");
-    }
-    if (statvfs(d->state_dir, &fs) == 0 && fs.f_bavail == 0) {
-        dha_fail(e, DHA_E_TRANSIENT, "the state disk is full: no byte free in %.300s",
-                 d->state_dir);
-        return dha_err_hint(e, "free space; the daemon goes on by itself");
     }
     return 0;
 }

@@ -1,6 +1,7 @@
 """kill -9 of the daemon, of the shim and of the launcher, and damaged files: what runs goes on, what was
 promised is kept, nothing starts twice."""
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -250,13 +251,14 @@ class Damage(harness.Case):
 
 class DiskFull(unittest.TestCase):
     """The state directory on a file system of its own, which is filled up."""
+    options = "size=8m"
 
     def setUp(self):
         self.dhad = d = harness.Dhad()
         self.addCleanup(d.clean)
         mount = os.path.join(d.dir, "mnt")
         os.mkdir(mount)
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", mount],
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", self.options, "none", mount],
                           capture_output=True).returncode != 0:
             self.skipTest("may not mount a tmpfs")
         self.addCleanup(subprocess.run, ["umount", "-l", mount])
@@ -316,6 +318,74 @@ class DiskFull(unittest.TestCase):
         j = d.until_state(job, *harness.FINAL)
         self.assertEqual(j["state"], "done", j)
         self.assertIsNone(d.get("/v1/version").json["trouble"])
+
+
+    def test_a_queue_waits_for_room_and_loses_no_job(self):
+        self.fill()
+        os.truncate(self.ballast, os.stat(self.ballast).st_size - 128 * 1024)
+        self.waits_for_room("bytes free in ")
+
+    def waits_for_room(self, said):
+        """What is submitted is taken, as the database has room. Started it would fail, again and again."""
+        d = self.dhad
+        r = d.post("/v1/jobs", {"spec": d.spec("search.sleep=0.2")})
+        self.assertEqual(r.status, 201, r)
+        job = r.json["job"]["id"]
+        time.sleep(10)  # for as long as three attempts and what lies between them took
+        x = d.get(f"/v1/jobs/{job}/explain").json
+        self.assertIn("the state disk is full: ", x["reason"])
+        self.assertIn(said, x["reason"])
+        self.assertEqual(d.get("/readyz").status, 503)
+        self.assertIn(said, d.get("/v1/version").json["trouble"])
+        self.assertEqual((d.job(job)["state"], d.stage(job, "search")["attempts"]), ("queued", 0))
+        self.empty()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], [s["attempts"] for s in j["stages"]]), ("done", [1] * 5), j)
+        self.assertEqual(d.get("/readyz").status, 200)
+        self.assertIsNone(d.get("/v1/version").json["trouble"])
+        log = harness.read(os.path.join(d.state, "dhad.log"))
+        self.assertEqual((log.count("nothing is started: the state disk is full"), log.count("has room again")), (1, 1))
+
+    def empty(self):
+        os.remove(self.ballast)
+
+
+class NoInodes(DiskFull):
+    """The same where there are bytes, but no file more."""
+    options = "size=64m,nr_inodes=400"
+
+    def fill(self):
+        os.mkdir(self.ballast)
+        for i in range(400):
+            try:
+                open(os.path.join(self.ballast, str(i)), "x").close()
+            except OSError:
+                return
+        self.fail("there are files without end")
+
+    def empty(self):
+        shutil.rmtree(self.ballast)
+
+    def test_a_queue_waits_for_room_and_loses_no_job(self):
+        self.fill()
+        self.waits_for_room("it has room for 0 more files (inodes) in ")
+
+    def test_a_submission_is_refused_and_taken_again_when_there_is_room(self):
+        self.skipTest("a database that is open needs no file more")
+
+    def test_a_stage_that_ends_on_a_full_disk_is_not_lost(self):
+        """It cannot say how it ended; a retry that could not start either is not counted."""
+        d = self.dhad
+        job = d.submit("search.sleep=1.5")
+        d.until_running(job, "search")
+        self.fill()
+        d.until(lambda: not d.of_attempt(job, "search"))
+        time.sleep(10)
+        self.assertEqual(d.job(job)["state"], "running")
+        self.empty()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertLessEqual(next(s["attempts"] for s in j["stages"]), 2)
 
 
 class DirectoryTakenAway(harness.Case):
@@ -582,6 +652,70 @@ class UsersDirectoryClosed(DirectoryTakenAway):
 
 
 class StateDirectory(harness.Case):
+    def test_the_longest_path_works_and_a_longer_one_is_told(self):
+        d = self.dhad
+        d.end()
+        top = os.path.join(d.dir, "x" * 255)
+        d.state = os.path.join(top, "y" * (440 - len(top) - 1))
+        d.start()
+        job = d.submit("litter=1")
+        self.assertEqual(d.until_state(job, *harness.FINAL)["state"], "done")
+        chore = d.post("/v1/admin/backup", {"file": os.path.join(d.dir, "copy.db")}).json["chore"]["id"]
+        d.until(lambda: d.get(f"/v1/admin/chores/{chore}?wait=5").json["chore"]["state"] == "done")
+        d.end()
+        for size in (441, 700, 3900):
+            d.state = top + ("/" + "z" * 99) * 40
+            d.state = d.state[:size].rstrip("/")
+            r = self.refused()
+            self.assertEqual(r.returncode, 65, (size, r))
+            self.assertIn("the path of the state directory has", r.stderr)
+            self.assertIn("--state", r.stderr)
+
+    def test_files_with_dates_in_the_future_are_as_good(self):
+        d = self.dhad
+        job = d.submit("train.sleep=3")
+        d.until_running(job, "train")
+        d.kill()
+        for root, dirs, files in os.walk(d.state):
+            for name in dirs + files:
+                os.utime(os.path.join(root, name), (4e9, 4e9))
+        d.start()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], [s["attempts"] for s in j["stages"]]), ("done", [1] * 5))
+        self.assertEqual({s["state"] for s in d.job(d.submit("train.sleep=3"))["stages"]}, {"reused"})
+        d.until(lambda: glob.glob(os.path.join(d.state, "backup", "auto-*.db")))
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs root, to mount")
+    def test_an_overlay_over_a_state_is_one(self):
+        """A container's image with a state in it: locks hold, and what was there goes on."""
+        d = self.dhad
+        done, job = d.submit("first"), None
+        d.until_state(done, *harness.FINAL)
+        d.end()
+        lower, upper = os.path.join(d.dir, "lower"), os.path.join(d.dir, "upper")
+        os.rename(d.state, lower)
+        for path in (d.state, upper):
+            os.mkdir(path)
+        self.addCleanup(subprocess.run, ["umount", "-l", upper], capture_output=True)
+        self.addCleanup(subprocess.run, ["umount", "-l", d.state], capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "none", upper], check=True)
+        for name in ("up", "work"):
+            os.mkdir(os.path.join(upper, name))
+        r = subprocess.run(["mount", "-t", "overlay", "none", "-o",
+                            f"lowerdir={lower},upperdir={upper}/up,workdir={upper}/work", d.state], capture_output=True)
+        if r.returncode != 0:
+            self.skipTest("there is no overlay here")
+        d.start()
+        self.assertEqual(self.refused(socket=os.path.join(d.dir, "other")).returncode, 67, "its lock holds")
+        job = d.submit("train.sleep=3", seed=2)
+        d.until_running(job, "train")
+        d.kill()
+        d.start()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual((j["state"], [s["attempts"] for s in j["stages"]]), ("done", [1] * 5))
+        self.assertEqual({s["state"] for s in d.job(d.submit("first"))["stages"]}, {"reused"})
+        d.end()
+
     def refused(self, *args, socket=None):
         d = self.dhad
         cmd = d.command()
