@@ -18,6 +18,8 @@
 
 enum { KNOWN = 16, KNOWN_S = 60, NOBODY = 65534, GROUPS_MAX = 65536, PASSWD_MAX = 65536 };
 
+#define NO_GROUPS "setgroups(2)"
+
 static const char *state; /* these are set once, before there are threads */
 static char lacks[128];
 static bool blind; /* others' processes cannot be looked into */
@@ -78,7 +80,7 @@ static void find_lacks(void)
         }
     }
     if (!lacks[0] && !may_set_groups()) {
-        snprintf(lacks, sizeof lacks, "setgroups(2)");
+        snprintf(lacks, sizeof lacks, "%s", NO_GROUPS);
     }
     blind = !has_cap(have, CAP_SYS_PTRACE);
 }
@@ -98,8 +100,13 @@ int runas_refuse(struct dha_err *e)
 {
     dha_fail(e, DHA_E_FORBIDDEN, "this daemon cannot run jobs of others: it is root, but lacks %s",
              lacks);
-    return dha_err_hint(e, "give it to the container or unit that dhad runs in (docker run "
-                           "--cap-add, CapabilityBoundingSet=), or start a dhad of your own");
+    return dha_err_hint(
+        e, "%s",
+        strcmp(lacks, NO_GROUPS) == 0
+            ? "dhad runs in a user namespace that denies it (unshare -r, a rootless container "
+              "without a range of ids): run it outside, or start a dhad of your own"
+            : "give it to the container or unit that dhad runs in (docker run --cap-add, "
+              "CapabilityBoundingSet=), or start a dhad of your own");
 }
 
 uid_t runas_user(int64_t owner_uid)

@@ -194,8 +194,10 @@ int statedir_open_socket(const char *path, const struct access *a, struct dha_er
         (chmod(name, 0600) != 0 || chown(name, (uid_t)-1, group) != 0)) {
         dha_fail_errno(e, errno, "cannot give %s to group %s", path,
                        a->has_group ? a->group_name : "of the daemon");
-        rc = dha_err_hint(
-            e, geteuid() == 0 ? "this root may not: it lacks CAP_CHOWN (of its container or unit)"
+        rc = dha_err_hint(e, "%s",
+                          geteuid() == 0
+                              ? "root may, unless its container lacks CAP_CHOWN, or the "
+                                "group is no part of its user namespace"
                               : "the user who runs dhad has to be a member of the group");
     }
     if (rc == 0 && chmod(name, mode) != 0) {

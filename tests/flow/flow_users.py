@@ -633,6 +633,25 @@ class LessThanRoot(Users):
         self.assertIn("CAP_CHOWN", self.reload({"group": TEAM}))
         self.assertEqual(d.get("/readyz").status, 200)
 
+    @unittest.skipUnless(subprocess.run(["unshare", "-r", "true"], capture_output=True).returncode == 0, "no user namespaces")
+    def test_so_does_the_root_of_a_user_namespace(self):
+        """It has every capability there, and may be nobody else."""
+        d = self.dhad
+        d.end()
+        d.command = lambda: ["unshare", "-r"] + self.whole()
+        d.start(wait=False)
+        self.assertEqual(d.wait_dead(), 74)
+        self.assertIn("no part of its user namespace", d.console())
+        self.write({"group": "0"})
+        d.start()
+        for said in (d.get("/v1/version").json["notice"], self.dhad_log()):
+            self.assertIn("it is root, but lacks setgroups(2)", said)
+        d.end()
+        self.write({})
+        d.start()
+        self.assertIsNone(d.get("/v1/version").json["notice"])
+        d.until_state(d.submit(), "done")
+
     def test_jobs_of_others_that_have_not_ended_are_not_taken_over(self):
         d = self.dhad
         job = self.submit_as(ALICE, "search.sleep=8")
