@@ -50,8 +50,13 @@ try:
         client.request("GET /v1/jobs?limit=1000 HTTP/1.1")
         times.append(time.perf_counter() - begin)
     print(f"list     newest 1000 of {LISTED}: p50 {percentile(times, 50):.2f} ms")
-    begin = time.perf_counter()
-    client.request(f"GET /v1/jobs/{int(blocker) + 5}/explain HTTP/1.1")
-    print(f"explain  one pass over {LISTED} waiting stages: {(time.perf_counter() - begin) * 1e3:.1f} ms")
+    times = []
+    for _ in range(21):
+        begin = time.perf_counter()
+        status, text = client.request(f"GET /v1/jobs/{int(blocker) + 5}/explain HTTP/1.1")
+        times.append(time.perf_counter() - begin)
+        assert status == 200 and b"slots_busy" in text, text
+    print(f"explain  a pass over {LISTED} waiting stages: {times[0] * 1e3:.1f} ms when it reads them all, then p50 "
+          f"{percentile(times[1:], 50):.1f} ms")
 finally:
     d.clean()
