@@ -42,12 +42,12 @@ static int judge(struct api_call *c, struct draft *draft)
 
 int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
 {
-    struct draft draft = {0};
+    struct draft draft;
     int64_t owner = (int64_t)c->rq->peer_uid;
     if (daemon_may_run(c->d, owner, &c->e) != 0) {
         return -1;
     }
-    draft_check(&draft, doc, owner);
+    draft_now(&draft, doc, owner);
     int rc = judge(c, &draft);
     if (rc == 0) {
         *spec = draft.spec;
@@ -97,11 +97,14 @@ static int submit(struct api_call *c, const struct draft *draft, const struct ap
 int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
                     int64_t *id, bool *existed)
 {
-    struct draft draft = {.spec = *spec};
-    draft_derive(&draft, (int64_t)c->rq->peer_uid);
-    c->e = draft.e;
-    int rc = draft.e.code == DHA_E_OK ? submit(c, &draft, s, id, existed) : -1;
-    draft.spec = (struct job_spec){0}; /* the caller's */
+    struct draft draft;
+    cJSON *doc = spec_to_json(spec);
+    if (!doc) {
+        return dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    draft_now(&draft, doc, (int64_t)c->rq->peer_uid);
+    cJSON_Delete(doc);
+    int rc = judge(c, &draft) == 0 ? submit(c, &draft, s, id, existed) : -1;
     draft_finish(&draft);
     return rc;
 }
@@ -326,16 +329,25 @@ static int parse_flag(struct api_call *c, const char *name, bool *out)
                                  : 0;
 }
 
-/* Does the client prefer a short answer (RFC 7240)? */
+static const char *skip_blanks(const char *p)
+{
+    return p + strspn(p, " \t");
+}
+
+/* Does the client prefer a short answer? RFC 7240: NAME [= VALUE or "VALUE"] [; PARAMETERS], ...; the first of a name counts. */
 static bool wants_minimal(const struct api_call *c)
 {
-    static const char word[] = "return=minimal";
     const char *p = server_header(c->rq, "Prefer");
     while (p && *p) {
         p += strspn(p, " \t,");
-        size_t n = strcspn(p, ",; \t");
-        if (n == sizeof word - 1 && strncasecmp(p, word, n) == 0) {
-            return true;
+        size_t n = strcspn(p, ",;= \t");
+        bool named = n == strlen("return") && strncasecmp(p, "return", n) == 0;
+        p = skip_blanks(p + n);
+        if (named) {
+            p = *p == '=' ? skip_blanks(p + 1) : "";
+            p += *p == '"';
+            n = strcspn(p, ",; \t\"");
+            return n == strlen("minimal") && strncasecmp(p, "minimal", n) == 0;
         }
         p += strcspn(p, ",");
     }

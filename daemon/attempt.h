@@ -89,7 +89,7 @@ struct attempt {
     int unread;             /* how often its last words could not be read */
     struct remote *remote;  /* NULL until other nodes are asked */
     int64_t unreachable_us; /* since when one of them does not answer; 0 = all do */
-    bool launch_failed;
+    bool launch_failed, files_hang; /* files_hang: because of files that do not answer */
     struct dha_err launch_error;
 };
 

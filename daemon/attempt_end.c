@@ -136,6 +136,7 @@ static int gather(struct attempt *a, struct verdict_facts *f, struct dha_err *e)
     *f = (struct verdict_facts){.exited = -1,
                                 .has_launch = a->launch_failed,
                                 .launch = a->launch_error,
+                                .files_hang = a->launch_failed && a->files_hang,
                                 .cancel = job.cancel,
                                 .asked = a->stop != STOP_NONE && !a->over_time && !a->stalled &&
                                          !a->gone,

@@ -12,6 +12,7 @@
 #include "daemon/runas.h"
 #include "daemon/log.h"
 #include "daemon/output.h"
+#include "daemon/patience.h"
 #include "daemon/place.h"
 #include "daemon/stagekey.h"
 
@@ -174,29 +175,75 @@ static int build_spec(struct attempt *a, const struct store_job *job, const stru
     return 0;
 }
 
+/* Of the files as they are now: is the stage's key still what it was? */
+struct key_check {
+    struct job_spec spec;
+    int64_t owner_uid, submitted_us;
+    enum stage_kind kind;
+    char promised[STAGEKEY_SIZE];
+    struct dha_err e; /* OK: it is */
+};
+
+static void key_check_drop(void *arg)
+{
+    struct key_check *k = arg;
+    spec_finish(&k->spec);
+    free(k);
+}
+
+static void key_check_work(void *arg)
+{
+    struct key_check *k = arg;
+    struct stagekey keys[STAGE_KINDS];
+    int n = 0;
+    bool changed = false;
+    if (stages_keys(&k->spec, k->owner_uid, keys, &n, &k->e) != 0) {
+        if (k->e.code != DHA_E_INPUT) {
+            return;
+        }
+        changed = true; /* at submission they could be looked at */
+        n = 0;
+    }
+    for (int i = 0; i < n; i++) {
+        changed |= keys[i].kind == k->kind && strcmp(keys[i].key, k->promised) != 0;
+    }
+    if (changed) {
+        stages_changed(&k->spec, k->owner_uid, k->submitted_us, &k->e);
+    }
+}
+
 /* A stage's key promises what its result was made from; files that changed while the job waited would make it
  * a lie that other jobs then reuse. */
 static int check_key(const struct store_job *job, struct attempt *a, const struct stage_spec *spec,
                      const struct store_stages *l, struct dha_err *e)
 {
-    struct stagekey keys[STAGE_KINDS];
-    const char *promised = "";
-    int n = 0;
-    bool changed = false;
-    if (stages_keys(&spec->spec, job->owner_uid, keys, &n, e) != 0) {
-        if (e->code != DHA_E_INPUT) {
-            return -1;
-        }
-        changed = true; /* at submission they could be looked at */
-        n = 0;
+    struct key_check *k = calloc(1, sizeof *k);
+    cJSON *doc = spec_to_json(&spec->spec); /* a spec of its own: the work may outlive this one */
+    struct spec_errors errs = {0};
+    int rc = k && doc ? spec_parse(doc, NULL, &k->spec, &errs) : -1;
+    cJSON_Delete(doc);
+    if (rc != 0) {
+        free(k);
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
+    k->owner_uid = job->owner_uid;
+    k->submitted_us = job->submitted_us;
+    k->kind = spec->kind;
     for (size_t i = 0; i < l->n; i++) {
-        promised = l->at[i].id == a->stage ? l->at[i].key : promised;
+        if (l->at[i].id == a->stage) {
+            snprintf(k->promised, sizeof k->promised, "%s", l->at[i].key);
+        }
     }
-    for (int i = 0; i < n; i++) {
-        changed |= keys[i].kind == spec->kind && strcmp(keys[i].key, promised) != 0;
+    if (patience_run(key_check_work, key_check_drop, k, k->spec.model, e) != 0) {
+        a->files_hang = e->code == DHA_E_TRANSIENT;
+        return -1;
     }
-    return changed ? stages_changed(&spec->spec, job->owner_uid, job->submitted_us, e) : 0;
+    if (k->e.code != DHA_E_OK) {
+        *e = k->e;
+        rc = -1;
+    }
+    key_check_drop(k);
+    return rc;
 }
 
 static int launch(struct attempt *a, struct dha_err *e)

@@ -124,7 +124,10 @@ static int find_owner(struct import *k, const char *manifest, struct dha_err *e)
         return S_ISREG(st.st_mode) ? 0
                                    : dha_fail(e, DHA_E_INPUT, "%s is not a regular file", manifest);
     }
-    if (errno == ENOENT || errno == ENOTDIR) {
+    if (errno == ENOTDIR || (errno == ENOENT && stat(k->dir, &st) != 0)) {
+        return dha_fail_errno(e, errno, "cannot import %s", k->dir);
+    }
+    if (errno == ENOENT) {
         dha_fail(e, DHA_E_NOT_FOUND, "%s has no manifest.json: it is no finished export", k->dir);
         return dha_err_hint(e, "`dha admin export JOB --out DIR` makes one");
     }

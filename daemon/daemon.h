@@ -14,7 +14,7 @@
  *   access.c tcp.c             who may do what, and who is who over TCP
  *   api*.c doc.c result.c feed.c   what they say
  *   stagekey.c                 what makes two stages equal
- *   draft.c                    a submission, read and checked beside the loop
+ *   draft.c patience.c         a submission, read and checked beside the loop; files that may not answer
  *   stages.c                   moves of jobs and stages: reuse, completion, cancel, retry
  *   output.c                   is what a stage left still whole?
  *   sched*.c (pure) plan.c     which stage starts where

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/daemon.h"
+#include "daemon/patience.h"
 #include "daemon/runas.h"
 
 /* No more is read ahead of the loop than bodies of this size in all: as trees they are some 30 times as large, and a commit may
@@ -118,6 +119,48 @@ void draft_finish(struct draft *d)
     free(d->text);
     free(d->node_names);
     free(d->raw);
+}
+
+/* ---- for who waits for it ---- */
+
+struct now {
+    struct draft draft;
+    cJSON *doc;
+};
+
+static void now_drop(void *arg)
+{
+    struct now *n = arg;
+    draft_finish(&n->draft);
+    cJSON_Delete(n->doc);
+    free(n);
+}
+
+static void now_work(void *arg)
+{
+    struct now *n = arg;
+    draft_check(&n->draft, n->doc, n->draft.owner);
+    if (n->draft.e.code == DHA_E_OK) {
+        draft_derive(&n->draft, n->draft.owner);
+    }
+}
+
+void draft_now(struct draft *d, const cJSON *doc, int64_t owner)
+{
+    struct now *n = calloc(1, sizeof *n);
+    const char *model = path_of(doc, "model");
+    *d = (struct draft){0};
+    if (!n || !(n->doc = cJSON_Duplicate(doc, true))) {
+        free(n);
+        dha_fail(&d->e, DHA_E_NO_MEMORY, "out of memory");
+        return;
+    }
+    n->draft.owner = owner;
+    if (patience_run(now_work, now_drop, n, model ? model : "the spec's files", &d->e) == 0) {
+        *d = n->draft;
+        n->draft = (struct draft){0};
+        now_drop(n);
+    }
 }
 
 /* ---- in a thread ---- */

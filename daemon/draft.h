@@ -43,6 +43,8 @@ void draft_check(struct draft *d, const cJSON *doc, int64_t owner);
 /* Keys and texts of a spec that is valid. Sets e. */
 void draft_derive(struct draft *d, int64_t owner);
 void draft_finish(struct draft *d);
+/* Both for the loop, which waits for the files as long as patience.h has it: what hangs is e.code TRANSIENT. */
+void draft_now(struct draft *d, const cJSON *doc, int64_t owner);
 /* [{path, message, hint}], as far as memory goes. */
 cJSON *draft_errors(const struct spec_errors *errs);
 

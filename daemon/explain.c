@@ -290,26 +290,76 @@ static void say_behind(const struct snapshot *s, const struct sched_decision *de
     }
 }
 
+static bool is_unmet(const struct store_dependency *d)
+{
+    return !job_state_final(d->state) || (!d->any && d->state != JOB_DONE);
+}
+
+/* Job `on` may wait for another, and that one as well: the last of them, which is what has to end or to be helped. */
+static int end_of_chain(struct daemon *d, int64_t on, int64_t *last, enum job_state *state,
+                        struct dha_err *e)
+{
+    enum { DEEP = 100 };
+    *last = on;
+    for (int i = 0; i < DEEP; i++) {
+        struct store_job j;
+        struct store_dependency *deps = NULL;
+        size_t n = 0, k = 0;
+        if (store_job_brief(d->store, *last, &j, e) != 0) {
+            return -1;
+        }
+        *state = j.state;
+        store_job_finish(&j);
+        if (job_state_final(*state) || *state == JOB_HELD) {
+            return 0;
+        }
+        if (store_dependencies(d->store, *last, &deps, &n, e) != 0) {
+            return -1;
+        }
+        while (k < n && !is_unmet(&deps[k])) {
+            k++;
+        }
+        int64_t next = k < n ? deps[k].job : 0;
+        free(deps);
+        if (!next) {
+            return 0;
+        }
+        *last = next;
+    }
+    return 0;
+}
+
 static int say_dependency(struct daemon *d, int64_t on, const char *what,
                           struct plan_explanation *x, struct dha_err *e)
 {
     struct store_job j;
+    enum job_state state;
+    int64_t last;
     if (store_job_brief(d->store, on, &j, e) != 0) {
         return -1;
     }
-    SAY(reason, "%s waits for the end of job %lld, which is %s", what, (long long)on,
-        job_state_name(j.state));
-    if (job_state_final(j.state)) {
-        SAY(unblock, "it waits for that job's success: submit this one without; or dha retry %lld",
-            (long long)on);
-        takes(x, ACCESS_JOB, on);
-    } else if (j.state == JOB_HELD) {
-        SAY(unblock, "dha release %lld", (long long)on);
-        takes(x, ACCESS_JOB, on);
-    } else {
-        SAY(unblock, "the end of job %lld: dha watch %lld", (long long)on, (long long)on);
-    }
+    const char *is = job_state_name(j.state);
     store_job_finish(&j);
+    if (end_of_chain(d, on, &last, &state, e) != 0) {
+        return -1;
+    }
+    SAY(reason, "%s waits for the end of job %lld, which is %s", what, (long long)on, is);
+    if (last != on) {
+        SAY(reason,
+            "%s waits for the end of job %lld, which is %s, and waits in the end for job %lld, "
+            "which is %s",
+            what, (long long)on, is, (long long)last, job_state_name(state));
+    }
+    if (job_state_final(state)) {
+        SAY(unblock, "it waits for that job's success: submit this one without; or dha retry %lld",
+            (long long)last);
+        takes(x, ACCESS_JOB, last);
+    } else if (state == JOB_HELD) {
+        SAY(unblock, "dha release %lld", (long long)last);
+        takes(x, ACCESS_JOB, last);
+    } else {
+        SAY(unblock, "the end of job %lld: dha watch %lld", (long long)last, (long long)last);
+    }
     return 0;
 }
 

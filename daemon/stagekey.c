@@ -463,6 +463,7 @@ int stagekey_changed(const struct job_spec *s, int64_t since_us, struct dha_err 
                  "a file of the model directory %.400s was removed or renamed after the job was "
                  "submitted",
                  s->model);
+        return dha_err_hint(e, "put it back if the model needs it, and submit the job again");
     } else {
         dha_fail(e, DHA_E_INPUT,
                  "the model's or data files were changed after the job was submitted");

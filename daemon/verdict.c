@@ -75,6 +75,11 @@ struct verdict verdict_of(const struct verdict_facts *f)
         v.kind = VERDICT_CANCELLED;
         return v;
     }
+    if (f->files_hang) {
+        v.kind = VERDICT_AGAIN;
+        v.backoff_us = VERDICT_HANG_US;
+        return v;
+    }
     if (f->over_time && class != DHA_RETRY_USER) {
         memset(&v.error, 0, sizeof v.error);
         dha_fail(&v.error, DHA_E_TIMEOUT, "the stage ran for longer than its walltime of %lld s",

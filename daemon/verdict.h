@@ -16,8 +16,9 @@
 #include "proto/err.h"
 
 #define VERDICT_RETRIES        3
-#define VERDICT_BACKOFF_US     INT64_C(1000000) /* the first; each is twice the one before */
-#define VERDICT_BACKOFF_MAX_US (VERDICT_BACKOFF_US << (VERDICT_RETRIES - 1))
+#define VERDICT_BACKOFF_US     INT64_C(1000000)  /* the first; each is twice the one before */
+#define VERDICT_HANG_US        INT64_C(30000000) /* between looks at files that do not answer */
+#define VERDICT_BACKOFF_MAX_US VERDICT_HANG_US
 
 struct verdict_facts {
     bool has_status;       /* status.json was read */
@@ -29,6 +30,8 @@ struct verdict_facts {
     int signal;
     bool has_launch; /* it never ran: why */
     struct dha_err launch;
+    bool
+        files_hang; /* it never ran, because files that it reads do not answer: it waits for them, however long */
     bool cancel;    /* the job is to be cancelled */
     bool asked;     /* it was told to stop (hold) */
     bool over_time; /* it ran into its walltime */

@@ -205,8 +205,10 @@ static int get(struct store *s, int64_t id, bool with_spec, struct store_job *ou
     int rc = st ? db_next(s, e, st) : -1;
     if (rc < 0)
         return -1;
-    if (rc == 0)
-        return dha_fail(e, DHA_E_NOT_FOUND, "there is no job %lld", (long long)id);
+    if (rc == 0) {
+        dha_fail(e, DHA_E_NOT_FOUND, "there is no job %lld", (long long)id);
+        return dha_err_hint(e, "`dha list` shows those that there are");
+    }
     bool damaged = sqlite3_column_int(st, SPEC_COLUMN + 1);
     rc = damaged ? 0 : decode(st, with_spec, out, &why, e);
     if (rc == 0 && !damaged)

@@ -164,6 +164,38 @@ class HungFiles(unittest.TestCase):
         self.assertEqual(first[0].status, 201, first)
         self.assertEqual(d.post("/v1/jobs", {"spec": d.spec("late")}).status, 201)
 
+    def test_a_stage_whose_files_hang_waits_for_them_and_nobody_else_does(self):
+        d = self.start()
+        job = d.post("/v1/jobs", {"spec": d.spec("hung", model=self.hung), "hold": True}).json["job"]["id"]
+        self.hang()
+        d.post(f"/v1/jobs/{job}/release")
+        d.until(lambda: "does not answer" in d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        x = d.get(f"/v1/jobs/{job}/explain").json
+        self.assertIn(self.hung, x["reason"])
+        self.assertRegex(x["unblock"], "starts by itself.*NFS")
+        begin = time.time()
+        self.assertEqual(d.get("/livez").status, 200)
+        self.assertLess(time.time() - begin, 1.5)  # nobody asks the files any more
+        d.until_state(d.submit("other", seed=2), "done")
+        self.assertEqual(d.job(job)["state"], "running")
+        self.go_on()
+        d.until_state(job, "done", seconds=90)
+        search = d.stage(job, "search")
+        self.assertEqual(search["attempts"], 2)
+
+    def test_a_sweep_over_files_that_hang_is_refused(self):
+        d = self.start()
+        self.hang()
+        body = {"spec": d.spec("sweep", model=self.hung), "budgets": [0.5, 0.25], "methods": ["gqa"]}
+        for body in (body, {**body, "dry_run": True}):
+            r = d.post("/v1/sweeps", body)
+            self.assertEqual((r.status, r.json["error"]["code"]), (503, "transient"))
+            self.assertIn(self.hung, r.json["error"]["message"])
+        self.assertEqual(d.get("/livez").status, 200)
+        self.go_on()
+        d.until(lambda: d.post("/v1/sweeps", body).status == 200)
+        self.assertEqual(d.get("/v1/sweeps").json["sweeps"], [])
+
     def test_a_daemon_that_is_told_to_stop_answers_first(self):
         d = self.start()
         self.hang()

@@ -492,6 +492,9 @@ class Transfer(AdminCase):
         os.unlink(os.path.join(self.out, "manifest.json"))
         self.refused(NOT_FOUND, "no finished export")
         self.put(os.path.join(self.out, "manifest.json"), manifest)
+        os.rename(self.out, self.out + ".away")
+        self.refused(NOT_FOUND, self.out + ": No such file or directory")
+        os.rename(self.out + ".away", self.out)
         self.take_in()
 
 

@@ -250,6 +250,12 @@ class Change(cli_harness.Case):
         self.ok("cancel", first, "--now")
         self.dhad.until_state(first, "cancelled")
         self.assertIn(f"dha retry {first}", self.ok("explain", job).out)
+        last = self.ok("submit", self.spec_file("last", seed=3), "--after", f"ok:{job}").out.strip()  # through one that never comes: what helps is the same
+        said = self.ok("explain", last).out
+        self.assertIn(f"waits in the end for job {first}, which is cancelled", said)
+        self.assertIn(f"dha retry {first}", said)
+        self.ok("hold", job)
+        self.assertIn(f"dha release {job}", self.ok("explain", last).out)
         self.ok("cancel", job)
 
 

@@ -316,16 +316,17 @@ class Crowd(harness.Case):
 
     def test_a_short_answer_for_who_prefers_it(self):
         d = self.dhad
-        for prefer, short in (("return=minimal", True), ("respond-async, Return=Minimal; x", True), ("return=minimalist", False),
-                              ("return=representation", False), ("", False), (" ,;=", False)):
+        for n, (prefer, short) in enumerate((("return=minimal", True), ("respond-async, Return=Minimal; x", True), ("return=minimalist", False),
+                              ('wait=5, return = "minimal"', True), ("return=representation, return=minimal", False), ("return", False),
+                              ("return=representation", False), ("", False), (" ,;=", False))):
             with self.subTest(prefer=prefer):
-                r = d.post("/v1/jobs", {"spec": d.spec(prefer or "none", seed=len(prefer))}, {"Prefer": prefer})
+                r = d.post("/v1/jobs", {"spec": d.spec(f"n{n}", seed=n)}, {"Prefer": prefer})
                 self.assertEqual(r.status, 201)
                 job = r.json["job_id"] if short else r.json["job"]["id"]
                 self.assertEqual(r.headers["Location"], f"/v1/jobs/{job}")
                 self.assertEqual(r.headers["Preference-Applied"], "return=minimal" if short else None)
                 self.assertEqual(set(r.json), {"api", "job_id" if short else "job"})
-                self.assertEqual(d.get(r.headers["Location"]).json["job"]["name"], prefer or "none")
+                self.assertEqual(d.get(r.headers["Location"]).json["job"]["name"], f"n{n}")
 
 
 class BadRequests(harness.Case):

@@ -33,6 +33,22 @@ static void the_workers_word_goes_before_the_launchers(void **state)
     assert_string_equal(v.error.msg, "said so");
 }
 
+static void files_that_do_not_answer_are_waited_for_without_counting(void **state)
+{
+    (void)state;
+    struct verdict_facts f = {.has_launch = true, .files_hang = true, .retries = VERDICT_RETRIES};
+    f.launch.code = DHA_E_TRANSIENT;
+    struct verdict v = verdict_of(&f);
+    assert_int_equal(v.kind, VERDICT_AGAIN);
+    assert_false(v.count_retry);
+    assert_int_equal(v.backoff_us, VERDICT_HANG_US);
+    f.cancel = true;
+    assert_int_equal(verdict_of(&f).kind, VERDICT_CANCELLED);
+    f = (struct verdict_facts){.has_launch = true, .retries = VERDICT_RETRIES};
+    f.launch.code = DHA_E_TRANSIENT;
+    assert_int_equal(verdict_of(&f).kind, VERDICT_FAILED);
+}
+
 static void every_code_of_the_table_is_judged_by_its_class(void **state)
 {
     (void)state;
@@ -235,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_workers_word_goes_before_the_launchers),
+        cmocka_unit_test(files_that_do_not_answer_are_waited_for_without_counting),
         cmocka_unit_test(every_code_of_the_table_is_judged_by_its_class),
         cmocka_unit_test(infrastructure_faults_back_off_1_2_4_s_and_then_fail),
         cmocka_unit_test(the_journals_error_counts_where_the_status_is_missing),

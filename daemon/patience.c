@@ -1,0 +1,156 @@
+/* patience.c: see patience.h. */
+#include "daemon/patience.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct task {
+    void (*work)(void *arg);
+    void (*drop)(void *arg);
+    void *arg;
+    char *what;
+    bool done, left; /* left: nobody waits for it any more */
+    pthread_cond_t over;
+    struct task *next;
+};
+
+static pthread_mutex_t lock =
+    PTHREAD_MUTEX_INITIALIZER; /* over all that follows, and `done` and `left` */
+static struct task *hanging;
+static unsigned n_hanging;
+
+static void task_free(struct task *t)
+{
+    pthread_cond_destroy(&t->over);
+    free(t->what);
+    free(t);
+}
+
+static void *in_thread(void *arg)
+{
+    struct task *t = arg;
+    t->work(t->arg);
+    pthread_mutex_lock(&lock);
+    t->done = true;
+    bool left = t->left;
+    if (left) {
+        struct task **at = &hanging;
+        while (*at != t) {
+            at = &(*at)->next;
+        }
+        *at = t->next;
+        n_hanging--;
+    } else {
+        pthread_cond_signal(&t->over); /* from here on it is who waits that frees it */
+    }
+    pthread_mutex_unlock(&lock);
+    if (left) {
+        t->drop(t->arg);
+        task_free(t);
+    }
+    return NULL;
+}
+
+static struct task *task_new(const char *what)
+{
+    pthread_condattr_t attr;
+    struct task *t = calloc(1, sizeof *t);
+    if (!t || !(t->what = strdup(what)) || pthread_condattr_init(&attr) != 0) {
+        free(t ? t->what : NULL);
+        free(t);
+        return NULL;
+    }
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    int rc = pthread_cond_init(&t->over, &attr);
+    pthread_condattr_destroy(&attr);
+    if (rc != 0) {
+        free(t->what);
+        free(t);
+        return NULL;
+    }
+    return t;
+}
+
+static int start(struct task *t)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    int rc = pthread_attr_init(&attr);
+    if (rc != 0) {
+        return rc;
+    }
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    rc = pthread_create(&thread, &attr, in_thread, t);
+    pthread_attr_destroy(&attr);
+    return rc;
+}
+
+/* True: it came back. False: it is left to itself. */
+static bool wait_for(struct task *t)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += PATIENCE_MS / 1000;
+    pthread_mutex_lock(&lock);
+    while (!t->done && pthread_cond_timedwait(&t->over, &lock, &until) != ETIMEDOUT) {
+    }
+    bool done = t->done;
+    if (!done) {
+        t->left = true;
+        t->next = hanging;
+        hanging = t;
+        n_hanging++;
+    }
+    pthread_mutex_unlock(&lock);
+    return done;
+}
+
+static bool hangs(const char *what)
+{
+    pthread_mutex_lock(&lock);
+    bool yes = n_hanging >= PATIENCE_HANGING_MAX;
+    for (const struct task *t = hanging; t && !yes; t = t->next) {
+        yes = strcmp(t->what, what) == 0;
+    }
+    pthread_mutex_unlock(&lock);
+    return yes;
+}
+
+static int no_answer(const char *what, struct dha_err *e)
+{
+    dha_fail(e, DHA_E_TRANSIENT,
+             "the file system of %.300s, or of another file that goes with it, "
+             "does not answer",
+             what);
+    return dha_err_hint(e, "does it hang (NFS, automount)? `stat` on that path would, too");
+}
+
+int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, const char *what,
+                 struct dha_err *e)
+{
+    struct task *t = hangs(what) ? NULL : task_new(what);
+    if (!t) {
+        drop(arg);
+        return hangs(what) ? no_answer(what, e) : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    t->work = work;
+    t->drop = drop;
+    t->arg = arg;
+    int rc = start(t);
+    if (rc != 0) {
+        task_free(t);
+        drop(arg);
+        dha_fail_errno(e, rc, "no thread could be started to look at %.300s", what);
+        e->code = DHA_E_TRANSIENT;
+        return -1;
+    }
+    if (!wait_for(t)) {
+        return no_answer(what, e);
+    }
+    task_free(t);
+    return 0;
+}
