@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -129,13 +130,19 @@ static int no_answer(const char *what, struct dha_err *e)
     return dha_err_hint(e, "does it hang (NFS, automount)? `stat` on that path would, too");
 }
 
-int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, const char *what,
+int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, const char *named,
                  struct dha_err *e)
 {
-    struct task *t = hangs(what) ? NULL : task_new(what);
+    char what[320]; /* `named` may be in arg, and go with it */
+    snprintf(what, sizeof what, "%s", named);
+    if (hangs(what)) {
+        drop(arg);
+        return no_answer(what, e);
+    }
+    struct task *t = task_new(what);
     if (!t) {
         drop(arg);
-        return hangs(what) ? no_answer(what, e) : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     t->work = work;
     t->drop = drop;
