@@ -67,9 +67,9 @@ enum api_outcome api_answer_job(struct api_call *c, int64_t id);
 /* Does the request's If-Match (if there is one) name the job as it is now? Else DHA_E_PRECONDITION. */
 int api_if_match(struct api_call *c);
 
-/* api_jobs.c, for sweeps: validates a spec document whole. On failure call->e and call->errors are set; `where`
- * goes in front of each path ("$" becomes where). */
-int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec);
+/* api_jobs.c, for sweeps: validates a spec document whole; a draft that is good is the caller's to finish. On failure call->e
+ * and call->errors are set. */
+int api_check_spec(struct api_call *c, const cJSON *doc, struct draft *draft);
 /* The request's Idempotency-Key (NULL = none), checked. */
 int api_idempotency_key(struct api_call *c, const char **key);
 /* A high priority goes before other users' work: an operator may give settings.priority_max at most. 0 / -1 FORBIDDEN. */
@@ -81,8 +81,8 @@ struct api_submission {
     const struct store_dependency *after; /* n_after */
     size_t n_after;
 };
-/* Submits a valid spec; *id, *existed as store_job_submit(). */
-int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
-                    int64_t *id, bool *existed);
+/* Submits a good draft; *id, *existed as store_job_submit(). */
+int api_submit_draft(struct api_call *c, const struct draft *draft, const struct api_submission *s,
+                     int64_t *id, bool *existed);
 
 #endif

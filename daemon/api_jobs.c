@@ -40,25 +40,22 @@ static int judge(struct api_call *c, struct draft *draft)
     return api_may_priority(c, draft->spec.priority);
 }
 
-int api_check_spec(struct api_call *c, const cJSON *doc, struct job_spec *spec)
+int api_check_spec(struct api_call *c, const cJSON *doc, struct draft *draft)
 {
-    struct draft draft;
     int64_t owner = (int64_t)c->rq->peer_uid;
     if (daemon_may_run(c->d, owner, &c->e) != 0) {
         return -1;
     }
-    draft_now(&draft, doc, owner);
-    int rc = judge(c, &draft);
-    if (rc == 0) {
-        *spec = draft.spec;
-        draft.spec = (struct job_spec){0};
+    draft_now(draft, doc, owner);
+    int rc = judge(c, draft);
+    if (rc != 0) {
+        draft_finish(draft);
     }
-    draft_finish(&draft);
     return rc;
 }
 
-static int submit(struct api_call *c, const struct draft *draft, const struct api_submission *s,
-                  int64_t *id, bool *existed)
+int api_submit_draft(struct api_call *c, const struct draft *draft, const struct api_submission *s,
+                     int64_t *id, bool *existed)
 {
     const struct job_spec *spec = &draft->spec;
     struct store_new_stage stages[STAGE_KINDS];
@@ -92,21 +89,6 @@ static int submit(struct api_call *c, const struct draft *draft, const struct ap
         return -1;
     }
     return *existed ? 0 : stages_begin(c->d, *id, draft->keys[0].key, &c->e);
-}
-
-int api_submit_spec(struct api_call *c, const struct job_spec *spec, const struct api_submission *s,
-                    int64_t *id, bool *existed)
-{
-    struct draft draft;
-    cJSON *doc = spec_to_json(spec);
-    if (!doc) {
-        return dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
-    }
-    draft_now(&draft, doc, (int64_t)c->rq->peer_uid);
-    cJSON_Delete(doc);
-    int rc = judge(c, &draft) == 0 ? submit(c, &draft, s, id, existed) : -1;
-    draft_finish(&draft);
-    return rc;
 }
 
 static cJSON *plan_doc(struct api_call *c, const struct draft *draft)
@@ -387,7 +369,8 @@ enum api_outcome api_job_submit(struct api_call *c)
     if (dry) {
         return dry_run(c, draft, &s);
     }
-    if (plan_fits(c->d, &draft->spec, &c->e) != 0 || submit(c, draft, &s, &id, &existed) != 0) {
+    if (plan_fits(c->d, &draft->spec, &c->e) != 0 ||
+        api_submit_draft(c, draft, &s, &id, &existed) != 0) {
         return API_FAIL;
     }
     return answer_submitted(c, id, existed);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/doc.h"
+#include "daemon/patience.h"
 #include "daemon/runas.h"
 #include "daemon/dominate.h"
 #include "proto/budget.h"
@@ -28,7 +29,7 @@ struct sweep_request {
     bool dry_run, skip_impossible, stop_dominated;
     double margin;
     int layers, heads; /* of the model; 0 = its config.json does not say: the worker will */
-    struct job_spec *specs;
+    struct draft *points;
     int n, n_points;
     cJSON *impossible; /* [{method, budget, message, hint}] */
 };
@@ -91,25 +92,49 @@ static cJSON *point_spec(struct api_call *c, const struct sweep_request *q, cons
     return rc == 0 ? doc : doc_oom(doc, &c->e);
 }
 
-/* The model's shape, as far as its config.json can be read here: what is wrong with it the worker says better. */
-static void read_shape(struct sweep_request *q, int64_t owner_uid)
+struct shape {
+    char path[4200]; /* of config.json */
+    uid_t user;
+    int layers, heads;
+};
+
+static void shape_work(void *arg)
 {
+    struct shape *shape = arg;
     struct runas as;
-    char path[4200];
     struct dha_err ignored;
-    snprintf(path, sizeof path, "%.4000s/config.json", json_str(q->base, "model", ""));
-    if (runas_enter(&as, runas_user(owner_uid)) != 0) {
+    if (runas_enter(&as, shape->user) != 0) {
         return;
     }
-    cJSON *doc = path[0] == '/' ? json_parse_file(path, 1 << 20, &ignored) : NULL;
+    cJSON *doc = json_parse_file(shape->path, 1 << 20, &ignored);
     runas_leave(&as);
     int64_t layers = json_int(doc, "num_hidden_layers", 0);
     int64_t heads = json_int(doc, "num_attention_heads", 0);
     if (layers > 0 && layers < 100000 && heads > 0 && heads < 100000) {
-        q->layers = (int)layers;
-        q->heads = (int)heads;
+        shape->layers = (int)layers;
+        shape->heads = (int)heads;
     }
     cJSON_Delete(doc);
+}
+
+/* The model's shape, as far as its config.json can be read here: what is wrong with it the worker says better. -1: it does
+ * not answer. */
+static int read_shape(struct sweep_request *q, int64_t owner_uid, struct dha_err *e)
+{
+    const char *model = json_str(q->base, "model", "");
+    struct shape *shape = calloc(1, sizeof *shape);
+    if (!shape) {
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+    }
+    snprintf(shape->path, sizeof shape->path, "%.4000s/config.json", model);
+    shape->user = runas_user(owner_uid);
+    if (model[0] == '/' && patience_run(shape_work, free, shape, model, e) != 0) {
+        return -1;
+    }
+    q->layers = shape->layers;
+    q->heads = shape->heads;
+    free(shape);
+    return 0;
 }
 
 /* Each method and budget once, whatever the seeds. */
@@ -148,19 +173,21 @@ static char *work_of(const struct job_spec *s)
     return text;
 }
 
-/* Is the last of the n specs the same work as one before it? Budgets may be given twice, and some methods have
+/* Is the last of the n points the same work as one before it? Budgets may be given twice, and some methods have
  * only one. */
-static int is_repeated(const struct job_spec *specs, int n, bool *repeated, struct dha_err *e)
+static int is_repeated(const struct draft *points, int n, bool *repeated, struct dha_err *e)
 {
-    char *last = work_of(&specs[n - 1]);
+    const struct job_spec *newest = &points[n - 1].spec;
+    char *last = work_of(newest);
     int rc = last ? 0 : -1;
     *repeated = false;
     for (int i = 0; i < n - 1 && rc == 0 && !*repeated; i++) {
-        if ((specs[i].budget != specs[n - 1].budget && specs[n - 1].method.grouping != GROUP_ONE) ||
-            strcmp(specs[i].method.name, specs[n - 1].method.name) != 0) {
+        const struct job_spec *s = &points[i].spec;
+        if ((s->budget != newest->budget && newest->method.grouping != GROUP_ONE) ||
+            strcmp(s->method.name, newest->method.name) != 0) {
             continue; /* cheap, and nearly always the answer */
         }
-        char *text = work_of(&specs[i]);
+        char *text = work_of(s);
         rc = text ? 0 : -1;
         *repeated = text && strcmp(text, last) == 0;
         free(text);
@@ -169,14 +196,15 @@ static int is_repeated(const struct job_spec *specs, int n, bool *repeated, stru
     return rc == 0 ? 0 : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
 }
 
-/* One point into q->specs, unless it repeats another or cannot be. */
+/* One point into q->points, unless it repeats another or cannot be. */
 static int parse_point(struct api_call *c, struct sweep_request *q, const struct point *p)
 {
-    struct job_spec *s = &q->specs[q->n];
+    struct draft *draft = &q->points[q->n];
+    const struct job_spec *s = &draft->spec;
     struct dha_err why = {0};
     bool repeated = false;
     cJSON *doc = point_spec(c, q, p);
-    int rc = doc ? api_check_spec(c, doc, s) : -1;
+    int rc = doc ? api_check_spec(c, doc, draft) : -1;
     cJSON_Delete(doc);
     if (rc != 0) {
         return -1;
@@ -185,10 +213,10 @@ static int parse_point(struct api_call *c, struct sweep_request *q, const struct
     bool possible = !q->heads || budget_check(s, q->layers, q->heads, &why) == 0;
     rc = possible ? plan_fits(c->d, s, &c->e) : add_impossible(q, s, &why, &c->e);
     if (rc == 0 && possible) {
-        rc = is_repeated(q->specs, q->n, &repeated, &c->e);
+        rc = is_repeated(q->points, q->n, &repeated, &c->e);
     }
     if (!possible || repeated) {
-        spec_finish(&q->specs[--q->n]);
+        draft_finish(&q->points[--q->n]);
     }
     return rc;
 }
@@ -331,11 +359,11 @@ static enum api_outcome answer_plan(struct api_call *c, struct sweep_request *q)
     cJSON *list = cJSON_CreateArray();
     for (int i = 0; list && i < q->n; i++) {
         cJSON *one = cJSON_CreateObject();
-        if ((json_put_str(one, "name", q->specs[i].name) |
-             json_put_str(one, "method", q->specs[i].method.name) |
-             json_put_num(one, "budget", q->specs[i].budget) |
-             json_put_int(one, "seed", q->specs[i].seed) |
-             json_put(one, "spec", spec_to_json(&q->specs[i]))) != 0 ||
+        if ((json_put_str(one, "name", q->points[i].spec.name) |
+             json_put_str(one, "method", q->points[i].spec.method.name) |
+             json_put_num(one, "budget", q->points[i].spec.budget) |
+             json_put_int(one, "seed", q->points[i].spec.seed) |
+             json_put(one, "spec", spec_to_json(&q->points[i].spec))) != 0 ||
             !cJSON_AddItemToArray(list, one)) {
             cJSON_Delete(one);
             cJSON_Delete(list);
@@ -374,7 +402,7 @@ static int submit_all(struct api_call *c, const struct sweep_request *q, const c
         int64_t id;
         bool existed;
         struct api_submission s = {.sweep = *sweep};
-        rc = api_submit_spec(c, &q->specs[i], &s, &id, &existed);
+        rc = api_submit_draft(c, &q->points[i], &s, &id, &existed);
     }
     free(skipped);
     free(text);
@@ -394,15 +422,15 @@ enum api_outcome api_sweep_new(struct api_call *c)
     if (sweep) {
         return answer_sweep(c, sweep);
     }
-    q.specs = calloc(POINTS_MAX + 1, sizeof *q.specs);
+    q.points = calloc(POINTS_MAX + 1, sizeof *q.points);
     q.impossible = cJSON_CreateArray();
-    if (!q.specs || !q.impossible) {
+    if (!q.points || !q.impossible) {
         dha_fail(&c->e, DHA_E_NO_MEMORY, "out of memory");
         goto out;
     }
-    read_shape(&q, (int64_t)c->rq->peer_uid);
     /* Every point is checked before the first is submitted. */
-    if (parse_points(c, &q) != 0 || refuse_impossible(c, &q) != 0) {
+    if (read_shape(&q, (int64_t)c->rq->peer_uid, &c->e) != 0 || parse_points(c, &q) != 0 ||
+        refuse_impossible(c, &q) != 0) {
         goto out;
     }
     if (q.dry_run) {
@@ -412,10 +440,10 @@ enum api_outcome api_sweep_new(struct api_call *c)
         out = answer_sweep(c, sweep);
     }
 out:
-    for (int i = 0; q.specs && i < q.n; i++) {
-        spec_finish(&q.specs[i]);
+    for (int i = 0; q.points && i < q.n; i++) {
+        draft_finish(&q.points[i]);
     }
-    free(q.specs);
+    free(q.points);
     cJSON_Delete(q.impossible);
     return out;
 }

@@ -1,13 +1,12 @@
 /* patience.c: see patience.h. */
 #include "daemon/patience.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <uv.h>
 
 struct task {
     void (*work)(void *arg);
@@ -15,7 +14,7 @@ struct task {
     void *arg;
     char *what;
     bool done, left; /* left: nobody waits for it any more */
-    pthread_cond_t over;
+    uv_cond_t over;
     struct task *next;
 };
 
@@ -26,12 +25,12 @@ static unsigned n_hanging;
 
 static void task_free(struct task *t)
 {
-    pthread_cond_destroy(&t->over);
+    uv_cond_destroy(&t->over);
     free(t->what);
     free(t);
 }
 
-static void *in_thread(void *arg)
+static void in_thread(void *arg)
 {
     struct task *t = arg;
     t->work(t->arg);
@@ -46,58 +45,33 @@ static void *in_thread(void *arg)
         *at = t->next;
         n_hanging--;
     } else {
-        pthread_cond_signal(&t->over); /* from here on it is who waits that frees it */
+        uv_cond_signal(&t->over); /* from here on it is who waits that frees it */
     }
     pthread_mutex_unlock(&lock);
     if (left) {
         t->drop(t->arg);
         task_free(t);
     }
-    return NULL;
 }
 
 static struct task *task_new(const char *what)
 {
-    pthread_condattr_t attr;
     struct task *t = calloc(1, sizeof *t);
-    if (!t || !(t->what = strdup(what)) || pthread_condattr_init(&attr) != 0) {
+    if (!t || !(t->what = strdup(what)) || uv_cond_init(&t->over) != 0) {
         free(t ? t->what : NULL);
-        free(t);
-        return NULL;
-    }
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    int rc = pthread_cond_init(&t->over, &attr);
-    pthread_condattr_destroy(&attr);
-    if (rc != 0) {
-        free(t->what);
         free(t);
         return NULL;
     }
     return t;
 }
 
-static int start(struct task *t)
-{
-    pthread_attr_t attr;
-    pthread_t thread;
-    int rc = pthread_attr_init(&attr);
-    if (rc != 0) {
-        return rc;
-    }
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    rc = pthread_create(&thread, &attr, in_thread, t);
-    pthread_attr_destroy(&attr);
-    return rc;
-}
-
 /* True: it came back. False: it is left to itself. */
 static bool wait_for(struct task *t)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += PATIENCE_MS / 1000;
+    uint64_t until = uv_hrtime() + (uint64_t)PATIENCE_MS * 1000000, now;
     pthread_mutex_lock(&lock);
-    while (!t->done && pthread_cond_timedwait(&t->over, &lock, &until) != ETIMEDOUT) {
+    while (!t->done && (now = uv_hrtime()) < until) {
+        uv_cond_timedwait(&t->over, &lock, until - now);
     }
     bool done = t->done;
     if (!done) {
@@ -147,14 +121,16 @@ int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, co
     t->work = work;
     t->drop = drop;
     t->arg = arg;
-    int rc = start(t);
+    uv_thread_t thread;
+    int rc = uv_thread_create(&thread, in_thread, t);
     if (rc != 0) {
         task_free(t);
         drop(arg);
-        dha_fail_errno(e, rc, "no thread could be started to look at %.300s", what);
+        dha_fail_errno(e, -rc, "no thread could be started to look at %.300s", what);
         e->code = DHA_E_TRANSIENT;
         return -1;
     }
+    pthread_detach(thread);
     if (!wait_for(t)) {
         return no_answer(what, e);
     }

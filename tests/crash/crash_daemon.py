@@ -439,13 +439,16 @@ class DirectoryTakenAway(harness.Case):
         self.assertEqual({n["state"] for n in d.get("/v1/nodes").json["nodes"]}, {"up"})
         return j
 
+    def start_and_watch(self, job, tag, before):
+        self.dhad.start()
+        self.watch_end(job, tag, before)
+        return self.assert_lost_and_done(job)
+
     def test_a_removed_directory_is_not_started_twice(self):
         d = self.dhad
         job, tag, before = self.running()
         shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
-        d.start()
-        self.watch_end(job, tag, before)
-        j = self.assert_lost_and_done(job)
+        j = self.start_and_watch(job, tag, before)
         self.assertEqual([s["attempts"] for s in j["stages"]], [1, 1, 2, 1, 1])
         # one start each: they say so in the file of their stage, which both share
         self.assertEqual(len(d.launches(job, "train")), 2)
@@ -455,18 +458,14 @@ class DirectoryTakenAway(harness.Case):
         job, tag, before = self.running("train.sleep=60:1 train.litter=1")
         os.kill(d.shim(job, "train"), signal.SIGKILL)
         shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
-        d.start()
-        self.watch_end(job, tag, before)
-        self.assert_lost_and_done(job)
+        self.start_and_watch(job, tag, before)
 
     def test_a_removed_directory_of_the_whole_job_is_made_again(self):
         d = self.dhad
         job, tag, before = self.running()
         os.mkdir(os.path.join(d.state, "jobs", "other"))
         shutil.rmtree(os.path.join(d.state, "jobs", job))
-        d.start()
-        self.watch_end(job, tag, before)
-        self.assert_lost_and_done(job)
+        self.start_and_watch(job, tag, before)
 
     def test_one_that_the_store_knows_no_shim_of_is_found_by_its_tag(self):
         d = self.dhad
@@ -476,9 +475,7 @@ class DirectoryTakenAway(harness.Case):
         db.commit()
         db.close()
         shutil.rmtree(os.path.join(d.stage_dir(job, "train"), "a1"))
-        d.start()
-        self.watch_end(job, tag, before)
-        self.assert_lost_and_done(job)
+        self.start_and_watch(job, tag, before)
 
     def test_a_cancel_frees_no_slot_before_it_is_gone(self):
         d = self.dhad

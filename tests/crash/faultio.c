@@ -1,6 +1,6 @@
 /* faultio.c: LD_PRELOAD for dhad: while the file named by DHA_FAULTIO exists and holds an errno's number, what
  * writes below DHA_FAULTIO_DIR fails with it: write, sync, truncate, and open for writing, mkdir, rename, unlink.
- * What stat() is asked of a path that begins with DHA_FAULTIO_HUNG, it does not answer before that file is gone; with
+ * What stat() and open() are asked of a path that begins with DHA_FAULTIO_HUNG, they do not answer before that file is gone; with
  * DHA_FAULTIO_SYNC in the environment, fdatasync() neither. The first that waits makes the file's name + ".waits".
  * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by.
  * The daemon only: what it starts inherits the environment, but is another program. */
@@ -90,12 +90,16 @@ static void hang(void)
         nanosleep(&a_while, NULL);
     }
 }
-int stat(const char *path, struct stat *st)
+static void hang_at(const char *path)
 {
-    REAL(stat);
     const char *hung = getenv("DHA_FAULTIO_HUNG");
     if (hung && strncmp(path, hung, strlen(hung)) == 0)
         hang();
+}
+int stat(const char *path, struct stat *st)
+{
+    REAL(stat);
+    hang_at(path);
     return real(path, st);
 }
 int fdatasync(int fd)
@@ -137,6 +141,7 @@ static mode_t mode_of(int flags, va_list ap)
 int open(const char *path, int flags, ...)
 {
     REAL(open);
+    hang_at(path);
     va_list ap;
     va_start(ap, flags);
     mode_t mode = mode_of(flags, ap);
@@ -146,6 +151,7 @@ int open(const char *path, int flags, ...)
 int open64(const char *path, int flags, ...)
 {
     REAL(open64);
+    hang_at(path);
     va_list ap;
     va_start(ap, flags);
     mode_t mode = mode_of(flags, ap);
