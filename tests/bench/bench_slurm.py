@@ -5,7 +5,7 @@ A private slurmctld and slurmd (Debian's slurm-wlm and munge; docs/TOOLCHAIN.md 
 a private dhad whose slots are: so both only take jobs and queue them. sbatch by one client and by four; jobs through
 dhad's API by one connection and by 64 (bench_load), every 201 committed and synced, answered with the job's id as sbatch
 does (Prefer: return=minimal) and with the whole job. slurmctld saves its state every few
-seconds, not before it answers: what is compared is less durable there. Needs root; what is not installed is said (exit status 77).
+seconds, not before it answers: what is compared is less durable there. bench_floor says what no single client can exceed. Needs root; what is not installed is said (exit status 77).
 """
 import os
 import shutil
@@ -150,7 +150,12 @@ try:
         print(f"submit   1 client: sbatch {one:.1f}/s, API (answering {what}) {api}: {api.rate / one:.1f} times (goal 20; p99 5 ms)")
         api = Load(d, 2 * JOBS, 64, first + 10 ** 6, minimal=minimal)
         print(f"submit   sbatch by 4 clients {four:.1f}/s, API by 64 {api}: {api.rate / four:.1f} times (goal 20; p99 20 ms)")
-    print(f"disk     append + fdatasync alone: {fdatasync_rate(d.state):.0f}/s; no durable submission of one client is faster")
+    print(f"disk     append + fdatasync alone: {fdatasync_rate(d.state):.0f}/s")
+    with tempfile.TemporaryDirectory() as empty:
+        for line in subprocess.run([os.path.join(harness.BIN, "bench_floor"), empty], check=True, capture_output=True,
+                                   text=True).stdout.splitlines():
+            what, rate = line.rsplit(None, 1)
+            print(f"floor    two processes and a socket: {what}: {rate}/s, {int(rate) / one:.1f} times sbatch")
     api = Load(dhad("/dev/shm"), JOBS, 1, minimal=True)
     print(f"no disk  1 client, the state on a tmpfs, where a sync costs nothing (and nothing is durable): {api}: {api.rate / one:.1f} times")
     print(f"machine  {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
