@@ -2,7 +2,8 @@
 """A daemon with a long past: bench_many.py BIN_DIR [JOBS]
 
 One job runs through its stages; its rows (job, stages, attempts, allocations, evaluations, events) are then multiplied in the state database
-while no daemon has it. How long a daemon takes until it answers over that, and how much memory it has then, and after lists.
+while no daemon has it. How long a daemon takes until it answers over that, and how much memory it has then, and after lists;
+what submissions cost over it, whose rows go to any page of its indexes.
 """
 import os
 import sqlite3
@@ -11,6 +12,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
 import harness
+from load import Load
 
 harness.BIN = sys.argv[1]
 JOBS = int(sys.argv[2]) if len(sys.argv) > 2 else 100000
@@ -66,5 +68,7 @@ try:
     d.until_state(d.submit("another"), "done")
     print(f"past     {JOBS} finished jobs, state.db {size:.0f} MiB: answers after {took:.2f} s (goal 2), memory {at_start:.0f} MiB, "
           f"{memory(d.process.pid):.0f} MiB after a list of 1000 and another job (goal 200)")
+    for clients in (1, 64):
+        print(f"submit   2000 jobs over that past, {clients} at once: {Load(d, 2000, clients, 10 ** 6 * clients, minimal=True)}")
 finally:
     d.clean()
