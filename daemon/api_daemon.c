@@ -15,7 +15,11 @@ static cJSON *limits_doc(const struct daemon *d)
              json_put_int(j, "connections", l.connections) |
              json_put_int(j, "connections_per_user", l.connections_per_user) |
              json_put_int(j, "streams", l.streams) |
-             json_put_int(j, "streams_per_user", l.streams_per_user);
+             json_put_int(j, "streams_per_user", l.streams_per_user) |
+             json_put_int(j, "tcp_connections", l.tcp_connections) |
+             json_put_int(j, "tcp_connections_per_address", l.tcp_connections_per_address) |
+             json_put_int(j, "tcp_streams", l.tcp_streams) |
+             json_put_int(j, "tcp_streams_per_address", l.tcp_streams_per_address);
     if (rc != 0) {
         cJSON_Delete(j);
         return NULL;

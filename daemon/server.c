@@ -25,8 +25,8 @@ enum { CONNECTIONS_MAX = 1400, OTHER_FILES = 256 };
 enum { CLOSING_RUNS = 10 };
 /* A connection over a user's share gets this long to hear why. */
 enum { OVER_TIMEOUT_S = 2 };
-/* All who come over TCP share this part of what one user may have. */
-enum { TCP_SHARE = 8, TCP_AGAIN_MS = 200 };
+/* All who come over TCP share this part of what one user may have; one address has this part of that. */
+enum { TCP_SHARE = 8, ADDRESS_SHARE = 2 };
 /* The library (0.9.75) wants to run on and on for a client that sent the beginning of a chunk, and no end of its line. After
  * so many runs that led to nothing it has to wait a little between them. */
 enum { FRUITLESS_RUNS = 1000, FRUITLESS_MS = 20 };
@@ -142,10 +142,8 @@ static struct server_user *user_of(struct server *s, uid_t uid)
         u = u->next;
     }
     if (!u && (u = calloc(1, sizeof *u))) {
-        bool tcp = uid == SERVER_NOBODY; /* all of them together */
-        u->uid = uid;
-        u->max_connections = s->limits.connections_per_user / (tcp ? TCP_SHARE : 1);
-        u->max_streams = s->limits.streams_per_user / (tcp ? TCP_SHARE : 1);
+        u->uid = uid; /* SERVER_NOBODY: all who come over TCP together */
+        u->max_streams = uid == SERVER_NOBODY ? s->limits.tcp_streams : s->limits.streams_per_user;
         u->next = s->users;
         s->users = u;
     }
@@ -196,8 +194,14 @@ static struct server_peer *peer_new(struct server *s, struct MHD_Connection *con
         peer_free(p);
         return NULL;
     }
-    p->over = ++p->user->connections > p->user->max_connections;
+    p->fd = info->connect_fd;
     p->tcp = domain != AF_UNIX;
+    p->user->connections++;
+    if (p->tcp) {
+        server_tcp_begin(s, p, conn); /* for which there was room, or it would not be here */
+    } else {
+        p->over = p->user->connections > s->limits.connections_per_user;
+    }
     return p;
 }
 
@@ -219,6 +223,9 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
     s->n_connections--;
     if (p) {
         p->user->connections--;
+        if (p->tcp) {
+            server_tcp_end(s, p);
+        }
         peer_free(p);
     }
     *context = NULL;
@@ -277,7 +284,7 @@ const char *server_user_name(const struct server_user *u, char text[32])
     return text;
 }
 
-static void refuse(struct server_request *rq)
+static void refuse(const struct server *s, struct server_request *rq)
 {
     const struct server_peer *peer = server_peer(rq->conn);
     char name[32];
@@ -285,7 +292,8 @@ static void refuse(struct server_request *rq)
     switch ((enum refusal)rq->refusal) {
     case TOO_MANY_CONNECTIONS:
         dha_fail(&e, DHA_E_TRANSIENT, "%s over %u connections open",
-                 server_user_name(peer->user, name), peer->user->max_connections);
+                 server_user_name(peer->user, name),
+                 peer->tcp ? s->limits.tcp_connections : s->limits.connections_per_user);
         dha_err_hint(&e, "close some, or use one for many requests (keep-alive)");
         break;
     case TOO_MANY_HEADERS:
@@ -386,6 +394,16 @@ static struct MHD_Response *make_response(struct server *s, struct server_reques
     return resp;
 }
 
+static void set_answering(const struct server *s, struct MHD_Connection *conn, bool answering)
+{
+    struct server_peer *peer = server_peer(conn);
+    if (peer) {
+        peer->working = false;
+        peer->answering = answering;
+        peer->useful_ms = uv_now(s->loop);
+    }
+}
+
 static enum MHD_Result send_reply(struct server *s, struct server_request *rq)
 {
     struct server_reply *rp = &rq->reply;
@@ -402,6 +420,7 @@ static enum MHD_Result send_reply(struct server *s, struct server_request *rq)
     enum MHD_Result rc = MHD_queue_response(rq->conn, (unsigned)rp->status, resp);
     MHD_destroy_response(resp);
     rq->phase = SENT;
+    set_answering(s, rq->conn, true);
     return rc;
 }
 
@@ -429,19 +448,27 @@ static void arm_deadline(struct server *s)
 /* Runs the handler; afterwards the request is READY, HELD or WAITING. */
 static void dispatch(struct server *s, struct server_request *rq)
 {
+    struct server_peer *peer = server_peer(rq->conn);
+    if (peer) {
+        peer->working = true;
+        rq->refusal = peer->pushed ? (int)TOO_MANY_CONNECTIONS : rq->refusal;
+    }
     if (s->closing) {
         struct dha_err bye = {0};
         dha_fail(&bye, DHA_E_UNREACHABLE, "the daemon is shutting down");
         server_reply_error(rq, &bye);
         rq->phase = READY;
     } else if (rq->refusal != WELCOME) {
-        refuse(rq);
+        refuse(s, rq);
         rq->phase = READY;
     } else if (s->ops.handle(s->ops.ctx, rq) == SERVER_WAIT) {
         rq->phase = WAITING;
     } else {
         server_stream_check(s, rq);
         rq->phase = s->ops.uncommitted(s->ops.ctx) ? HELD : READY;
+    }
+    if (peer) {
+        peer->known = rq->peer_uid != SERVER_NOBODY;
     }
 }
 
@@ -488,10 +515,10 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
                          enum MHD_RequestTerminationCode why)
 {
     struct server *s = cls;
-    (void)conn;
     (void)why;
     s->fruitless = 0;
     if (*con_cls) {
+        set_answering(s, conn, false);
         server_stream_end(*con_cls);
         request_free(*con_cls);
         *con_cls = NULL;
@@ -672,10 +699,16 @@ static struct server_limits find_limits(void)
         }
     }
     /* 1400: 1260 for one user, 1120 streams, 1024 of one user */
-    return (struct server_limits){.connections = n,
-                                  .connections_per_user = n * 9 / 10,
-                                  .streams = n * 8 / 10,
-                                  .streams_per_user = n * 1024 / CONNECTIONS_MAX};
+    struct server_limits l = {.connections = n,
+                              .connections_per_user = n * 9 / 10,
+                              .streams = n * 8 / 10,
+                              .streams_per_user = n * 1024 / CONNECTIONS_MAX};
+    /* 157 and 128, of one address 78 and 64 */
+    l.tcp_connections = l.connections_per_user / TCP_SHARE;
+    l.tcp_connections_per_address = l.tcp_connections / ADDRESS_SHARE;
+    l.tcp_streams = l.streams_per_user / TCP_SHARE;
+    l.tcp_streams_per_address = l.tcp_streams / ADDRESS_SHARE;
+    return l;
 }
 
 struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_ops *ops,
@@ -715,61 +748,6 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     s->open_handles = 4 + server_stream_init(s);
     uv_poll_start(&s->poll, UV_READABLE, on_readable);
     return s;
-}
-
-/* ---- TCP ---- */
-
-static void on_tcp_again(uv_timer_t *t);
-
-static void on_tcp(uv_poll_t *p, int status, int events)
-{
-    struct server *s = p->data;
-    (void)status;
-    (void)events;
-    for (;;) {
-        struct sockaddr_storage from;
-        socklen_t len = sizeof from;
-        int fd = accept4(s->tcp_fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            MHD_add_connection(s->mhd, fd, (struct sockaddr *)&from, len); /* closes it, too */
-        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            uv_poll_stop(p);
-            uv_timer_start(&s->tcp_again, on_tcp_again, TCP_AGAIN_MS, 0);
-            break;
-        } else if (errno != EINTR && errno != ECONNABORTED) {
-            break;
-        }
-    }
-    server_run(s);
-}
-
-static void on_tcp_again(uv_timer_t *t)
-{
-    struct server *s = t->data;
-    uv_poll_start(&s->tcp, UV_READABLE, on_tcp);
-}
-
-int server_listen_tcp(struct server *s, int fd, struct dha_err *e)
-{
-    if (uv_poll_init(s->loop, &s->tcp, fd) != 0) {
-        close(fd);
-        return dha_fail(e, DHA_E_INTERNAL, "the loop does not take the TCP socket");
-    }
-    uv_timer_init(s->loop, &s->tcp_again);
-    s->tcp.data = s->tcp_again.data = s;
-    s->tcp_fd = fd;
-    s->open_handles += 2;
-    uv_poll_start(&s->tcp, UV_READABLE, on_tcp);
-    return 0;
-}
-
-static void close_tcp(struct server *s)
-{
-    if (s->tcp_fd >= 0) {
-        uv_close((uv_handle_t *)&s->tcp, server_handle_closed);
-        uv_close((uv_handle_t *)&s->tcp_again, server_handle_closed);
-        close(s->tcp_fd);
-    }
 }
 
 void server_handle_closed(uv_handle_t *h)
@@ -815,7 +793,7 @@ void server_close(struct server *s)
         free(u);
     }
     server_stream_close(s);
-    close_tcp(s);
+    server_tcp_close(s);
     uv_close((uv_handle_t *)&s->poll, server_handle_closed);
     uv_close((uv_handle_t *)&s->timer, server_handle_closed);
     uv_close((uv_handle_t *)&s->at_once, server_handle_closed);

@@ -19,7 +19,7 @@
  *
  * Limits. Of the body, the headers, connections and streams, in all and for each user: what is over them
  * is refused with an error that names the limit. Those of connections follow the number of files that the process may
- * open.
+ * open. Over TCP each address has a share, and what is idle gives way when there is no room (server_tcp.c).
  *
  * libmicrohttpd in a foreign loop has two rules: ask for its timeout after every run (server_run() does),
  * and let commit and release follow every run, the timer's too (the owner does so in a uv_prepare
@@ -45,9 +45,11 @@
 struct server;
 struct live;
 
-/* How many may be open at once. A user's share is less than the whole: there is room left for another one (root). */
+/* How many may be open at once. A user's share is less than the whole: there is room left for another one (root). So is
+ * that of all who come over TCP, and of one address among them. */
 struct server_limits {
     unsigned connections, connections_per_user, streams, streams_per_user;
+    unsigned tcp_connections, tcp_connections_per_address, tcp_streams, tcp_streams_per_address;
 };
 
 /* An answer that goes on. */

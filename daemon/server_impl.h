@@ -9,19 +9,30 @@
 /* One for each uid that has connected; kept until the server closes. */
 struct server_user {
     uid_t uid;
-    unsigned connections, streams;
-    unsigned max_connections, max_streams;
+    unsigned connections, streams, max_streams;
     struct server_user *next;
 };
+
+enum { SERVER_ADDRESS = 16 };
 
 /* One for each connection, as long as it is open. */
 struct server_peer {
     struct server_user *user;
     gid_t *groups; /* n_groups: all that the process was in when it connected */
     size_t n_groups;
-    bool tcp;
+    int fd;    /* the library's */
     bool over; /* it was one too many: its requests are refused */
     bool nul;  /* the request that it is sending has a NUL in its path or query */
+    bool tcp;
+    /* of TCP only (server_tcp.c) */
+    bool known;         /* its last request had a valid token */
+    bool working;       /* its request is being worked on */
+    bool streaming;     /* it has an event stream */
+    bool answering;     /* it is being sent an answer */
+    bool pushed;        /* it has to make room: nothing of it is done any more */
+    uint64_t useful_ms; /* when it was opened, or its last request was worked on */
+    unsigned char address[SERVER_ADDRESS];
+    struct server_peer *prev, *next;
 };
 
 struct live;
@@ -42,6 +53,7 @@ struct server {
     struct server_limits limits;
     struct server_user *users;
     unsigned n_connections;
+    struct server_peer *tcp_peers;
     bool closing;
     int open_handles;
     /* server_stream.c */
@@ -76,5 +88,14 @@ void server_stream_end(struct server_request *rq);
 void server_stream_wake(struct server *s);
 /* Every stream gets its end (the server is closing). */
 void server_stream_stop(struct server *s);
+
+/* ---- server_tcp.c ---- */
+
+/* A connection over TCP was let in, and ends. */
+void server_tcp_begin(struct server *s, struct server_peer *p, struct MHD_Connection *conn);
+void server_tcp_end(struct server *s, struct server_peer *p);
+/* How many streams the address of that one has. */
+unsigned server_tcp_streams(const struct server *s, const struct server_peer *like);
+void server_tcp_close(struct server *s);
 
 #endif

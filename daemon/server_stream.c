@@ -27,6 +27,7 @@ struct live {
     struct server *s;
     struct MHD_Connection *conn;
     struct server_user *user;
+    struct server_peer *peer; /* its connection ends later than the stream */
     struct server_stream stream;
     struct live *prev, *next;
     struct live *due_prev, *due_next;
@@ -182,12 +183,21 @@ static void on_hangup(uv_poll_t *p, int status, int events)
 void server_stream_check(struct server *s, struct server_request *rq)
 {
     const struct server_peer *peer = server_peer(rq->conn);
+    if (!rq->reply.stream.read) {
+        return;
+    }
     bool all = s->n_streams >= s->limits.streams;
-    if (!rq->reply.stream.read || (!all && peer && peer->user->streams < peer->user->max_streams)) {
+    bool address = peer && peer->tcp &&
+                   server_tcp_streams(s, peer) >= s->limits.tcp_streams_per_address;
+    if (!all && !address && peer && peer->user->streams < peer->user->max_streams) {
         return;
     }
     struct dha_err e = {0};
-    if (all) {
+    if (address) {
+        dha_fail(&e, DHA_E_TRANSIENT,
+                 "your address has %u event streams over TCP open; that is the limit",
+                 s->limits.tcp_streams_per_address);
+    } else if (all) {
         dha_fail(&e, DHA_E_TRANSIENT, "%u event streams are open; that is the limit", s->n_streams);
     } else {
         char name[32];
@@ -206,7 +216,7 @@ static void free_live(uv_handle_t *h)
 
 struct MHD_Response *server_stream_start(struct server *s, struct server_request *rq)
 {
-    const struct server_peer *peer = server_peer(rq->conn);
+    struct server_peer *peer = server_peer(rq->conn);
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(
         rq->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct live *l = calloc(1, sizeof *l);
@@ -224,6 +234,7 @@ struct MHD_Response *server_stream_start(struct server *s, struct server_request
     l->s = s;
     l->conn = rq->conn;
     l->user = peer->user;
+    l->peer = peer;
     l->stream = rq->reply.stream;
     rq->reply.stream = (struct server_stream){0};
     rq->live = l;
@@ -237,6 +248,7 @@ struct MHD_Response *server_stream_start(struct server *s, struct server_request
     s->streams = l;
     s->n_streams++;
     l->user->streams++;
+    l->peer->streaming = true;
     uv_poll_start(&l->hangup, UV_DISCONNECT, on_hangup);
     if (!uv_is_active((uv_handle_t *)&s->beat)) {
         uv_timer_start(&s->beat, on_beat, BEAT_MS, BEAT_MS);
@@ -261,6 +273,7 @@ void server_stream_end(struct server_request *rq)
     }
     s->n_streams--;
     l->user->streams--;
+    l->peer->streaming = false;
     l->stream.close(l->stream.ctx);
     uv_close((uv_handle_t *)&l->hangup, free_live);
     if (!s->streams) {

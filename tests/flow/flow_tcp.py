@@ -6,6 +6,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 import unittest
 
 import harness
@@ -96,21 +97,142 @@ class Reading(Tcp):
                                                                 "Access-Control-Request-Method: POST"])
         self.assertGreaterEqual(status, 400, doc)
 
-    def test_all_who_come_over_tcp_leave_the_socket_room(self):
-        limit = self.dhad.get("/v1/version").json["limits"]["connections_per_user"] // 8
-        held = [socket.create_connection(("127.0.0.1", self.port), timeout=20) for _ in range(limit + 30)]
-        try:
-            self.assertEqual(self.dhad.get("/livez").status, 200)
 
-            def over():
-                with socket.create_connection(("127.0.0.1", self.port), timeout=20) as s:
-                    s.sendall(f"GET /livez HTTP/1.1\r\nHost: {self.where}\r\n\r\n".encode())
-                    return b"503" in s.recv(100)
-            self.assertTrue(over())
+class Crowd(Tcp):
+    """Clients that open all they can: each address of 127/8 is another one to the daemon."""
+
+    def setUp(self):
+        super().setUp()
+        self.limits = self.dhad.get("/v1/version").json["limits"]
+        self.all, self.share = self.limits["tcp_connections"], self.limits["tcp_connections_per_address"]
+        self.assertLess(self.share, self.all)
+
+    def connect(self, address, text=b""):
+        s = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(address, 0))
+        self.addCleanup(s.close)
+        if text:
+            s.sendall(text)
+        return s
+
+    def answer(self, s):
+        """(status, document) of the next answer on that connection."""
+        r = http.client.HTTPResponse(s)
+        r.begin()
+        return r.status, json.loads(r.read())
+
+    def ask(self, s, headers=""):
+        s.sendall(f"GET /livez HTTP/1.1\r\nHost: {self.where}\r\n{headers}\r\n".encode())
+        return self.answer(s)[0]
+
+    def served(self, address):
+        """A connection of that address that got an answer; None where there was no room."""
+        s = self.connect(address)
+        try:
+            if self.ask(s) == 200:
+                return s
+        except OSError:  # it was closed while we wrote
+            pass
+        s.close()
+        return None
+
+    def still_open(self, s):
+        s.setblocking(False)
+        try:
+            s.recv(1, socket.MSG_PEEK)
+            return False  # its end, or what it is told before
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def crowd(self, address, n):
+        """Half of them say nothing, half of them are in the middle of a request."""
+        return [self.connect(address, b"GET /livez HTTP/1.1\r\nX-Slow: " if i % 2 else b"") for i in range(n)]
+
+    def rest(self):
+        """All that 127.0.0.2 may not have."""
+        return self.crowd("127.0.0.3", self.share) + self.crowd("127.0.0.5", self.all - 2 * self.share)
+
+    def test_who_holds_all_that_one_address_may_have_keeps_nobody_else_out(self):
+        d, end = self.dhad, threading.Event()
+        held = self.crowd("127.0.0.2", self.share + 20)
+
+        def dribble():
+            while not end.wait(0.2):
+                for s in held[1::2]:
+                    try:
+                        s.send(b"x")
+                    except OSError:
+                        pass  # it was pushed out
+        slow = threading.Thread(target=dribble)
+        slow.start()
+        try:
+            status, doc = self.answer(held[-2])  # told before it asks
+            self.refused((status, doc), 503, "transient")
+            self.assertIn(f"your address has {self.share} connections", doc["error"]["message"])
+            self.assertLessEqual(sum(map(self.still_open, held)), self.share)
+            for _ in range(20):
+                self.assertEqual(self.send("GET", "/livez")[0], 200)
+                self.assertEqual(d.get("/livez").status, 200)
+            # who never ends a request makes room for that address's own requests, though it goes on sending
+            before = sum(map(self.still_open, held))
+            d.until(lambda: self.served("127.0.0.2"), 60)
+            d.until(lambda: sum(map(self.still_open, held)) < before)
         finally:
-            for s in held:
-                s.close()
-        self.dhad.until(lambda: self.send("GET", "/livez")[0] == 200)
+            end.set()
+            slow.join()
+
+    def test_what_is_of_use_is_not_pushed_out(self):
+        d = self.dhad
+        token = self.token("t", "viewer")
+        stream, poll = self.connect("127.0.0.2"), self.connect("127.0.0.2")
+        last = d.get("/v1/events").json["last"]
+        stream.sendall(f"GET /v1/events?after={last} HTTP/1.1\r\nHost: {self.where}\r\nAccept: application/x-ndjson\r\n\r\n".encode())
+        self.assertIn(b"200 OK", stream.recv(4096))
+        known = self.connect("127.0.0.2")
+        self.assertEqual(self.ask(known, f"Authorization: Bearer {token}\r\n"), 200)
+        silent = self.crowd("127.0.0.2", self.share - 3)
+        others = self.rest()
+        poll.sendall(f"GET /v1/events?after={last}&type=job.submit&wait=60 HTTP/1.1\r\nHost: {self.where}\r\n\r\n".encode())
+        self.assertIsNone(self.served("127.0.0.4"), "there is no room for anybody")
+        self.assertEqual(d.get("/livez").status, 200)
+        # all who are of no use are pushed out, one for each that is let in
+        kept = [d.until(lambda: self.served("127.0.0.2"), 60) for _ in silent]
+        self.assertFalse([s for s in silent if self.still_open(s)])
+        self.assertTrue(all(map(self.still_open, kept)))
+        d.until(lambda: self.served("127.0.0.4"), 60)
+        self.assertLess(sum(map(self.still_open, others)), len(others))
+        self.assertEqual(self.ask(known), 200)
+        d.submit("sleep=1")
+        status, doc = self.answer(poll)
+        self.assertEqual((status, doc["events"][0]["type"]), (200, "job.submit"))
+        stream.settimeout(20)
+        text = b""
+        while b"job.submit" not in text:
+            text += stream.recv(4096) or self.fail("the stream has ended")
+
+    def test_all_who_come_over_tcp_leave_the_socket_room(self):
+        held = self.crowd("127.0.0.2", self.share) + self.rest()
+        s = self.connect("127.0.0.4")
+        status, doc = self.answer(s)
+        self.refused((status, doc), 503, "transient")
+        self.assertIn(f"clients over TCP have {self.all} connections", doc["error"]["message"])
+        self.assertEqual(self.dhad.get("/livez").status, 200)
+        for s in held[:5]:
+            s.close()
+        self.dhad.until(lambda: self.served("127.0.0.4"))
+
+    def test_an_address_has_so_many_streams(self):
+        text = f"GET /v1/events HTTP/1.1\r\nHost: {self.where}\r\nAccept: application/x-ndjson\r\n\r\n".encode()
+        n = self.limits["tcp_streams_per_address"]
+        streams = [self.connect("127.0.0.2", text) for _ in range(n)]
+        for s in streams:
+            self.assertIn(b"200 OK", s.recv(4096))
+        status, doc = self.answer(self.connect("127.0.0.2", text))
+        self.refused((status, doc), 503, "transient")
+        self.assertIn(f"your address has {n} event streams", doc["error"]["message"])
+        self.assertIn(b"200 OK", self.connect("127.0.0.3", text).recv(4096))
+        self.assertIsNotNone(self.served("127.0.0.2"), "other requests are still answered")
 
 
 class Rebinding(Tcp):
