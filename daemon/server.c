@@ -245,8 +245,17 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
     (void)cls;
     if (p) {
         p->nul = strstr(uri, "%00") != NULL;
+        p->uri_len = strlen(uri);
     }
     return NULL; /* the request is made when its headers are there */
+}
+
+/* A NUL that is not encoded ends the strings that the library (0.9.75; 1.0 refuses it) hands us: that there was more shows
+ * in where they lie, beside each other as they came, with a NUL in place of each of the two spaces. */
+static bool is_cut(const struct server_peer *p, const char *method, const char *url,
+                   const char *version)
+{
+    return url != method + strlen(method) + 1 || version != url + p->uri_len + 1;
 }
 
 struct header_size {
@@ -306,7 +315,8 @@ static void refuse(const struct server *s, struct server_request *rq)
         dha_err_hint(&e, "leave out those that are not in proto/openapi.yaml");
         break;
     case HAS_NUL:
-        dha_fail(&e, DHA_E_USAGE, "the request's path or query has a NUL (%%00) in it");
+        dha_fail(&e, DHA_E_USAGE,
+                 "the request's first line has a NUL (%%00) in it, or a space too many");
         dha_err_hint(&e, "no path and no argument that this daemon knows has one: see "
                          "proto/openapi.yaml");
         break;
@@ -318,7 +328,7 @@ static void refuse(const struct server *s, struct server_request *rq)
 /* ---- one request ---- */
 
 static struct server_request *request_new(struct MHD_Connection *conn, const char *url,
-                                          const char *method)
+                                          const char *method, const char *version)
 {
     struct server_request *rq = calloc(1, sizeof *rq);
     if (!rq || !(rq->url = strdup(url)) || !(rq->body = calloc(1, 1))) {
@@ -330,7 +340,10 @@ static struct server_request *request_new(struct MHD_Connection *conn, const cha
     rq->path = rq->url;
     /* Only two methods are told apart; both names are static text. */
     rq->method = strcmp(method, "GET") == 0 ? "GET" : strcmp(method, "POST") == 0 ? "POST" : "?";
-    const struct server_peer *peer = server_peer(conn);
+    struct server_peer *peer = server_peer(conn);
+    if (peer) {
+        peer->nul |= is_cut(peer, method, url, version);
+    }
     rq->peer_uid = peer ? peer->user->uid : SERVER_NOBODY;
     rq->tcp = !peer || peer->tcp;
     rq->peer_groups = peer ? peer->groups : NULL;
@@ -476,12 +489,11 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
                                   const char *method, const char *version, const char *data,
                                   size_t *n, void **con_cls)
 {
-    (void)version;
     struct server *s = cls;
     struct server_request *rq = *con_cls;
     s->fruitless = 0;
     if (!rq) {
-        rq = request_new(conn, url, method);
+        rq = request_new(conn, url, method, version);
         *con_cls = rq;
         return rq ? MHD_YES : MHD_NO;
     }

@@ -20,9 +20,10 @@ struct server_peer {
     struct server_user *user;
     gid_t *groups; /* n_groups: all that the process was in when it connected */
     size_t n_groups;
-    int fd;    /* the library's */
-    bool over; /* it was one too many: its requests are refused */
-    bool nul;  /* the request that it is sending has a NUL in its path or query */
+    int fd;         /* the library's */
+    bool over;      /* it was one too many: its requests are refused */
+    bool nul;       /* the request that it is sending has a NUL in its first line */
+    size_t uri_len; /* of its path and query, as they came */
     bool tcp;
     /* of TCP only (server_tcp.c) */
     bool known;         /* its last request had a valid token */

@@ -378,6 +378,29 @@ class BadRequests(harness.Case):
                     self.assertNotIn("NUL", reply.raw.decode(), ask)
         self.assertFalse(d.job(job)["cancelling"])
 
+    def test_nor_does_one_that_is_not_encoded(self):
+        d = self.dhad
+        job = d.submit("sleep=20").encode()
+
+        def ask(line):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(20)
+                s.connect(d.socket)
+                s.sendall(line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+                r = http.client.HTTPResponse(s)
+                r.begin()
+                return harness.Reply(r.status, r.headers, r.read())
+        for line in (b"GET /v1/jobs/%s\0zzz HTTP/1.1", b"POST /v1/jobs/%s/cancel\0 HTTP/1.1", b"POST /v1/jobs/%s/cancel\0zzz HTTP/1.1",
+                     b"POST /v1/jobs/%s/cancel\0?x=1 HTTP/1.1", b"GET /v1/jobs?limit=1\0%s HTTP/1.1", b"GET /v1/jobs?limit\0%s=1 HTTP/1.1",
+                     b"GET /v1/jobs\0/%s?limit=1 HTTP/1.1", b"GET \0/v1/jobs/%s HTTP/1.1", b"GET\0X /v1/jobs/%s HTTP/1.1",
+                     b"GET  /v1/jobs/%s HTTP/1.1"):
+            r = ask(line % job)
+            self.assert_error(r, 400, "usage")
+            self.assertIn("NUL", r.json["error"]["message"], line)
+        for line in (b"GET /v1/jobs/%s HTTP/1.1", b"GET /v1/jobs/%%3%s HTTP/1.0", b"GET /v1/jobs?limit=%%31&name=%s%%20%%2500 HTTP/1.1"):
+            self.assertEqual(ask(line % job).status, 200, line)
+        self.assertFalse(d.job(job.decode())["cancelling"])
+
     def test_a_path_says_which_methods_it_answers_to(self):
         for method, path, allow in (("POST", "/v1/events", {"GET"}), ("GET", "/v1/jobs/1/cancel", {"POST"}),
                                     ("PUT", "/v1/jobs", {"GET", "POST"}), ("DELETE", "/v1/jobs/7", {"GET"}),
