@@ -370,7 +370,10 @@ static int check_access(struct api_call *c, const struct route *r)
         may = job.owner_uid == (int64_t)rq->peer_uid ? ACCESS_YES : ACCESS_OWN;
         store_job_finish(&job);
     }
-    return may == ACCESS_YES ? 0 : refuse(c, r->need, may == ACCESS_OWN);
+    if (may != ACCESS_YES) {
+        return refuse(c, r->need, may == ACCESS_OWN);
+    }
+    return r->need == ACCESS_SUBMIT ? daemon_may_run(c->d, (int64_t)rq->peer_uid, &c->e) : 0;
 }
 
 /* What is done to a job may say how the job must be (If-Match). */
@@ -412,16 +415,14 @@ static bool is_drafted(const struct api_call *c, const struct route *r)
     return r->handler == api_job_submit && !c->rq->own && c->rq->body_len > 0 && !c->rq->too_large;
 }
 
+/* Who may not is told so before anything is said of what they sent. */
 static enum api_outcome answer(struct api_call *c, const struct route *r)
 {
-    if (check_access(c, r) != 0 || check_query(c, r) != 0) {
+    if (check_access(c, r) != 0 || api_body_type(c) != 0 || check_query(c, r) != 0) {
         return API_FAIL;
     }
     if (is_drafted(c, r)) {
-        return daemon_may_run(c->d, (int64_t)c->rq->peer_uid, &c->e) == 0 &&
-                       drafts_begin(c->d, c->rq, &c->e) == 0
-                   ? API_WAIT
-                   : API_FAIL;
+        return drafts_begin(c->d, c->rq, &c->e) == 0 ? API_WAIT : API_FAIL;
     }
     return parse_body(c, r) == 0 && (!acts_on_job(r) || api_if_match(c) == 0) ? run(c, r)
                                                                               : API_FAIL;

@@ -57,6 +57,8 @@ api_handler api_admin_fsck, api_admin_backup, api_admin_export, api_admin_import
 api_handler api_token_new, api_token_list, api_token_revoke;
 /* For a request over TCP: is it for us, and whose is it? Sets call->role and the request's peer_uid. */
 int api_token_check(struct api_call *c);
+/* Over TCP a body is JSON by its Content-Type, which no form of another page can have. */
+int api_body_type(struct api_call *c);
 /* api_daemon.c */
 api_handler api_version, api_alive, api_ready, api_shutdown;
 /* api_metrics.c */

@@ -42,11 +42,7 @@ static int judge(struct api_call *c, struct draft *draft)
 
 int api_check_spec(struct api_call *c, const cJSON *doc, struct draft *draft)
 {
-    int64_t owner = (int64_t)c->rq->peer_uid;
-    if (daemon_may_run(c->d, owner, &c->e) != 0) {
-        return -1;
-    }
-    draft_now(draft, doc, owner);
+    draft_now(draft, doc, (int64_t)c->rq->peer_uid);
     int rc = judge(c, draft);
     if (rc != 0) {
         draft_finish(draft);

@@ -23,7 +23,7 @@ static int refuse_token(struct api_call *c, const char *why)
                                "create`, or no such header: reading needs none");
 }
 
-/* Host and Origin (tcp.h), and the body's type. */
+/* Host and Origin (tcp.h). */
 static int check_request(struct api_call *c)
 {
     const struct server_request *rq = c->rq;
@@ -40,8 +40,15 @@ static int check_request(struct api_call *c)
         return dha_fail(&c->e, DHA_E_FORBIDDEN, "a page of \"%.100s\" may change nothing here",
                         origin);
     }
-    if (rq->body_len > 0 && (server_header_count(rq, "Content-Type") != 1 ||
-                             !tcp_is_json(server_header(rq, "Content-Type")))) {
+    return 0;
+}
+
+int api_body_type(struct api_call *c)
+{
+    const struct server_request *rq = c->rq;
+    if (rq->tcp && rq->body_len > 0 &&
+        (server_header_count(rq, "Content-Type") != 1 ||
+         !tcp_is_json(server_header(rq, "Content-Type")))) {
         return dha_fail(&c->e, DHA_E_USAGE, "over TCP a body needs Content-Type: application/json");
     }
     return 0;

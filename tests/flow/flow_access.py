@@ -10,6 +10,7 @@ import sys
 import threading
 import unittest
 
+import api_contract
 import harness
 
 TEAM = 23456  # a group needs no name
@@ -37,6 +38,8 @@ out = []
 for method, path, body, headers in calls:
     try:
         c = harness.UnixConnection(socket)
+        if isinstance(body, int):
+            body = "x" * body
         c.request(method, path, body, headers)
         r = c.getresponse()
         out.append([r.status, r.read().decode("utf-8", "replace")])
@@ -95,8 +98,10 @@ class Case(unittest.TestCase):
         return text
 
     def calls(self, uid, calls, gid=None, groups=()):
-        """[(status, document or text)] of (method, path[, body]) as that user; an OSError's name if it cannot connect."""
-        full = [[c[0], c[1], json.dumps(c[2]) if c[2:] and c[2] is not None else None, c[3] if len(c) > 3 else {}] for c in calls]
+        """[(status, document or text)] of (method, path[, body]) as that user; an OSError's name if it cannot connect.
+        A body that is text goes as it is; a number is that many bytes."""
+        full = [[c[0], c[1], json.dumps(c[2]) if isinstance(c[2:] and c[2], (dict, list)) else (c + (None,))[2], c[3] if len(c) > 3 else {}]
+                for c in map(tuple, calls)]
         who = json.dumps([uid, uid if gid is None else gid, list(groups), self.dhad.socket, full])
         r = subprocess.run([sys.executable, "-c", CALL, harness.HERE, who], capture_output=True, text=True, timeout=60)
         self.assertEqual(r.returncode, 0, r.stderr)
@@ -319,6 +324,61 @@ class Others(Case):
         (_, x), (_, y) = self.calls(STRANGER, [("GET", f"/v1/jobs/{i}/explain") for i in (bad, held)])
         self.assertIn(" (you may not; uid 0, who runs this daemon, can let you in)", x["unblock"])
         self.assertEqual(y["unblock"], f"dha release {held} (only uid 0, who runs this daemon, may)")
+
+
+def routes():
+    """(method, path) of all routes, of job 1, which is somebody else's."""
+    return [(m, p.replace("ID", "1").replace("NAME", "x")) for m, p in sorted(api_contract.daemon_routes())]
+
+
+# what nobody would answer 200 to: no JSON, no object, an unknown member, too long, an unknown argument
+RUBBISH = ("{", "[1]", "\0\xff", '{"rubbish": 1}', '{"a": 1, "a": 2}', (1 << 20) + 1)
+
+
+class Order(Case):
+    """Who may not is told so before anything is said of what they sent; a method that a path does not know even before."""
+    settings = {"others": "read", "group": TEAM, "allow_root_jobs": 1}
+
+    def setUp(self):
+        super().setUp()
+        self.assertEqual(self.dhad.submit("sleep=30"), "1")
+
+    def rubbish(self, method, path):
+        return [(method, path + more, body, {"If-Match": '"0"', **headers}) for more in ("", "?rubbish=1") for body in RUBBISH
+                for headers in ({}, {"Content-Type": "text/plain"}, {"Idempotency-Key": "x" * 200})]
+
+    def check(self, refused, uid, groups=()):
+        for method, path in refused:
+            calls = self.rubbish(method, path)
+            for call, (status, doc) in zip(calls, self.calls(uid, calls, groups=groups)):
+                self.assertEqual((status, doc["error"]["code"]), (403, "forbidden"), (call[0], call[1], str(call[2])[:40], doc))
+        for method, path in set(routes()) - set(refused):
+            status, doc = self.calls(uid, [(method, path, "{")], groups=groups)[0]
+            self.assertNotEqual(status, 403, (method, path, doc))
+
+    def test_a_reader_with_rubbish(self):
+        refused = [r for r in routes() if r[0] == "POST"]
+        self.assertGreater(len(refused), 15)
+        self.check(refused + [("GET", "/v1/jobs/1/logs"), ("GET", "/v1/admin/tokens"), ("GET", "/v1/admin/chores/1")], STRANGER)
+
+    def test_a_member_with_rubbish(self):
+        refused = [r for r in routes() if "admin" in r[1] or r[0] == "POST" and r[1] not in ("/v1/jobs", "/v1/sweeps")]
+        self.check(refused + [("GET", "/v1/jobs/1/logs")], BOB, [TEAM])
+
+    def test_who_may_not_run_jobs_with_rubbish(self):
+        """Of a group that may submit, but no user of the host, whom jobs could run as."""
+        uid = next(u for u in range(60000, 65000) if not any(p.pw_uid == u for p in pwd.getpwall()))
+        self.check([r for r in routes() if "admin" in r[1] or r[0] == "POST"] + [("GET", "/v1/jobs/1/logs")], uid, [TEAM])
+
+    def test_a_method_that_a_path_does_not_know(self):
+        known = {}
+        for method, path in routes():
+            known.setdefault(path, set()).add(method)
+        for uid in (STRANGER, 0):
+            calls = [(m, p, body, {"Content-Type": "text/plain"}) for p, has in known.items()
+                     for m in {"GET", "POST", "PUT", "DELETE", "PATCH"} - has for body in RUBBISH[1:4]]
+            for call, (status, doc) in zip(calls, self.calls(uid, calls)):
+                self.assertEqual((status, doc["error"]["code"]), (405, "method_not_allowed"), (call, doc))
 
 
 class Directory(Case):

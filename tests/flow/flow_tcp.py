@@ -9,6 +9,7 @@ import subprocess
 import threading
 import unittest
 
+import api_contract
 import harness
 
 
@@ -368,6 +369,17 @@ class Writing(Tcp):
         ok = self.send("POST", "/v1/jobs", body, token=token,
                        headers=[f"Origin: http://{self.where}", "Content-Type: application/json; charset=utf-8"])
         self.assertEqual(ok[0], 201, ok)
+
+    def test_who_may_not_is_told_so_before_what_is_wrong_with_the_body(self):
+        token = self.token("v", "viewer")
+        for method, path in sorted(api_contract.daemon_routes()):
+            path = path.replace("ID", "1").replace("NAME", "x")
+            for body in (b"{", b"[1]", b'{"rubbish": 1}') if method == "POST" else ():
+                for kind in ("application/json", "text/plain"):
+                    headers = [f"Content-Type: {kind}"]
+                    self.refused(self.send("POST", path, body, headers=headers), 401, "unauthenticated")
+                    self.refused(self.send("POST", path, body, token=token, headers=headers), 403, "forbidden")
+                    self.refused(self.send("PUT", path, body, token=token, headers=headers), 405, "method_not_allowed")
 
     def test_a_row_that_was_damaged_lets_nobody_in(self):
         d = self.dhad
