@@ -21,7 +21,14 @@
 #include "daemon/stagekey.h"
 #include "daemon/statedir.h"
 
-enum { SWEEP_MS = 30000, TROUBLE_MS = 2000, READOPT_MS = 1000, TRIM_MS = 1000, YOUNG_MS = 200 };
+enum {
+    SWEEP_MS = 30000,
+    TROUBLE_MS = 2000,
+    READOPT_MS = 1000,
+    TRIM_MS = 1000,
+    YOUNG_MS = 200,
+    LOCKLESS_MS = 1000
+};
 
 struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
 {
@@ -108,22 +115,55 @@ static bool has_file(const struct attempt *a, const char *name)
     char path[4200];
     struct stat st;
     path_in(a, name, path);
-    return runas_stat(path, &st) == 0;
+    return !a->foreign && runas_stat(path, &st) == 0;
+}
+
+/* A link, or a directory that was moved, may be where its own was: then that attempt's lock, journal and last words are not
+ * this one's. spec.json says whose they are. */
+static void look_whose(struct attempt *a)
+{
+    char path[4200];
+    struct stat st;
+    struct dha_err ignored = {0};
+    if (a->foreign || runas_stat(a->dir, &st) != 0 ||
+        (st.st_dev == a->dir_dev && st.st_ino == a->dir_ino)) {
+        return;
+    }
+    path_in(a, "spec.json", path);
+    cJSON *doc = runas_json(path, 0, &ignored);
+    const char *uuid = json_str(doc, "uuid", "");
+    if (strcmp(uuid, a->uuid) == 0) {
+        a->dir_dev = st.st_dev;
+        a->dir_ino = st.st_ino;
+    } else if (uuid[0]) {
+        a->foreign = a->in.closed = true;
+        log_warn("job %lld: attempt %d: what is at %s is attempt %.40s's", (long long)a->job,
+                 a->number, a->dir, uuid);
+    }
+    cJSON_Delete(doc);
 }
 
 /* Asks without taking (see shim.c). What cannot be asked counts as held: doing nothing is safe. */
 static enum lock_state lock_state(const struct attempt *a)
 {
     char path[4200];
+    if (a->foreign) {
+        return LOCK_ABSENT;
+    }
     path_in(a, "attempt.lock", path);
     int fd = runas_open(path, O_RDWR);
     if (fd < 0) {
         int err = errno;
-        return err == ENOENT ? LOCK_ABSENT : runas_spoiled(path, err) ? LOCK_FREE : LOCK_HELD;
+        return err == ENOENT || err == ENOTDIR ? LOCK_ABSENT
+               : runas_spoiled(path, err)      ? LOCK_FREE
+                                               : LOCK_HELD;
     }
     struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int rc = fcntl(fd, F_OFD_GETLK, &l);
     close(fd);
+    if (rc != 0 && !a->ran && !has_file(a, "shim.json")) {
+        return LOCK_FREE; /* no locks there: a shim cannot have one, and says so when it is started */
+    }
     return rc == 0 && l.l_type == F_UNLCK ? LOCK_FREE : LOCK_HELD;
 }
 
@@ -149,7 +189,7 @@ static int read_shim_json(struct attempt *a)
     int64_t pid, start;
     const char *boot;
     path_in(a, "shim.json", path);
-    cJSON *doc = runas_json(path, 4096, &e);
+    cJSON *doc = a->foreign ? NULL : runas_json(path, 4096, &e);
     int rc = -1;
     if (doc && json_need_int(doc, "pid", &pid, &e) == 0 && pid > 0 && pid <= INT_MAX &&
         json_need_int(doc, "start", &start, &e) == 0 &&
@@ -221,7 +261,7 @@ static bool child_lives(const struct attempt *a)
 static void remove_unused_tmp(const struct attempt *a)
 {
     struct runas as;
-    if (runas_enter_path(&as, a->dir) != 0) {
+    if (a->foreign || runas_enter_path(&as, a->dir) != 0) {
         return;
     }
     int dir = open(a->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -404,7 +444,9 @@ static void lose(struct attempt *a, int missing)
     a->ran = true;
     a->launch_failed = true;
     dha_fail(&a->launch_error, DHA_E_LOST, "the attempt ran, and %s %s%s", a->dir,
-             missing ? "cannot be read any more: " : "has lost its files",
+             missing      ? "cannot be read any more: "
+             : a->foreign ? "is another attempt's"
+                          : "has lost its files",
              missing ? strerror(missing) : "");
     dha_err_hint(&a->launch_error, "is %s/jobs mounted, and may the job's user read it?",
                  a->d->state_dir);
@@ -428,7 +470,7 @@ static void start_again(struct attempt *a)
     uint64_t now = uv_now(&a->d->loop);
     struct stat st;
     int missing = runas_stat(a->dir, &st) == 0 ? 0 : errno;
-    if (a->ran) {
+    if (a->ran || a->foreign) {
         lose(a, missing);
         return;
     }
@@ -481,8 +523,29 @@ static void removed_under(struct attempt *a)
         (stat_jobs(d, &st) != 0 || st.st_dev != d->jobs_dev || st.st_ino != d->jobs_ino)) {
         d->want_adopt = true;
     } else {
-        attempt_gone(a);
+        attempt_gone(a, NULL);
     }
+}
+
+/* Its shim lives, and another file is where its lock was: nothing is over, and to kill it at once would lose what it did since
+ * its checkpoint. A shim that is killed lets go of its lock a moment before it is gone. */
+static bool has_lost_lock(struct attempt *a)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    if ((a->phase != A_STARTING && a->phase != A_WATCHED) || has_file(a, "exit.json") ||
+        !has_file(a, "shim.json") || (a->pid == 0 && read_shim_json(a) != 0) ||
+        !proc_is(a->pid, a->pid_start, a->boot_id) || !proc_is_of(a->pid, attempt_user(a))) {
+        a->lockless_ms = 0;
+        return false;
+    }
+    if (a->phase == A_STARTING) {
+        watch(a);
+    } else if (a->lockless_ms == 0) {
+        a->lockless_ms = now;
+    } else if (now - a->lockless_ms >= LOCKLESS_MS) {
+        attempt_gone(a, "attempt.lock");
+    }
+    return true;
 }
 
 void attempt_look(struct attempt *a)
@@ -494,15 +557,21 @@ void attempt_look(struct attempt *a)
         conclude(a);
         return;
     }
+    look_whose(a);
     enum lock_state lock = lock_state(a);
     if (lock == LOCK_HELD) {
         if (a->phase == A_STARTING) {
             watch(a);
+        } else if (a->in.lost && a->phase == A_WATCHED) {
+            attempt_gone(a, JOURNAL_FILE); /* what it does cannot be seen any more */
         }
         return;
     }
     if (lock == LOCK_ABSENT && a->phase == A_WATCHED) { /* the pidfd tells its end */
         removed_under(a);
+        return;
+    }
+    if (has_lost_lock(a)) {
         return;
     }
     /* The lock is free: what is on disk now is final. */
@@ -684,7 +753,7 @@ static void cap_logs(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
     int64_t share = a->d->log_bytes / (a->ranks + 1);
-    if (now < a->next_trim_ms) {
+    if (now < a->next_trim_ms || a->foreign) {
         return;
     }
     a->next_trim_ms = now + TRIM_MS;
@@ -704,6 +773,7 @@ void attempts_tick(struct daemon *d)
         if (a->phase == A_NEW || uv_now(&d->loop) < a->not_before_ms) {
             continue;
         }
+        look_whose(a); /* before anything in it is read */
         if (ingest_journal(d, &a->in, false, &e) < 0) {
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;

@@ -6,7 +6,8 @@
  *   lock held                      its shim lives: watch it by pidfd once shim.json says who it is
  *   lock free, exit.json           over: read on the journal, judge, free the slots
  *   lock free, shim.json only      lost: kill what carries its tag, then judge
- *   no lock file, its shim lives   its directory was removed under it: ended by the ladder, then lost, as above
+ *   no lock file, its shim lives   its directory was removed or replaced under it: ended by the ladder, then lost, as above
+ *   lock free, its shim lives      its lock was replaced: the same
  *   lock free, neither             never started: start a shim (again); but if an earlier daemon saw it run, or
  *                                  something of it does, its directory was taken away: lost, as above
  */
@@ -47,6 +48,10 @@ struct attempt {
     int number;
     char uuid[STORE_UUID_SIZE];
     char *dir;
+    dev_t dir_dev; /* with dir_ino: the directory that was last seen to be its own */
+    ino_t dir_ino; /* 0 = none yet */
+    bool
+        foreign; /* another attempt's directory is in the place of its own: nothing in it is believed */
     uid_t user;     /* as whom it runs, if nothing is there to ask; RUNAS_SELF = as the daemon */
     bool inherited; /* an earlier daemon may have started it */
     bool ran;       /* something of it is known to have run, whatever its directory says now */
@@ -85,6 +90,7 @@ struct attempt {
     uint64_t kill_shim_ms;  /* while killing: when the shim's turn comes */
     uint64_t sweep_end_ms;  /* while sweeping: when the node is drained instead */
     uint64_t young_end_ms;  /* by when what runs without a lock has to have it; 0 = nothing does */
+    uint64_t lockless_ms;   /* since when its shim lives without its lock; 0 = it does not */
     uint64_t not_before_ms; /* after trouble: when to try again */
     int unread;             /* how often its last words could not be read */
     struct remote *remote;  /* NULL until other nodes are asked */
@@ -112,7 +118,8 @@ void attempt_launch(struct attempt *a);
 int attempt_conclude(struct attempt *a, struct dha_err *e);
 /* attempt_stop.c: one step of the ladder; from the tick. */
 void attempt_ladder(struct attempt *a);
-/* attempt_stop.c: its directory was removed while it ran: the ladder ends it, and its stage goes on with another one. */
-void attempt_gone(struct attempt *a);
+/* attempt_stop.c: its directory (or that file of it) was removed while it ran: the ladder ends it, and its stage goes on
+ * with another one. */
+void attempt_gone(struct attempt *a, const char *file);
 
 #endif

@@ -132,7 +132,7 @@ static void tell_stalled(struct attempt *a, const struct stall_limit *l, const c
     cJSON_Delete(data);
 }
 
-void attempt_gone(struct attempt *a)
+void attempt_gone(struct attempt *a, const char *file)
 {
     struct dha_err e = {0};
     struct stat st;
@@ -140,8 +140,14 @@ void attempt_gone(struct attempt *a)
         return;
     }
     a->gone = true;
-    snprintf(a->gone_why, sizeof a->gone_why, "%.200s was removed while the attempt ran%s", a->dir,
-             runas_stat(a->dir, &st) == 0 ? ": it has lost its files" : "");
+    bool there = runas_stat(a->dir, &st) == 0;
+    snprintf(a->gone_why, sizeof a->gone_why, "%.200s%s%s was removed while the attempt ran%s",
+             a->dir, file ? "/" : "", file ? file : "",
+             file                           ? ""
+             : a->foreign                   ? ": another attempt's is in its place"
+             : there && S_ISDIR(st.st_mode) ? ": it has lost its files"
+             : there                        ? ": something else is in its place"
+                                            : "");
     log_warn("job %lld: attempt %d: %s", (long long)a->job, a->number, a->gone_why);
     cJSON *data = cJSON_CreateObject();
     char *text = json_put_str(data, "dir", a->dir) == 0 ? json_text(data) : NULL;
@@ -170,7 +176,7 @@ bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
                          (long long)a->gives_way_to);
             }
             int n = snprintf(text, size, "told to checkpoint and stop%s",
-                             a->gone        ? ", because its directory was removed"
+                             a->gone        ? ", because its files were removed"
                              : a->stalled   ? ", because it counts as frozen"
                              : a->over_time ? ", because its walltime is over"
                                             : to);

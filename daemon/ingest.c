@@ -24,10 +24,10 @@ enum { ASIDE_MAX = 100, ASIDE_BYTES = 16384 };
 static int open_journal(struct ingest *in, struct dha_err *e)
 {
     char path[4200];
-    if (in->fd >= 0) {
+    if (in->fd >= 0 || in->closed) {
         return 0;
     }
-    int n = snprintf(path, sizeof path, "%s/journal.ndjson", in->dir);
+    int n = snprintf(path, sizeof path, "%s/" JOURNAL_FILE, in->dir);
     if (n < 0 || (size_t)n >= sizeof path) {
         return dha_fail(e, DHA_E_INTERNAL, "the attempt's path is too long");
     }
@@ -35,6 +35,7 @@ static int open_journal(struct ingest *in, struct dha_err *e)
     if (in->fd < 0 && errno != ENOENT && !runas_spoiled(path, errno)) {
         return dha_fail_errno(e, errno, "cannot open %s", path);
     }
+    in->lost = in->fd < 0 && (in->offset > 0 || errno != ENOENT);
     return 0;
 }
 
@@ -226,6 +227,21 @@ static ssize_t ingest_chunk(struct daemon *d, struct ingest *in, char *buf, size
     return (ssize_t)pos;
 }
 
+/* Somebody cut it. Who writes it appends: what comes next is behind what is left. */
+static int note_cut(struct daemon *d, struct ingest *in, int64_t size, struct dha_err *e)
+{
+    bool stale;
+    char why[128];
+    snprintf(why, sizeof why, "the journal was cut to %lld bytes: records may be lost",
+             (long long)size);
+    set_aside(d, in, "", 0, in->offset, why);
+    if (store_ingest_back(d->store, in->attempt, in->offset, size, &stale, e) != 0) {
+        return -1;
+    }
+    in->offset = stale ? in->offset : size;
+    return 0;
+}
+
 static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_err *e)
 {
     uint64_t end = uv_hrtime() + SLICE_NS;
@@ -234,8 +250,14 @@ static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_e
     if (open_journal(in, e) != 0) {
         return -1;
     }
-    if (in->fd < 0 || (fstat(in->fd, &st) == 0 && st.st_size <= in->offset)) {
+    if (in->fd < 0) {
         return 0;
+    }
+    if (fstat(in->fd, &st) != 0) {
+        return dha_fail_errno(e, errno, "cannot look at the journal in %s", in->dir);
+    }
+    if (st.st_size <= in->offset) {
+        return st.st_size < in->offset ? note_cut(d, in, st.st_size, e) : 0;
     }
     int rc = -1;
     char *buf = malloc(CHUNK);

@@ -18,8 +18,12 @@ struct ingest {
     int fd;            /* -1 = not open yet */
     int aside;         /* lines that were set aside by this daemon */
     bool retaining;    /* its worker may be removing checkpoints */
+    bool closed;       /* what is in dir is another's: not to be opened */
+    bool lost;         /* it is not there any more, or is no file */
     bool said_unknown; /* that it has records of a type that this version does not know */
 };
+
+#define JOURNAL_FILE "journal.ndjson"
 
 enum { INGEST_MORE = 1 };
 /* Reads what is new. 0 also when there is nothing (no file yet). INGEST_MORE: call it again, in another turn. */

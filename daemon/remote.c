@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "daemon/failpoint.h"
@@ -43,6 +44,7 @@ struct asker {
     uv_process_t process; /* first: the handle is the asker */
     struct remote *r;     /* NULL: nobody wants to know any more */
     int node;
+    int log; /* what it prints */
 };
 _Static_assert(offsetof(struct asker, process) == 0, "freed through its handle");
 
@@ -51,21 +53,21 @@ static void on_closed(uv_handle_t *h)
     free(h);
 }
 
-static void log_path(const struct attempt *a, const struct remote_node *n, char path[4400])
+/* A node is asked also where the attempt's directory is gone: else its slots would be held for ever. */
+static int open_log(const struct attempt *a, const struct remote_node *n)
 {
-    snprintf(path, 4400, "%.4200s/sweep-%s.log", a->dir, n->name);
+    char path[4400];
+    snprintf(path, sizeof path, "%.4200s/sweep-%s.log", a->dir, n->name);
+    int fd = a->foreign ? -1 : open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    return fd >= 0 ? fd : memfd_create("sweep.log", MFD_CLOEXEC);
 }
 
 /* The last line that ssh or dha-shim printed. */
-static void read_why(const struct attempt *a, struct remote_node *n)
+static void read_why(int log, struct remote_node *n)
 {
-    char path[4400], text[512];
-    log_path(a, n, path);
-    FILE *f = fopen(path, "re");
-    size_t got = f ? fread(text, 1, sizeof text - 1, f) : 0;
-    if (f) {
-        fclose(f);
-    }
+    char text[512];
+    ssize_t len = pread(log, text, sizeof text - 1, 0);
+    size_t got = len > 0 ? (size_t)len : 0;
     text[got] = '\0';
     while (got > 0 && strchr("\r\n ", text[got - 1])) {
         text[--got] = '\0';
@@ -114,11 +116,11 @@ static void lost_sight(struct remote *r, const struct remote_node *n)
     }
 }
 
-static void judge(struct remote *r, struct remote_node *n, int64_t status, int sig)
+static void judge(struct remote *r, struct remote_node *n, int log, int64_t status, int sig)
 {
     struct attempt *a = r->a;
     uint64_t now = uv_now(&a->d->loop);
-    read_why(a, n);
+    read_why(log, n);
     n->silent = false;
     if (sig == 0 && status == SWEPT_ALL) {
         n->answer = ALL_GONE;
@@ -149,19 +151,19 @@ static void on_answer(uv_process_t *p, int64_t status, int sig)
     if (k->r) {
         struct remote_node *n = &k->r->at[k->node];
         n->asker = NULL;
-        judge(k->r, n, status, sig);
+        judge(k->r, n, k->log, status, sig);
     }
+    close(k->log);
     uv_close((uv_handle_t *)p, on_closed);
 }
 
 static int spawn(struct remote *r, int node, char **args, struct dha_err *e)
 {
     struct attempt *a = r->a;
-    char path[4400];
-    log_path(a, &r->at[node], path);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = open_log(a, &r->at[node]);
     if (fd < 0) {
-        return dha_fail_errno(e, errno, "cannot open %s", path);
+        return dha_fail_errno(e, errno, "cannot make a file for the answer of node %s",
+                              r->at[node].name);
     }
     struct asker *k = calloc(1, sizeof *k);
     if (!k) {
@@ -175,14 +177,15 @@ static int spawn(struct remote *r, int node, char **args, struct dha_err *e)
         .exit_cb = on_answer, .file = args[0], .args = args, .stdio_count = 3, .stdio = io};
     FAILPOINT(remote_before_ask);
     int err = uv_spawn(&a->d->loop, &k->process, &opt);
-    close(fd);
     if (err != 0) {
+        close(fd);
         uv_close((uv_handle_t *)&k->process, on_closed);
         return dha_fail(e, DHA_E_IO, "cannot start %s: %s", args[0], uv_strerror(err));
     }
     uv_unref((uv_handle_t *)&k->process);
     k->r = r;
     k->node = node;
+    k->log = fd;
     r->at[node].asker = k;
     r->at[node].kill_ms = uv_now(&a->d->loop) + ASK_MS;
     return 0;

@@ -351,8 +351,8 @@ int runas_open(const char *path, int flags)
 
 bool runas_spoiled(const char *path, int err)
 {
-    return (err == EACCES || err == ELOOP || err == ENOTDIR || err == EINVAL || err == ENXIO) &&
-           runas_owner(path) != RUNAS_SELF;
+    return err == ELOOP || err == ENOTDIR || err == EISDIR || err == EINVAL || err == ENXIO ||
+           (err == EACCES && runas_owner(path) != RUNAS_SELF);
 }
 
 int runas_own_dir(const char *path, uid_t uid, struct dha_err *e)

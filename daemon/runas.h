@@ -64,8 +64,8 @@ void runas_leave(struct runas *r);
 int runas_stat(const char *path, struct stat *st);
 cJSON *runas_json(const char *path, size_t max_bytes, struct dha_err *e);
 int runas_open(const char *path, int flags);
-/* Opening it failed with err: because the user made something else of what is theirs? Then it will not get better, and the
- * file counts as not there. */
+/* Opening it failed with err: because somebody made something else of it, or the user closed what is theirs? Then it will
+ * not get better, and the file counts as not there. */
 bool runas_spoiled(const char *path, int err);
 /* The owner of the job's directory that the path lies in; RUNAS_SELF if that is us, or it lies elsewhere. */
 uid_t runas_owner(const char *path);

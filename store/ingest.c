@@ -271,14 +271,21 @@ static apply_fn *const apply[] = {
 };
 _Static_assert(sizeof apply / sizeof apply[0] == REC_UNKNOWN + 1, "a row each record type");
 
+static int move_offset(struct store *s, int64_t attempt, int64_t from, int64_t to, bool *stale,
+                       struct dha_err *e)
+{
+    if (db_run(s, e, "UPDATE attempt SET journal_offset = ?3 WHERE id = ?1 AND journal_offset = ?2",
+               DB_I(attempt), DB_I(from), DB_I(to)) != 0)
+        return -1;
+    *stale = sqlite3_changes(s->db) != 1;
+    return 0;
+}
+
 static int ingest(struct store *s, struct target *t, int64_t from, int64_t to,
                   const struct record *records, size_t n, bool *stale, struct dha_err *e)
 {
-    if (find_target(s, t, e) != 0 ||
-        db_run(s, e, "UPDATE attempt SET journal_offset = ?3 WHERE id = ?1 AND journal_offset = ?2",
-               DB_I(t->attempt), DB_I(from), DB_I(to)) != 0)
+    if (find_target(s, t, e) != 0 || move_offset(s, t->attempt, from, to, stale, e) != 0)
         return -1;
-    *stale = sqlite3_changes(s->db) != 1;
     for (size_t i = 0; i < n && !*stale; i++) {
         enum record_type type = records[i].type;
         apply_fn *fn = (unsigned)type <= REC_UNKNOWN ? apply[type] : NULL;
@@ -305,6 +312,15 @@ int store_ingest(struct store *s, int64_t attempt, int64_t from_offset, int64_t 
         return db_undo(s, &m);
     }
     return db_keep(s, &m, e);
+}
+
+int store_ingest_back(struct store *s, int64_t attempt, int64_t from_offset, int64_t to_offset,
+                      bool *stale, struct dha_err *e)
+{
+    *stale = false;
+    if (to_offset >= from_offset || to_offset < 0)
+        return dha_fail(e, DHA_E_INTERNAL, "a journal that was cut is shorter than before");
+    return move_offset(s, attempt, from_offset, to_offset, stale, e);
 }
 
 /* ---- what the records said ---- */

@@ -423,6 +423,10 @@ int store_attempt_end(struct store *s, int64_t id, int exit_code, const struct d
 int store_ingest(struct store *s, int64_t attempt, int64_t from_offset, int64_t to_offset,
                  const struct record *records, size_t n, int64_t now_us, bool *stale,
                  struct dha_err *e);
+/* The journal is shorter than it was: it is read on from to_offset, and nothing of what it said is taken back. *stale as
+ * above. */
+int store_ingest_back(struct store *s, int64_t attempt, int64_t from_offset, int64_t to_offset,
+                      bool *stale, struct dha_err *e);
 
 /* ---- what the records said ---------------------------------------------------------------- */
 

@@ -504,7 +504,7 @@ class DirectoryTakenAway(harness.Case):
         data, = d.until(lambda: [e["data"] for e in d.events() if e["type"] == "attempt.gone"])
         self.assertEqual(data["dir"], os.path.join(d.stage_dir(job, "train"), "a1"))
         if "deaf" in name:
-            self.assertIn("told to checkpoint and stop, because its directory was removed; killed in ",
+            self.assertIn("told to checkpoint and stop, because its files were removed; killed in ",
                           d.get(f"/v1/jobs/{job}/explain").json["reason"])
         self.watch_end(job, tag, before)
         j = self.assert_lost_and_done(job, "/train/a1 was removed while the attempt ran")

@@ -102,13 +102,13 @@ class Gang:
         return self.rank(int(victim[4:])) if victim.startswith("rank") else getattr(self, victim)()
 
 
-class Matrix(unittest.TestCase):
-    """One daemon's state directory for all cells; a job's evaluation and export go on beside the next cell."""
-    cells, args = KILLED, ()
+class Trained(unittest.TestCase):
+    """Jobs of two real ranks that all train the same, one daemon's state directory for all of them."""
+    args = ()
 
     @classmethod
     def setUpClass(cls):
-        cls.hit, cls.used, cls.jobs = set(), 0, {}
+        cls.used = 0
         cls.d = d = harness.Dhad("local", 4, "dhad", ("--worker", WORKER, *cls.args))
         cls.addClassCleanup(d.clean)
         with open(os.path.join(MODEL, "..", "train.txt"), "rb") as whole, open(os.path.join(d.dir, "piece.txt"), "wb") as f:
@@ -132,6 +132,16 @@ class Matrix(unittest.TestCase):
     @classmethod
     def weights(cls, job):
         return hashlib.sha256(read(os.path.join(cls.d.stage_dir(job, "train"), "out", "model", "model.safetensors"))).hexdigest()
+
+
+class Matrix(Trained):
+    """A job's evaluation and export go on beside the next cell."""
+    cells = KILLED
+
+    @classmethod
+    def setUpClass(cls):
+        cls.hit, cls.jobs = set(), {}
+        super().setUpClass()
 
     def until(self, what, gang, seconds=60):
         """As fast as can be: moments are short."""

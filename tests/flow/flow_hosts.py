@@ -5,6 +5,7 @@ a node answers or does not as the test wants. RealNodes has two nodes in network
 their own sshd, real mpirun and the real worker; it needs root, ip and sshd, and is skipped without them."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -121,6 +122,18 @@ class AskedOverSsh(Hosts):
         self.sign(d, "hang", "b", False)
         d.until(lambda: self.attempt_states(d, job)[-1:] == ["unreachable"], seconds=90)
         d.until_state(job, "cancelled", seconds=30)
+
+    def test_nodes_are_asked_where_the_attempts_directory_is_gone(self):
+        d = self.daemon()
+        job = d.submit("search.sleep=60:1", resources={"ranks": 2, "nodes": 2})
+        d.until_running(job, "search")
+        before = len(self.asked(d))
+        shutil.rmtree(os.path.join(d.stage_dir(job, "search"), "a1"))
+        d.until(lambda: len(self.asked(d)) == before + 2)
+        j = d.until_state(job, "done", seconds=60)
+        self.assertEqual(j["stages"][0]["attempts"], 2)
+        end = next(e["data"] for e in d.events() if e["type"] == "attempt.end" and e["data"].get("code") == "lost")
+        self.assertIn("/search/a1 was removed while the attempt ran", end["message"])
 
     def test_what_will_not_die_there_drains_that_node(self):
         d = self.daemon()

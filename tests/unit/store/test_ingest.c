@@ -192,6 +192,29 @@ static void a_second_reading_of_the_same_bytes_changes_nothing(void **state)
     FAILS(DHA_E_NOT_FOUND, store_ingest(f->s, 4711, 0, 10, journal, 1, NOW, &stale, &e));
 }
 
+static void a_journal_that_was_cut_is_read_on(void **state)
+{
+    struct fixture *f = *state;
+    int64_t stage, attempt = start_job(f, &stage);
+    struct store_attempt a;
+    bool stale;
+    take(f, attempt, 0, N);
+    size_t events = event_count(f, NULL);
+    OK(store_ingest_back(f->s, attempt, (int64_t)N * 10, 5, &stale, &e));
+    assert_false(stale);
+    OK(store_ingest_back(f->s, attempt, (int64_t)N * 10, 5, &stale, &e));
+    assert_true(stale); /* somebody was there before */
+    OK(store_attempt_get(f->s, attempt, &a, &e));
+    assert_int_equal(a.journal_offset, 5);
+    store_attempt_finish(&a);
+    FAILS(DHA_E_INTERNAL, store_ingest_back(f->s, attempt, 5, 6, &stale, &e));
+    FAILS(DHA_E_INTERNAL, store_ingest_back(f->s, attempt, 5, -1, &stale, &e));
+    OK(store_ingest(f->s, attempt, 5, (int64_t)N * 10, NULL, 0, NOW, &stale, &e));
+    assert_false(stale);
+    assert_int_equal(event_count(f, NULL), events);
+    assert_all_counted_once(f, stage, attempt);
+}
+
 /* Dies by SIGKILL with `committed` records committed and the next one not: at every boundary. */
 static void killed_at_any_record_each_still_counts_once(void **state)
 {
@@ -348,6 +371,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(every_kind_of_record_lands_where_it_belongs),
         T(a_second_reading_of_the_same_bytes_changes_nothing),
+        T(a_journal_that_was_cut_is_read_on),
         T(killed_at_any_record_each_still_counts_once),
         T(a_late_record_of_an_old_attempt_does_not_touch_the_stage),
         T(a_new_attempt_is_where_its_newest_complete_checkpoint_is),
