@@ -15,6 +15,7 @@
 #include "daemon/patience.h"
 #include "daemon/place.h"
 #include "daemon/stagekey.h"
+#include "proto/text.h"
 
 /* A shim that does not even write shim.json three times in a row will not the fourth time. */
 enum { SPAWNS_MAX = 3 };
@@ -294,12 +295,35 @@ out:
     return rc;
 }
 
+/* The last line that the shim printed, "" if there is none. */
+static const char *last_words(const struct attempt *a, char text[256])
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%.4000s/launcher.log", a->dir);
+    int fd = runas_open(path, O_RDONLY);
+    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    ssize_t n = size > 0 ? pread(fd, text, 255, size > 255 ? size - 255 : 0) : 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    while (n > 0 && text[n - 1] == '\n') {
+        n--;
+    }
+    text[n > 0 ? n : 0] = '\0';
+    text_clean_utf8(text);
+    const char *line = strrchr(text, '\n');
+    return line ? line + 1 : text;
+}
+
 void attempt_launch(struct attempt *a)
 {
     a->phase = A_STARTING;
     if (a->spawns >= SPAWNS_MAX) {
+        char text[256];
         a->launch_failed = true;
-        dha_fail(&a->launch_error, DHA_E_LOST, "the shim did not start %d times", SPAWNS_MAX);
+        const char *words = last_words(a, text);
+        dha_fail(&a->launch_error, DHA_E_LOST, "the shim did not start %d times%s%s", SPAWNS_MAX,
+                 words[0] ? ": " : "", words);
         dha_err_hint(&a->launch_error, "see launcher.log in %s", a->dir);
         return;
     }

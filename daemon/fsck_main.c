@@ -88,7 +88,11 @@ static int take_lock(const char *dir, struct dha_err *e)
         return dha_fail_errno(e, errno, "cannot open %s", path);
     }
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        int err = errno;
         close(fd);
+        if (err != EWOULDBLOCK) {
+            return dha_fail_errno(e, err, "cannot lock %s", path);
+        }
         dha_fail(e, DHA_E_CONFLICT, "a daemon uses the state directory %s", dir);
         return dha_err_hint(e,
                             "`dha admin fsck` without --state asks that daemon; or stop it first: "

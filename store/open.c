@@ -79,6 +79,27 @@ static int lock_or_wait(int fd, char *pid, size_t cap)
     }
 }
 
+static int no_locks(const char *dir, const char *why, struct dha_err *e)
+{
+    dha_fail(
+        e, DHA_E_INPUT,
+        "the file system of the state directory %s does not keep locks (%s): two daemons could "
+        "write there at once",
+        dir, why);
+    return dha_err_hint(e, "use a local disk for the state (DHA_STATE, --state)");
+}
+
+/* There are file systems where every lock is granted. Whoever has this one must be in the way of another open file. */
+static int check_lock(const struct store *s, const char *path, struct dha_err *e)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return dha_fail_errno(e, errno, "cannot open %s", path);
+    bool granted = flock(fd, LOCK_EX | LOCK_NB) == 0;
+    close(fd);
+    return granted ? no_locks(s->dir, "it grants one twice", e) : 0;
+}
+
 static int take_lock(struct store *s, struct dha_err *e)
 {
     char *path, pid[32] = "";
@@ -90,7 +111,7 @@ static int take_lock(struct store *s, struct dha_err *e)
         rc = dha_fail_errno(e, errno, "cannot open %s", path);
     } else if (lock_or_wait(s->lock_fd, pid, sizeof pid) != 0) {
         if (errno != EWOULDBLOCK) {
-            rc = dha_fail_errno(e, errno, "cannot lock %s", path);
+            rc = no_locks(s->dir, strerror(errno), e);
         } else {
             rc = dha_fail(e, DHA_E_CONFLICT, "the state directory %s is in use by process %s",
                           s->dir, pid[0] ? pid : "(unknown)");
@@ -99,7 +120,7 @@ static int take_lock(struct store *s, struct dha_err *e)
         close(s->lock_fd);
         s->lock_fd = -1;
         s->actor = STORE_NO_ACTOR;
-    } else {
+    } else if ((rc = check_lock(s, path, e)) == 0) {
         int n = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
         /* the pid is only told to people: that it could not be written changes nothing */
         if (ftruncate(s->lock_fd, 0) != 0 || pwrite(s->lock_fd, pid, (size_t)n, 0) != n)

@@ -212,6 +212,18 @@ static int write_exit_json(int dir, int status, const char *uuid, size_t swept, 
     return publish(dir, "exit.json", text);
 }
 
+/* Does another open file find our lock in its way? The daemon's questions rest on that. */
+static bool lock_is_seen(int dir)
+{
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = openat(dir, "attempt.lock", O_RDWR | O_CLOEXEC);
+    int rc = fd < 0 ? -1 : fcntl(fd, F_OFD_GETLK, &l);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return rc != 0 || l.l_type != F_UNLCK;
+}
+
 /* A uuid is not a pattern and not empty: what it must not do is match the environment of others. */
 static bool is_uuid(const char *text)
 {
@@ -320,7 +332,15 @@ int main(int argc, char **argv)
      * (F_OFD_GETLK), or its question could turn a starting shim away. */
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(lock, F_OFD_SETLK, &whole) != 0) {
-        return errno == EAGAIN || errno == EACCES ? ALREADY : CANNOT;
+        if (errno == EAGAIN || errno == EACCES) {
+            return ALREADY;
+        }
+        say("cannot lock %s/attempt.lock: %s", argv[1], strerror(errno));
+        return CANNOT;
+    }
+    if (!lock_is_seen(dir)) {
+        say("%s: its file system grants a lock that is held: use another", argv[1]);
+        return CANNOT;
     }
     if (faccessat(dir, "shim.json", F_OK, 0) == 0) {
         return ALREADY;

@@ -109,6 +109,48 @@ class DiskFails(unittest.TestCase):
         self.assertEqual([n for n in os.listdir(d.state) if "damaged" in n], [])
 
 
+class NoLocks(unittest.TestCase):
+    """A file system without flock(), or whose flock() grants everything: nothing would keep a second daemon out."""
+
+    def refused(self, how):
+        d = harness.Dhad()
+        self.addCleanup(d.clean)
+        d.start(wait=False, LD_PRELOAD=LIBRARY, DHA_FAULTIO_DIR=d.state, DHA_FAULTIO_FLOCK=str(how))
+        self.assertEqual(d.wait_dead(), 65, d.console())
+        self.assertIn(f"{d.state} does not keep locks", d.console())
+        self.assertIn("hint: use a local disk for the state (DHA_STATE, --state)", d.console())
+        self.assertFalse(os.path.exists(os.path.join(d.state, "state.db")), "nothing was written without a lock")
+        d.start()
+        self.assertEqual(d.stop(), 0)
+
+    def test_a_state_that_cannot_be_locked_is_refused(self):
+        for code in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+            with self.subTest(errno.errorcode[code]):
+                self.refused(code)
+
+    def test_locks_that_are_always_granted_are_seen(self):
+        self.refused(0)
+
+    def attempts(self, how, said):
+        """STATE/jobs may be another file system: the shim's lock tells a daemon whether an attempt runs."""
+        d = harness.Dhad()
+        self.addCleanup(d.clean)
+        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO_DIR=os.path.join(d.state, "jobs"), DHA_FAULTIO_OFD=str(how))
+        self.addCleanup(d.end)
+        job = d.submit()
+        end = d.until(lambda: [e["data"] for e in d.events(job=job, type="attempt.end")])[0]
+        self.assertEqual(end["code"], "lost")
+        self.assertRegex(end["message"], "the shim did not start 3 times: .*" + said)
+        self.assertRegex(d.get(f"/v1/jobs/{job}/explain").json["reason"], said)
+        self.assertEqual(d.launches(job, "search"), [], "nothing ran without its lock")
+
+    def test_an_attempt_that_cannot_be_locked_does_not_start(self):
+        self.attempts(errno.ENOLCK, "cannot lock .*/search/a1/attempt.lock: No locks available")
+
+    def test_nor_does_one_whose_lock_nobody_sees(self):
+        self.attempts(0, "grants a lock that is held")
+
+
 class HungFiles(unittest.TestCase):
     """A file system that does not answer (NFS, automount), which a submission names; or a slow one below the state directory."""
     def start(self, **env):

@@ -2,6 +2,8 @@
  * writes below DHA_FAULTIO_DIR fails with it: write, sync, truncate, and open for writing, mkdir, rename, unlink.
  * What stat() and open() are asked of a path that begins with DHA_FAULTIO_HUNG, they do not answer before that file is gone; with
  * DHA_FAULTIO_SYNC in the environment, fdatasync() neither. The first that waits makes the file's name + ".waits".
+ * DHA_FAULTIO_FLOCK: what flock() below DHA_FAULTIO_DIR comes to: an errno's number, or 0 for success that locks nothing.
+ * DHA_FAULTIO_OFD: the same of fcntl()'s locks of open files, in every program.
  * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by.
  * The daemon only: what it starts inherits the environment, but is another program. */
 #include <dlfcn.h>
@@ -11,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -40,17 +43,21 @@ static int fails_path(const char *path)
     return err;
 }
 
-static int fails_fd(int fd)
+static const char *path_of(int fd, char path[512])
 {
-    char link[40], path[512];
+    char link[40];
     int keep = errno;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
+    ssize_t n = readlink(link, path, 511);
     errno = keep;
-    if (n <= 0)
-        return 0;
-    path[n] = '\0';
-    return fails_path(path);
+    path[n > 0 ? n : 0] = '\0';
+    return path;
+}
+
+static int fails_fd(int fd)
+{
+    char path[512];
+    return fails_path(path_of(fd, path));
 }
 
 #define REAL(name)                                                                                 \
@@ -72,6 +79,47 @@ ssize_t pwrite64(int fd, const void *buf, size_t n, off64_t at)
 {
     REAL(pwrite64);
     return fails_fd(fd) ? -1 : real(fd, buf, n, at);
+}
+int flock(int fd, int what)
+{
+    REAL(flock);
+    char path[512];
+    const char *dir = getenv("DHA_FAULTIO_DIR"), *how = getenv("DHA_FAULTIO_FLOCK");
+    if (!dir || !how || strncmp(path_of(fd, path), dir, strlen(dir)) != 0)
+        return real(fd, what);
+    errno = atoi(how);
+    return errno ? -1 : 0;
+}
+/* The fcntl() of both names; what is asked is answered as if nobody held one. */
+static int lock_of_file(int fd, int cmd, void *arg, int (*real)(int, int, ...))
+{
+    char path[512];
+    const char *dir = getenv("DHA_FAULTIO_DIR"), *how = getenv("DHA_FAULTIO_OFD");
+    if ((cmd != F_OFD_SETLK && cmd != F_OFD_GETLK) || !dir || !how ||
+        strncmp(path_of(fd, path), dir, strlen(dir)) != 0)
+        return real(fd, cmd, arg);
+    errno = atoi(how);
+    if (!errno && cmd == F_OFD_GETLK)
+        ((struct flock *)arg)->l_type = F_UNLCK;
+    return errno ? -1 : 0;
+}
+int fcntl(int fd, int cmd, ...)
+{
+    REAL(fcntl);
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    return lock_of_file(fd, cmd, arg, real);
+}
+int fcntl64(int fd, int cmd, ...)
+{
+    REAL(fcntl64);
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    return lock_of_file(fd, cmd, arg, real);
 }
 int fsync(int fd)
 {
