@@ -128,7 +128,7 @@ static int read_shape(struct sweep_request *q, int64_t owner_uid, struct dha_err
     }
     snprintf(shape->path, sizeof shape->path, "%.4000s/config.json", model);
     shape->user = runas_user(owner_uid);
-    if (model[0] == '/' && patience_run(shape_work, free, shape, model, e) != 0) {
+    if (model[0] == '/' && patience_run(shape_work, free, shape, owner_uid, model, e) != 0) {
         return -1;
     }
     q->layers = shape->layers;

@@ -235,7 +235,7 @@ static int check_key(const struct store_job *job, struct attempt *a, const struc
             snprintf(k->promised, sizeof k->promised, "%s", l->at[i].key);
         }
     }
-    if (patience_run(key_check_work, key_check_drop, k, k->spec.model, e) != 0) {
+    if (patience_run(key_check_work, key_check_drop, k, k->owner_uid, k->spec.model, e) != 0) {
         a->files_hang = e->code == DHA_E_TRANSIENT;
         return -1;
     }

@@ -15,11 +15,15 @@
 #include "daemon/log.h"
 #include "daemon/nodes.h"
 #include "daemon/notify.h"
+#include "daemon/patience.h"
 #include "daemon/pool.h"
 #include "daemon/probing.h"
 #include "daemon/statedir.h"
 
 enum { TICK_MS = 100 };
+
+/* A chore that was told to stop and has not by then may wait for files that do not answer. */
+#define CHORES_NS ((uint64_t)10 * 1000000000)
 
 /* How long a damaged state.db is spoken of. */
 #define NOTICE_US ((int64_t)7 * 86400 * 1000000)
@@ -442,10 +446,28 @@ static void close_handle(uv_handle_t *h, void *arg)
     }
 }
 
-void daemon_close(struct daemon *d)
+/* Runs what is left of the loop, which waits for the threads of chores. False: one did not come back. */
+static bool end_loop(struct daemon *d)
+{
+    /* What is left are handles of this struct, and shims that only wait to be reaped (by init now). */
+    uv_walk(&d->loop, close_handle, NULL);
+    uint64_t until = uv_hrtime() + CHORES_NS;
+    while (uv_run(&d->loop, UV_RUN_NOWAIT) != 0) {
+        if (uv_hrtime() > until) {
+            return false;
+        }
+        uv_sleep(1);
+    }
+    if (uv_loop_close(&d->loop) != 0) {
+        log_warn("the event loop still had handles at the end");
+    }
+    return true;
+}
+
+bool daemon_close(struct daemon *d)
 {
     if (!d) {
-        return;
+        return true;
     }
     d->stopping = true;
     bool ran = d->server != NULL;
@@ -459,13 +481,12 @@ void daemon_close(struct daemon *d)
     feed_close(d->feed);
     attempts_close(d);
     chore_close(d);
-    drafts_stop(d);
+    bool alone = drafts_stop(d);
     store_close(d->store);
-    /* What is left are handles of this struct, and shims that only wait to be reaped (by init now). */
-    uv_walk(&d->loop, close_handle, NULL);
-    uv_run(&d->loop, UV_RUN_DEFAULT);
-    if (uv_loop_close(&d->loop) != 0) {
-        log_warn("the event loop still had handles at the end");
+    alone = end_loop(d) && alone && patience_hanging() == 0;
+    if (!alone) {
+        log_warn("stopped, and left threads to themselves that wait for files which do not answer");
+        return false;
     }
     if (ran) {
         log_info("stopped");
@@ -480,4 +501,5 @@ void daemon_close(struct daemon *d)
     free(d->cache_dir);
     free(d->ended);
     free(d);
+    return true;
 }

@@ -60,7 +60,9 @@ struct daemon_options {
 /* Everything up to and including a socket that answers. */
 struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e);
 void daemon_run(struct daemon *d); /* until it is told to stop */
-void daemon_close(struct daemon *d);
+/* False: there are threads that wait for files which do not answer. What they may use is not freed; the process is to end with
+ * _exit(), which does not wait for them and runs nothing that they could meet. */
+bool daemon_close(struct daemon *d);
 
 /* May jobs of that user run here at all? DHA_E_FORBIDDEN. */
 int daemon_may_run(const struct daemon *d, int64_t owner_uid, struct dha_err *e);

@@ -13,9 +13,22 @@
 /* No more is read ahead of the loop than bodies of this size in all: as trees they are some 30 times as large, and a commit may
  * take long. Some thousand usual ones. */
 enum { AHEAD_MAX = 1 << 20 };
-/* Files that have not answered for so long may never do so; then nobody is kept waiting for them but who named them. */
+/* Files that have not answered for so long are left to a thread of their own: another one reads what other users submit. */
+#define SLOW_NS ((uint64_t)500 * 1000000)
+/* And so long: they may never do so; then what else that user submits is refused. */
 #define STUCK_NS ((uint64_t)5 * 1000000000)
-enum { LOOK_MS = 1000 };
+enum { LOOK_MS = 250 };
+
+/* A thread that reads one submission after the other. */
+struct reader {
+    struct drafts *all;
+    struct draft *at; /* since since_ns; NULL: it waits for one */
+    uint64_t since_ns;
+    const char *model; /* of that, once it is known */
+    bool aside;        /* another has its place: when it comes back it ends */
+    struct patience_left left;
+    struct reader *next;
+};
 
 cJSON *draft_errors(const struct spec_errors *errs)
 {
@@ -156,30 +169,15 @@ void draft_now(struct draft *d, const cJSON *doc, int64_t owner)
         return;
     }
     n->draft.owner = owner;
-    if (patience_run(now_work, now_drop, n, model ? model : "the spec's files", &d->e) == 0) {
+    if (patience_run(now_work, now_drop, n, owner, model ? model : "the spec's files", &d->e) ==
+        0) {
         *d = n->draft;
         n->draft = (struct draft){0};
         now_drop(n);
     }
 }
 
-/* ---- in a thread ---- */
-
-static void read_one(struct draft *d)
-{
-    d->body = json_parse(d->raw, d->raw_len, NULL, &d->body_e);
-    const cJSON *doc = json_get(d->body, "spec");
-    if (!d->body) {
-        dha_err_context(&d->body_e, "the request's body");
-    }
-    if (!doc) {
-        return;
-    }
-    draft_check(d, doc, d->owner);
-    if (d->e.code == DHA_E_OK) {
-        draft_derive(d, d->owner);
-    }
-}
+/* ---- lists; with the lock ---- */
 
 static void put(struct draft_list *l, struct draft *d)
 {
@@ -193,14 +191,19 @@ static void clear(struct draft_list *l)
     *l = (struct draft_list){.end = &l->first};
 }
 
+static struct draft *take_at(struct draft_list *l, struct draft **at)
+{
+    struct draft *d = *at;
+    if (!(*at = d->next)) {
+        l->end = at;
+    }
+    return d;
+}
+
 /* The first of the list, or NULL. */
 static struct draft *take(struct draft_list *l)
 {
-    struct draft *d = l->first;
-    if (d && !(l->first = d->next)) {
-        clear(l);
-    }
-    return d;
+    return l->first ? take_at(l, &l->first) : NULL;
 }
 
 static void drop(struct draft *d)
@@ -216,43 +219,133 @@ static void drop_all(struct draft_list *l)
     }
 }
 
-static struct draft *next_wanted(struct drafts *all, struct draft *done, struct draft **spent)
+/* Who reads something of that user and was put aside, or NULL. */
+static const struct reader *aside_for(const struct drafts *all, int64_t owner)
 {
-    uv_mutex_lock(&all->lock);
-    if (done) {
-        put(&all->ready, done);
-        all->ahead += done->raw_len;
+    const struct reader *r = all->aside;
+    while (r && r->left.owner != owner) {
+        r = r->next;
     }
-    struct draft *d = all->ahead < AHEAD_MAX ? take(&all->wanted) : NULL;
-    *spent = take(&all->spent);
-    all->since_ns = d ? uv_hrtime() : 0;
-    all->whose = d ? d->owner : 0;
-    uv_mutex_unlock(&all->lock);
-    return d;
+    return r;
 }
 
-static void in_thread(uv_work_t *w)
+/* What is to be read next: one reader at most waits for the files of one user. */
+static struct draft *take_wanted(struct drafts *all)
 {
-    struct daemon *daemon = w->data;
-    struct drafts *all = &daemon->drafts;
-    struct draft *d = NULL, *spent;
+    struct draft **at = &all->wanted.first;
+    while (*at && aside_for(all, (*at)->owner)) {
+        at = &(*at)->next;
+    }
+    return *at && all->ahead < AHEAD_MAX ? take_at(&all->wanted, at) : NULL;
+}
+
+/* ---- in a thread ---- */
+
+static void read_one(struct reader *r)
+{
+    struct draft *d = r->at;
+    d->body = json_parse(d->raw, d->raw_len, NULL, &d->body_e);
+    const cJSON *doc = json_get(d->body, "spec");
+    if (!d->body) {
+        dha_err_context(&d->body_e, "the request's body");
+    }
+    if (!doc) {
+        return;
+    }
+    uv_mutex_lock(&r->all->lock);
+    r->model = path_of(doc, "model");
+    uv_mutex_unlock(&r->all->lock);
+    draft_check(d, doc, d->owner);
+    if (d->e.code == DHA_E_OK) {
+        draft_derive(d, d->owner);
+    }
+}
+
+static void hand_in(struct reader *r)
+{
+    struct drafts *all = r->all;
+    if (r->at) {
+        put(&all->ready, r->at);
+        all->ahead += r->at->raw_len;
+        r->at = NULL;
+        r->model = NULL;
+        if (!all->stopping) {
+            uv_async_send(&all->some_ready);
+        }
+    }
+}
+
+/* Hands in what was read and waits for more: r->at, or something spent. False: this thread is to end. */
+static bool go_on(struct reader *r, struct draft **spent)
+{
+    struct drafts *all = r->all;
+    uv_mutex_lock(&all->lock);
+    hand_in(r);
+    for (;;) {
+        bool wanted = !r->aside && !all->stopping;
+        r->at = wanted ? take_wanted(all) : NULL;
+        *spent = wanted ? take(&all->spent) : NULL;
+        if (!wanted || r->at || *spent) {
+            r->since_ns = r->at ? uv_hrtime() : 0;
+            uv_mutex_unlock(&all->lock);
+            return wanted;
+        }
+        uv_cond_wait(&all->some, &all->lock);
+    }
+}
+
+static void end(struct reader *r)
+{
+    struct drafts *all = r->all;
+    uv_mutex_lock(&all->lock);
+    struct reader **at = r->aside ? &all->aside : &all->reader;
+    while (*at != r) {
+        at = &(*at)->next;
+    }
+    *at = r->next;
+    if (r->aside) {
+        patience_back(&r->left);
+        uv_cond_signal(&all->some); /* its user's others may be read again */
+    }
+    free(r);
+    uv_cond_signal(&all->gone);
+    uv_mutex_unlock(&all->lock);
+}
+
+static void in_thread(void *arg)
+{
+    struct reader *r = arg;
+    struct draft *spent;
     json_pool_join();
-    do {
-        struct draft *done = d;
-        d = next_wanted(all, done, &spent);
+    while (go_on(r, &spent)) {
         if (spent) {
             drop(spent);
         }
-        if (done) { /* it is in the list by now */
-            uv_async_send(&all->some_ready);
+        if (r->at) {
+            read_one(r);
         }
-        if (d) {
-            read_one(d);
-        }
-    } while (d || spent);
+    }
+    json_pool_leave();
+    end(r);
 }
 
 /* ---- the loop ---- */
+
+/* With the lock. */
+static struct reader *start(struct drafts *all, struct dha_err *e)
+{
+    struct reader *r = calloc(1, sizeof *r);
+    if (!r) {
+        dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    r->all = all;
+    if (patience_thread(in_thread, r, "read submissions", e) != 0) {
+        free(r);
+        return NULL;
+    }
+    return r;
+}
 
 /* The request is over. */
 static void leave(void *own)
@@ -263,36 +356,14 @@ static void leave(void *own)
     if (d->reading) {
         return; /* on_ready() will see it */
     }
-    if (!all->busy) {
+    uv_mutex_lock(&all->lock);
+    bool idle = !all->reader || !all->reader->at; /* nobody would come by */
+    if (!idle) {
+        put(&all->spent, d);
+    }
+    uv_mutex_unlock(&all->lock);
+    if (idle) {
         drop(d);
-        return;
-    }
-    uv_mutex_lock(&all->lock);
-    put(&all->spent, d);
-    uv_mutex_unlock(&all->lock);
-}
-
-static void after_thread(uv_work_t *w, int status);
-
-static void start(struct daemon *d)
-{
-    struct drafts *all = &d->drafts;
-    uv_mutex_lock(&all->lock);
-    bool some = all->wanted.first && all->ahead < AHEAD_MAX;
-    uv_mutex_unlock(&all->lock);
-    if (some && !all->busy && !d->stopping) {
-        all->busy = uv_queue_work(&d->loop, &all->reader, in_thread, after_thread) == 0;
-    }
-}
-
-static void after_thread(uv_work_t *w, int status)
-{
-    struct daemon *d = w->data;
-    (void)status; /* it is never cancelled */
-    d->drafts.busy = false;
-    start(d); /* what came between its last look and now */
-    if (!d->drafts.busy) {
-        drop_all(&d->drafts.spent); /* as late; nobody else would come by */
     }
 }
 
@@ -321,53 +392,91 @@ static void on_ready(uv_async_t *a)
     uv_mutex_lock(&all->lock);
     struct draft *list = all->ready.first;
     clear(&all->ready);
+    if (all->ahead >= AHEAD_MAX) {
+        uv_cond_signal(&all->some);
+    }
     all->ahead = 0;
     uv_mutex_unlock(&all->lock);
     hand_back(d, list);
-    start(d);
 }
 
-/* Does the thread wait for files that do not answer? Sets e. */
-static bool is_stuck(struct drafts *all, struct dha_err *e)
+/* With the lock. Does what that user submits wait for files that do not answer? Sets e. */
+static bool is_stuck(const struct drafts *all, int64_t owner, struct dha_err *e)
 {
-    uv_mutex_lock(&all->lock);
-    uint64_t since = all->since_ns, now = uv_hrtime();
-    int64_t whose = all->whose;
-    uv_mutex_unlock(&all->lock);
-    if (since == 0 || now - since < STUCK_NS) {
+    const struct reader *r = aside_for(all, owner);
+    char whose[64] = "no submission";
+    uint64_t now = uv_hrtime();
+    if (r) {
+        snprintf(whose, sizeof whose, "no submission of uid %lld", (long long)owner);
+    } else {
+        r = all->reader; /* nobody could take its place */
+    }
+    if (!r || !r->at || now - r->since_ns < STUCK_NS) {
         return false;
     }
-    dha_fail(e, DHA_E_TRANSIENT,
-             "no submission can be read: the files that one of uid %lld names have not answered "
-             "for %llu s",
-             (long long)whose, (unsigned long long)((now - since) / 1000000000));
+    dha_fail(
+        e, DHA_E_TRANSIENT,
+        "%s can be read: the files that one of uid %lld names (model %.200s) have not answered "
+        "for %llu s",
+        whose, (long long)r->at->owner, r->model ? r->model : "?",
+        (unsigned long long)((now - r->since_ns) / 1000000000));
     dha_err_hint(e, "does a file system hang (NFS, automount)? Jobs go on; try again");
     return true;
+}
+
+/* With the lock. Where there are too many already, or no thread is to be had, all wait; on_look() tries again. */
+static void put_aside(struct drafts *all)
+{
+    struct reader *r = all->reader, *other;
+    struct dha_err ignored;
+    r->left = (struct patience_left){.owner = r->at->owner};
+    if (!patience_leave(&r->left)) {
+        return;
+    }
+    if (!(other = start(all, &ignored))) {
+        patience_back(&r->left);
+        return;
+    }
+    r->aside = true;
+    r->next = all->aside;
+    all->aside = r;
+    all->reader = other;
 }
 
 static void on_look(uv_timer_t *t)
 {
     struct daemon *d = t->data;
     struct drafts *all = &d->drafts;
-    struct dha_err e = {0};
+    struct draft_list refused;
+    clear(&refused);
     if (all->n == 0) {
         uv_timer_stop(t);
-    } else if (is_stuck(all, &e)) {
-        uv_mutex_lock(&all->lock);
-        struct draft *list = all->wanted.first;
-        clear(&all->wanted);
-        uv_mutex_unlock(&all->lock);
-        for (struct draft *at = list; at; at = at->next) {
-            at->body_e = e;
-        }
-        hand_back(d, list);
+        return;
     }
+    uv_mutex_lock(&all->lock);
+    struct reader *r = all->reader;
+    if (r->at && uv_hrtime() - r->since_ns >= SLOW_NS) {
+        put_aside(all);
+    }
+    for (struct draft **at = &all->wanted.first; *at;) {
+        struct dha_err e = {0};
+        if (is_stuck(all, (*at)->owner, &e)) {
+            struct draft *one = take_at(&all->wanted, at);
+            one->body_e = e;
+            put(&refused, one);
+        } else {
+            at = &(*at)->next;
+        }
+    }
+    uv_mutex_unlock(&all->lock);
+    hand_back(d, refused.first);
 }
 
 int drafts_init(struct daemon *d, struct dha_err *e)
 {
     struct drafts *all = &d->drafts;
-    if (uv_mutex_init(&all->lock) != 0) {
+    if (uv_mutex_init(&all->lock) != 0 || uv_cond_init(&all->some) != 0 ||
+        uv_cond_init(&all->gone) != 0) {
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
     all->open = true;
@@ -375,51 +484,86 @@ int drafts_init(struct daemon *d, struct dha_err *e)
     clear(&all->ready);
     clear(&all->spent);
     uv_timer_init(&d->loop, &all->look);
-    all->look.data = all->some_ready.data = all->reader.data = d;
-    return uv_async_init(&d->loop, &all->some_ready, on_ready) == 0
-               ? 0
-               : dha_fail(e, DHA_E_INTERNAL, "the loop takes no signal from threads");
+    all->look.data = all->some_ready.data = d;
+    if (uv_async_init(&d->loop, &all->some_ready, on_ready) != 0) {
+        return dha_fail(e, DHA_E_INTERNAL, "the loop takes no signal from threads");
+    }
+    uv_mutex_lock(&all->lock);
+    all->reader = start(all, e);
+    uv_mutex_unlock(&all->lock);
+    return all->reader ? 0 : -1;
 }
 
-void drafts_stop(struct daemon *d)
+/* With the lock. Does any thread wait for files? All others end as soon as they may. */
+static bool any_reads(const struct drafts *all)
 {
-    if (d->drafts.open) {
-        uv_mutex_lock(&d->drafts.lock);
-        drop_all(&d->drafts.wanted);
-        uv_mutex_unlock(&d->drafts.lock);
+    const struct reader *r = all->aside;
+    while (r && !r->at) {
+        r = r->next;
     }
+    return r || (all->reader && all->reader->at);
+}
+
+bool drafts_stop(struct daemon *d)
+{
+    struct drafts *all = &d->drafts;
+    uint64_t until = uv_hrtime() + SLOW_NS;
+    if (!all->open) {
+        return true;
+    }
+    uv_mutex_lock(&all->lock);
+    drop_all(&all->wanted);
+    all->stopping = true;
+    uv_cond_signal(&all->some);
+    while ((all->reader || all->aside) && (!any_reads(all) || uv_hrtime() < until)) {
+        uv_cond_timedwait(&all->gone, &all->lock, SLOW_NS / 10);
+    }
+    bool gone = !all->reader && !all->aside;
+    uv_mutex_unlock(&all->lock);
+    return gone;
 }
 
 void drafts_finish(struct daemon *d)
 {
-    if (d->drafts.open) {
-        drop_all(&d->drafts.ready);
-        drop_all(&d->drafts.spent);
-        uv_mutex_destroy(&d->drafts.lock);
+    struct drafts *all = &d->drafts;
+    if (all->open) {
+        drop_all(&all->ready);
+        drop_all(&all->spent);
+        uv_cond_destroy(&all->gone);
+        uv_cond_destroy(&all->some);
+        uv_mutex_destroy(&all->lock);
     }
 }
 
 int drafts_begin(struct daemon *d, struct server_request *rq, struct dha_err *e)
 {
     struct drafts *all = &d->drafts;
-    struct draft *one = is_stuck(all, e) ? NULL : calloc(1, sizeof *one);
+    struct draft *one = calloc(1, sizeof *one);
     if (!one) {
-        return e->code != DHA_E_OK ? -1 : dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
+        return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
     }
-    one->owner = (int64_t)rq->peer_uid;
-    one->raw = rq->body;
-    one->raw_len = rq->body_len;
+    uv_mutex_lock(&all->lock);
+    bool stuck = is_stuck(all, (int64_t)rq->peer_uid, e);
+    if (!stuck) {
+        one->owner = (int64_t)rq->peer_uid;
+        one->raw = rq->body;
+        one->raw_len = rq->body_len;
+        one->rq = rq;
+        one->all = all;
+        one->reading = true;
+        put(&all->wanted, one);
+        uv_cond_signal(&all->some);
+    }
+    uv_mutex_unlock(&all->lock);
+    if (stuck) {
+        free(one);
+        return -1;
+    }
     rq->body = NULL;
     rq->own = one;
     rq->own_free = leave;
-    one->rq = rq;
-    one->all = all;
-    one->reading = rq->busy = true;
+    rq->busy = true;
     all->n++;
-    uv_mutex_lock(&all->lock);
-    put(&all->wanted, one);
-    uv_mutex_unlock(&all->lock);
-    start(d);
     if (!uv_is_active((uv_handle_t *)&all->look)) {
         uv_timer_start(&all->look, on_look, LOOK_MS, LOOK_MS);
     }

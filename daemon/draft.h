@@ -1,6 +1,7 @@
 /* draft.h: a submission before the store sees it. Reading its body, validating the spec, looking at the files it names,
  * the keys of its stages: more than half of what it costs, and the files may lie on a disk that is slow to answer, or
- * never does. So it is done in libuv's pool, while the loop commits what was ready before, and also for one that comes alone.
+ * never does. So it is done in a thread, while the loop commits what was ready before, and also for one that comes alone.
+ * Where files do not answer another thread takes its place, for the submissions of other users (patience.h bounds their number).
  *
  * struct draft is what can be found out without the daemon's own state; draft_check() and draft_derive() may run in any thread.
  * The rest is for the loop: the handler calls drafts_begin() and returns API_WAIT; it is called again when the draft is
@@ -55,25 +56,27 @@ struct draft_list {
 };
 
 struct drafts {
-    uv_mutex_t lock; /* over the lists, ahead, since_ns and whose */
+    uv_mutex_t lock; /* over all up to stopping, and what readers are at */
+    uv_cond_t some, gone;
     struct draft_list wanted, ready,
-        spent;         /* spent: to be freed by the thread, which can use the memory */
-    size_t ahead;      /* bytes of the bodies that are ready */
-    uint64_t since_ns; /* one is being read since then, and whose it is; 0: none */
-    int64_t whose;
+        spent;             /* spent: to be freed by the thread, which can use the memory */
+    size_t ahead;          /* bytes of the bodies that are ready */
+    struct reader *reader; /* one: a second would take the loop's core */
+    struct reader *aside;  /* those whose files do not answer: each another user's */
+    bool stopping;
     uv_async_t some_ready;
-    uv_timer_t look;  /* while there are any: are they stuck? */
-    uv_work_t reader; /* one: a second would take the loop's core */
-    bool busy, open;
+    uv_timer_t look; /* while there are any: are they stuck? */
+    bool open;
     size_t n; /* in the lists, or being read */
 };
 
 int drafts_init(struct daemon *d, struct dha_err *e);
-/* Before the loop's last run, which waits for the threads: what nobody waits for any more is not read. */
-void drafts_stop(struct daemon *d);
-void drafts_finish(struct daemon *d); /* after it */
-/* Takes the request's body and has it read; rq->own becomes the draft. 0 / -1 NO_MEMORY, or TRANSIENT where the thread waits
- * for files that do not answer. */
+/* What nobody waits for any more is not read. False: a thread waits for files that do not answer, and still uses the daemon's
+ * memory. */
+bool drafts_stop(struct daemon *d);
+void drafts_finish(struct daemon *d); /* where it was true */
+/* Takes the request's body and has it read; rq->own becomes the draft. 0 / -1 NO_MEMORY, or TRANSIENT where a thread waits for
+ * files of that user that do not answer, or of others and there can be no more threads. */
 int drafts_begin(struct daemon *d, struct server_request *rq, struct dha_err *e);
 
 #endif

@@ -354,7 +354,10 @@ int main(int argc, char **argv)
     }
     notify_say("READY=1");
     daemon_run(d);
-    daemon_close(d);
+    bool alone = daemon_close(d);
     log_close();
+    if (!alone) {
+        _exit(0);
+    }
     return 0;
 }

@@ -2,7 +2,6 @@
 #include "daemon/patience.h"
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,15 +12,70 @@ struct task {
     void (*drop)(void *arg);
     void *arg;
     char *what;
-    bool done, left; /* left: nobody waits for it any more */
+    bool done, alone; /* alone: nobody waits for it any more */
+    struct patience_left left;
     uv_cond_t over;
-    struct task *next;
 };
 
 static pthread_mutex_t lock =
-    PTHREAD_MUTEX_INITIALIZER; /* over all that follows, and `done` and `left` */
-static struct task *hanging;
+    PTHREAD_MUTEX_INITIALIZER; /* over all that follows, and `done` and `alone` */
+static struct patience_left *hanging;
 static unsigned n_hanging;
+
+/* ---- what is left to itself ---- */
+
+static void add(struct patience_left *l)
+{
+    l->next = hanging;
+    hanging = l;
+    n_hanging++;
+}
+
+bool patience_leave(struct patience_left *l)
+{
+    pthread_mutex_lock(&lock);
+    bool room = n_hanging < PATIENCE_HANGING_MAX;
+    if (room) {
+        add(l);
+    }
+    pthread_mutex_unlock(&lock);
+    return room;
+}
+
+void patience_back(struct patience_left *l)
+{
+    pthread_mutex_lock(&lock);
+    struct patience_left **at = &hanging;
+    while (*at != l) {
+        at = &(*at)->next;
+    }
+    *at = l->next;
+    n_hanging--;
+    pthread_mutex_unlock(&lock);
+}
+
+unsigned patience_hanging(void)
+{
+    pthread_mutex_lock(&lock);
+    unsigned n = n_hanging;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+int patience_thread(void (*run)(void *arg), void *arg, const char *purpose, struct dha_err *e)
+{
+    uv_thread_t thread;
+    int rc = uv_thread_create(&thread, run, arg);
+    if (rc != 0) {
+        dha_fail_errno(e, -rc, "no thread could be started to %.300s", purpose);
+        e->code = DHA_E_TRANSIENT;
+        return -1;
+    }
+    pthread_detach(thread);
+    return 0;
+}
+
+/* ---- what the loop waits for ---- */
 
 static void task_free(struct task *t)
 {
@@ -36,25 +90,19 @@ static void in_thread(void *arg)
     t->work(t->arg);
     pthread_mutex_lock(&lock);
     t->done = true;
-    bool left = t->left;
-    if (left) {
-        struct task **at = &hanging;
-        while (*at != t) {
-            at = &(*at)->next;
-        }
-        *at = t->next;
-        n_hanging--;
-    } else {
+    bool alone = t->alone;
+    if (!alone) {
         uv_cond_signal(&t->over); /* from here on it is who waits that frees it */
     }
     pthread_mutex_unlock(&lock);
-    if (left) {
+    if (alone) {
         t->drop(t->arg);
+        patience_back(&t->left);
         task_free(t);
     }
 }
 
-static struct task *task_new(const char *what)
+static struct task *task_new(int64_t owner, const char *what)
 {
     struct task *t = calloc(1, sizeof *t);
     if (!t || !(t->what = strdup(what)) || uv_cond_init(&t->over) != 0) {
@@ -62,37 +110,41 @@ static struct task *task_new(const char *what)
         free(t);
         return NULL;
     }
+    t->left = (struct patience_left){.owner = owner, .what = t->what};
     return t;
 }
 
 /* True: it came back. False: it is left to itself. */
-static bool wait_for(struct task *t)
+static bool wait_for(struct task *t, unsigned ms)
 {
-    uint64_t until = uv_hrtime() + (uint64_t)PATIENCE_MS * 1000000, now;
+    uint64_t until = uv_hrtime() + (uint64_t)ms * 1000000, now;
     pthread_mutex_lock(&lock);
     while (!t->done && (now = uv_hrtime()) < until) {
         uv_cond_timedwait(&t->over, &lock, until - now);
     }
     bool done = t->done;
     if (!done) {
-        t->left = true;
-        t->next = hanging;
-        hanging = t;
-        n_hanging++;
+        t->alone = true;
+        add(&t->left);
     }
     pthread_mutex_unlock(&lock);
     return done;
 }
 
-static bool hangs(const char *what)
+/* How long the loop may wait for those files; 0: not at all. What hangs for one user says nothing of another: it may be named
+ * beside a file that does hang. */
+static unsigned patience_for(int64_t owner, const char *what)
 {
     pthread_mutex_lock(&lock);
-    bool yes = n_hanging >= PATIENCE_HANGING_MAX;
-    for (const struct task *t = hanging; t && !yes; t = t->next) {
-        yes = strcmp(t->what, what) == 0;
+    bool hangs = n_hanging >= PATIENCE_HANGING_MAX;
+    unsigned n = 0;
+    for (const struct patience_left *l = hanging; l && !hangs; l = l->next) {
+        if (l->what && l->owner == owner) {
+            hangs = ++n == PATIENCE_OF_ONE || strcmp(l->what, what) == 0;
+        }
     }
     pthread_mutex_unlock(&lock);
-    return yes;
+    return hangs ? 0 : n > 0 ? PATIENCE_AGAIN_MS : PATIENCE_MS;
 }
 
 static int no_answer(const char *what, struct dha_err *e)
@@ -104,16 +156,17 @@ static int no_answer(const char *what, struct dha_err *e)
     return dha_err_hint(e, "does it hang (NFS, automount)? `stat` on that path would, too");
 }
 
-int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, const char *named,
-                 struct dha_err *e)
+int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, int64_t owner_uid,
+                 const char *named, struct dha_err *e)
 {
-    char what[320]; /* `named` may be in arg, and go with it */
+    char what[320], purpose[340]; /* `named` may be in arg, and go with it */
     snprintf(what, sizeof what, "%s", named);
-    if (hangs(what)) {
+    unsigned ms = patience_for(owner_uid, what);
+    if (ms == 0) {
         drop(arg);
         return no_answer(what, e);
     }
-    struct task *t = task_new(what);
+    struct task *t = task_new(owner_uid, what);
     if (!t) {
         drop(arg);
         return dha_fail(e, DHA_E_NO_MEMORY, "out of memory");
@@ -121,17 +174,13 @@ int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, co
     t->work = work;
     t->drop = drop;
     t->arg = arg;
-    uv_thread_t thread;
-    int rc = uv_thread_create(&thread, in_thread, t);
-    if (rc != 0) {
+    snprintf(purpose, sizeof purpose, "look at %s", what);
+    if (patience_thread(in_thread, t, purpose, e) != 0) {
         task_free(t);
         drop(arg);
-        dha_fail_errno(e, -rc, "no thread could be started to look at %.300s", what);
-        e->code = DHA_E_TRANSIENT;
         return -1;
     }
-    pthread_detach(thread);
-    if (!wait_for(t)) {
+    if (!wait_for(t, ms)) {
         return no_answer(what, e);
     }
     task_free(t);

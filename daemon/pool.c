@@ -4,9 +4,10 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-/* One for draft.c, two for chore.c, and one more: whatever the environment says, none of them waits for another. */
+/* Of libuv's pool: two for chore.c, and one more: whatever the environment says, none of them waits for another. */
+#define POOL_TEXT "3"
+/* Those, and draft.c's reader. */
 enum { THREADS = 4, GONE_MS = 2000 };
-#define THREADS_TEXT "4"
 
 static void wait_there(void *arg)
 {
@@ -65,7 +66,7 @@ int pool_start(uv_loop_t *loop, struct dha_err *e)
     if (try_threads(e) != 0) {
         return -1;
     }
-    setenv(variable, THREADS_TEXT, 1);
+    setenv(variable, POOL_TEXT, 1);
     int err = uv_queue_work(loop, &first, nothing, NULL);
     unsetenv(variable); /* not for what we start */
     return err == 0 ? 0 : dha_fail_errno(e, -err, "cannot start the threads");

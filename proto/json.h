@@ -64,5 +64,7 @@ int json_put(cJSON *obj, const char *key, cJSON *v); /* takes v; NULL v = -1 */
 void json_pool_start(void);
 /* The same for another thread of such a program. */
 void json_pool_join(void);
+/* Before a thread that joined ends. */
+void json_pool_leave(void);
 
 #endif

@@ -78,3 +78,15 @@ void json_pool_join(void)
 {
     here = hooked;
 }
+
+void json_pool_leave(void)
+{
+    here = false;
+    for (size_t i = 0; i < SIZES; i++) {
+        for (struct freed *f; (f = kept[i].first);) {
+            kept[i].first = f->next;
+            free(f);
+        }
+        kept[i].n = 0;
+    }
+}

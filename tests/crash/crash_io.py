@@ -3,6 +3,7 @@ answers, says what is wrong, keeps what it promised, and goes on by itself when 
 import errno
 import json
 import os
+import pwd
 import resource
 import shutil
 import signal
@@ -13,7 +14,9 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
+import flow_access
 import harness
+from flow_access import ALICE, BOB, TEAM
 
 LIBRARY = os.environ.get("DHA_FAULTIO_LIBRARY", "")
 
@@ -151,18 +154,22 @@ class NoLocks(unittest.TestCase):
         self.attempts(0, "grants a lock that is held")
 
 
-class HungFiles(unittest.TestCase):
-    """A file system that does not answer (NFS, automount), which a submission names; or a slow one below the state directory."""
-    def start(self, **env):
-        d = self.dhad = harness.Dhad()
-        self.addCleanup(d.clean)
-        self.switch = os.path.join(d.dir, "hang")
+class Hanging:
+    """What hangs while self.switch is there."""
+    def start_hanging(self, **env):
+        d = self.dhad
+        box = os.path.join(d.dir, "switch")
+        self.switch = os.path.join(box, "hang")
         self.hung = os.path.join(d.dir, "hung")
-        shutil.copytree(d.model, self.hung)
-        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO=self.switch, DHA_FAULTIO_HUNG=self.hung, **env)
+        if not os.path.exists(self.hung):
+            shutil.copytree(d.model, self.hung)
+            os.mkdir(box)
+            os.chmod(box, 0o777)  # who waits says so, with a user's rights
+        # a sanitizer wants to come first, but not into the memory of what the daemon starts
+        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO=self.switch, DHA_FAULTIO_HUNG=self.hung,
+                ASAN_OPTIONS=os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0", **env)
         self.addCleanup(d.end)
         self.addCleanup(lambda: os.path.exists(self.switch) and self.go_on())
-        return d
 
     def hang(self):
         with open(self.switch + ".new", "w") as f:
@@ -175,16 +182,26 @@ class HungFiles(unittest.TestCase):
     def until_it_hangs(self):
         self.dhad.until(lambda: os.path.exists(self.switch + ".waits"))
 
-    def ask(self, **changes):
-        """A submission in a thread: [its answer], once that is there."""
-        got, d = [], self.dhad
-
-        def ask():
-            got.append(d.post("/v1/jobs", {"spec": d.spec(**changes)}))
-        t = threading.Thread(target=ask)
+    def in_thread(self, what):
+        """What is called in a thread, and [what it returns], once that is there."""
+        got = []
+        t = threading.Thread(target=lambda: got.append(what()))
         t.start()
         self.addCleanup(t.join)
         return t, got
+
+
+class HungFiles(Hanging, unittest.TestCase):
+    """A file system that does not answer (NFS, automount), which a submission names; or a slow one below the state directory."""
+    def start(self, **env):
+        d = self.dhad = harness.Dhad()
+        self.addCleanup(d.clean)
+        self.start_hanging(**env)
+        return d
+
+    def ask(self, **changes):
+        d = self.dhad
+        return self.in_thread(lambda: d.post("/v1/jobs", {"spec": d.spec(**changes)}))
 
     def test_only_who_named_them_waits(self):
         d = self.start()
@@ -197,7 +214,7 @@ class HungFiles(unittest.TestCase):
             t.join(60)
             self.assertEqual(got[0].status, 503, got)
             self.assertEqual(got[0].json["error"]["code"], "transient")
-            self.assertRegex(got[0].json["error"]["message"], r"have not answered for \d+ s$")
+            self.assertRegex(got[0].json["error"]["message"], rf"uid {os.geteuid()} .*{self.hung}.* have not answered for \d+ s$")
         self.assertEqual(d.post("/v1/jobs", {"spec": d.spec("late")}).status, 503)
         self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
         self.assertEqual(first, [])
@@ -246,10 +263,61 @@ class HungFiles(unittest.TestCase):
         d.process.send_signal(signal.SIGTERM)
         one.join(60)
         self.assertEqual(first[0].status, 503, first)
-        self.go_on()
-        self.assertEqual(d.wait_dead(), 0)
+        self.ends_while_they_hang()
         d.start()
         self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
+
+    def ends_while_they_hang(self):
+        d = self.dhad
+        self.assertEqual(d.wait_dead(60), 0)
+        self.assertTrue(os.path.exists(self.switch))
+        self.assertNotIn("Sanitizer", d.console())
+        self.assertFalse(os.path.exists(os.path.join(d.state, "state.db-wal")), "the database was closed in good order")
+        with open(os.path.join(d.state, "dhad.log")) as f:
+            self.assertIn("left threads to themselves", f.read())
+
+    def test_it_ends_while_threads_wait_for_the_files_of_a_stage_and_of_a_submission(self):
+        d = self.start()
+        job = d.post("/v1/jobs", {"spec": d.spec("hung", model=self.hung), "hold": True}).json["job"]["id"]
+        self.hang()
+        d.post(f"/v1/jobs/{job}/release")
+        d.until(lambda: "does not answer" in d.get(f"/v1/jobs/{job}/explain").json["reason"])
+        one, first = self.ask(name="other", model=self.hung, seed=2)
+        time.sleep(1)
+        d.process.send_signal(signal.SIGTERM)
+        self.ends_while_they_hang()
+        one.join(60)
+        self.assertEqual(first[0].status, 503, first)
+        self.go_on()
+        d.start()
+        d.until_state(job, "done", seconds=90)
+
+    def test_it_ends_while_an_import_waits_for_files(self):
+        d = self.start()
+        self.hang()
+        self.assertEqual(d.post("/v1/admin/import", {"dir": self.hung}).status, 202)
+        self.until_it_hangs()
+        d.process.send_signal(signal.SIGTERM)
+        self.ends_while_they_hang()
+
+    def test_files_that_answer_while_it_ends(self):
+        """The thread comes back in the middle of what the daemon does at its end."""
+        d = self.start()
+        for ms in (0, 1, 3, 10, 30, 100, 300, 500, 510, 520):
+            self.hang()
+            if os.path.exists(self.switch + ".waits"):
+                os.remove(self.switch + ".waits")
+            one, first = self.ask(name="hung", model=self.hung)
+            self.until_it_hangs()
+            d.process.send_signal(signal.SIGTERM)
+            time.sleep(ms / 1000)
+            self.go_on()
+            self.assertEqual(d.wait_dead(60), 0, d.console())
+            one.join(60)
+            self.assertEqual(first[0].status, 503, first)
+            self.assertNotIn("Sanitizer", d.console())
+            self.start_hanging()
+            self.assertEqual(d.get("/v1/jobs").json["jobs"], [])
 
     def test_what_is_read_while_a_commit_takes_long_is_bounded(self):
         d = self.start(DHA_FAULTIO_SYNC="1")
@@ -274,6 +342,88 @@ class HungFiles(unittest.TestCase):
         self.go_on()
         self.assertEqual([c.recv(12)[9:] for c in open_], [b"400", b"201"] + [b"400"] * 40)
         self.assertLess(peak, 400)
+
+
+class HungUsers(Hanging, flow_access.Case):
+    """Files of one of several users."""
+    settings = {"group": TEAM}
+
+    def setUp(self):
+        super().setUp()
+        self.dhad.end()
+        self.start_hanging()
+
+    def post(self, uid, **changes):
+        return self.call(uid, "POST", "/v1/jobs", {"spec": self.dhad.spec(**changes)}, groups=[TEAM])
+
+    def ask(self, uid, **changes):
+        return self.in_thread(lambda: self.post(uid, **changes))
+
+    def others(self, n):
+        found = [p.pw_uid for p in pwd.getpwall() if 0 < p.pw_uid < 65534 and p.pw_uid not in (ALICE, BOB)]
+        if len(found) < n:
+            self.skipTest(f"this host has fewer than {n + 2} users")
+        return found[:n]
+
+    def assert_refused(self, answer, text):
+        status, doc = answer
+        self.assertEqual((status, doc["error"]["code"]), (503, "transient"), doc)
+        self.assertRegex(doc["error"]["message"], text)
+        self.assertIn("NFS", doc["error"]["hint"])
+
+    def test_only_submissions_of_who_named_them_are_refused(self):
+        d = self.dhad
+        self.hang()
+        users = [ALICE, *self.others(2)]
+        hung = [self.ask(u, model=self.hung) for u in users]
+        self.until_it_hangs()
+        for seed in range(3):
+            d.until(lambda: self.post(BOB, seed=seed)[0] == 201)  # never 503 for long
+        for u in users:
+            self.assert_refused(self.post(u, seed=10), rf"^no submission of uid {u} can be read: .*{self.hung}")
+        self.assertEqual(self.post(BOB, seed=4)[0], 201)
+        self.assertEqual([got for _, got in hung], [[]] * 3)
+        self.go_on()
+        for u, (t, got) in zip(users, hung):
+            t.join(60)
+            self.assertEqual(got[0][0], 201, got)
+            d.until(lambda: self.post(u, seed=11)[0] == 201)
+
+    def test_what_one_user_sent_while_files_were_slow_is_read_then(self):
+        self.hang()
+        slow = [self.ask(ALICE, model=self.hung, seed=i) for i in range(4)]
+        self.until_it_hangs()
+        self.assertEqual(self.post(BOB)[0], 201)  # in another thread, well before it is given up
+        self.go_on()
+        for t, got in slow:
+            t.join(60)
+            self.assertEqual(got[0][0], 201, got)
+
+    def test_so_many_threads_wait_at_most(self):
+        d = self.dhad
+        users = self.others(8)
+        hung = [f"{self.hung}{i}" for i in range(4)]
+        for path in hung:
+            shutil.copytree(d.model, path)
+        self.hang()
+        # what the daemon itself waits for: four threads a user, which makes 32
+        for t, got in [self.in_thread(lambda u=u: self.calls(u, [
+                ("POST", "/v1/sweeps", {"spec": d.spec("sweep", model=path), "budgets": [0.5], "methods": ["gqa"]}) for path in hung + hung],
+                groups=[TEAM])) for u in users]:
+            t.join(90)
+            self.assertEqual({status for status, _ in got[0]}, {503}, got)
+        threads = len(os.listdir(f"/proc/{d.process.pid}/task"))
+        self.assertEqual(self.post(BOB)[0], 201)
+        one, first = self.ask(ALICE, model=self.hung)
+        d.until(lambda: self.post(BOB, seed=2)[0] == 503)
+        self.assert_refused(self.post(BOB, seed=2), rf"^no submission can be read: .* uid {ALICE} .*{self.hung}")
+        self.assertEqual(len(os.listdir(f"/proc/{d.process.pid}/task")), threads)
+        self.go_on()
+        one.join(60)
+        self.assertEqual(first[0][0], 201, first)
+        for u in (ALICE, BOB, *users):
+            d.until(lambda: self.post(u, seed=3)[0] == 201)
+        d.until(lambda: len(os.listdir(f"/proc/{d.process.pid}/task")) <= threads - 32)
 
 
 class ClockJumps(unittest.TestCase):
