@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "flow"))
 import flow_access
 import harness
-from flow_access import ALICE, BOB, TEAM
+from flow_access import ALICE, BOB, STRANGER, TEAM
 
 LIBRARY = os.environ.get("DHA_FAULTIO_LIBRARY", "")
 
@@ -398,6 +399,32 @@ class HungUsers(Hanging, flow_access.Case):
         for t, got in slow:
             t.join(60)
             self.assertEqual(got[0][0], 201, got)
+
+    def test_where_no_thread_is_to_be_had_all_wait_until_there_is_one(self):
+        d = self.dhad
+        d.end()
+        shutil.rmtree(d.state)
+        for path in (d.dir, os.path.dirname(d.socket)):
+            os.chown(path, STRANGER, -1)  # for root there is no limit
+        command, stranger = d.command(), ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", f"--groups={TEAM}"]
+        d.command = lambda: stranger + command
+        self.start_hanging()
+
+        def limit(n):
+            subprocess.run([*stranger, "prlimit", f"--pid={d.process.pid}", f"--nproc={n}:"], check=True)
+        before = resource.getrlimit(resource.RLIMIT_NPROC)[0]  # the daemon's, too
+        limit(1)
+        self.hang()
+        one, first = self.ask(ALICE, model=self.hung)
+        self.until_it_hangs()
+        self.assert_refused(self.post(BOB), rf"^no submission can be read: .* uid {ALICE} .*{self.hung}")
+        self.assertEqual(d.get("/livez").status, 200)
+        limit("unlimited" if before == resource.RLIM_INFINITY else before)
+        d.until(lambda: self.post(BOB)[0] == 201)
+        self.assertEqual(first, [])
+        self.go_on()
+        one.join(60)
+        self.assertEqual(first[0][0], 201, first)
 
     def test_so_many_threads_wait_at_most(self):
         d = self.dhad
