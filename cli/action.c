@@ -1,7 +1,5 @@
 #include "cli/action.h"
 
-#include <string.h>
-
 int action_post(const struct cli *cli, const struct args *a, const char *action, const cJSON *body,
                 const char *done, struct dha_err *e)
 {
@@ -23,12 +21,7 @@ int action_post(const struct cli *cli, const struct args *a, const char *action,
             goto out;
         }
     } else {
-        const char *state = json_str(json_get(doc, "job"), "state", "?");
-        if (!strcmp(state, "cancelled")) {
-            cli_say("job %s is cancelled", id);
-        } else {
-            cli_say("job %s %s (state: %s)", id, done, state);
-        }
+        cli_say("job %s %s (state: %s)", id, done, json_str(json_get(doc, "job"), "state", "?"));
     }
     ret = 0;
 out:

@@ -4,7 +4,7 @@
 
 #include "cli/client.h"
 
-/* POST /v1/jobs/ID/ACTION with body (borrowed, may be NULL). Prints "job 3 cancelled" on stderr, or the job with
+/* POST /v1/jobs/ID/ACTION with body (borrowed, may be NULL). Prints "job 3 is held (state: held)" on stderr, or the job with
  * --json. done: the word for it. */
 int action_post(const struct cli *cli, const struct args *a, const char *action, const cJSON *body,
                 const char *done, struct dha_err *e);

@@ -241,9 +241,22 @@ static int turn(struct client *c, struct source *s, bool fixed, bool *over, stru
     return rc;
 }
 
+/* Once, where nothing has started: why one sees nothing. */
+static int say_waiting(struct client *c, const char *job, struct dha_err *e)
+{
+    cJSON *doc = NULL;
+    if (client_get(c, &doc, e, "/v1/jobs/%s/explain", job)) {
+        return -1;
+    }
+    cli_say("nothing of job %s runs: it is %s, %s (dha explain %s)", job,
+            json_str(doc, "state", "?"), json_str(doc, "reason", "?"), job);
+    cJSON_Delete(doc);
+    return 0;
+}
+
 static int follow_job(struct client *c, struct source *s, bool fixed, struct dha_err *e)
 {
-    bool over = false;
+    bool over = false, said = false;
     int ret = -1;
     interrupt_catch();
     for (;;) {
@@ -253,9 +266,10 @@ static int follow_job(struct client *c, struct source *s, bool fixed, struct dha
             break;
         }
         started = started || s->attempt;
-        if (started && drain(c, s, e)) {
+        if ((started && drain(c, s, e)) || (!started && !said && say_waiting(c, s->job, e))) {
             break;
         }
+        said = true;
         /* One more round after the end: the last lines may have come with it. */
         if (ferror(stdout) || (fixed && s->end) || (over && was_over)) {
             ret = 0;

@@ -188,6 +188,52 @@ enum api_outcome api_job_checkpoints(struct api_call *c)
 
 /* ---- logs ---- */
 
+/* Why there are no logs of the job, or of the one stage that was asked for, and what they wait for. */
+static void say_not_started(struct api_call *c, const struct store_stages *l,
+                            const bool wanted[STAGE_KINDS])
+{
+    const struct store_stage *st = NULL,
+                             *before = NULL; /* the one asked for; what has to end first */
+    const char *kind = server_query(c->rq, "stage");
+    struct plan_explanation x;
+    struct store_job job;
+    char what[64];
+    long long id = (long long)c->id;
+    for (size_t i = 0; kind && *kind && i < l->n && !st; i++) {
+        const struct store_stage *one = &l->at[i];
+        st = wanted[one->kind] ? one : NULL;
+        before = !st && !before && one->state != STAGE_DONE ? one : before;
+    }
+    snprintf(what, sizeof what, "%s of job %lld", st ? stage_kind_name(st->kind) : "nothing", id);
+    if (kind && *kind && !st) {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "job %lld has no stage %s", id, kind);
+        dha_err_hint(&c->e, "dha show %lld lists those it has", id);
+        return;
+    }
+    if (store_job_brief(c->d->store, c->id, &job, &c->e) != 0) {
+        return;
+    }
+    if (plan_explain(c->d, &job, &x, &c->e) != 0) {
+        store_job_finish(&job);
+        return;
+    }
+    if (job_state_final(job.state)) {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "%s%s started, and the job is %s: %s", what,
+                 st ? " was never" : " was ever", job_state_name(job.state), x.reason);
+    } else if (before && before->attempt > 0) {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "%s has not started: it comes after %s, which is %s", what,
+                 stage_kind_name(before->kind), stage_state_name(before->state));
+    } else {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "%s has %sstarted yet: %s", what, st ? "not " : "",
+                 x.reason);
+    }
+    dha_err_hint(&c->e,
+                 "dha explain %lld says what would help; dha logs %lld -f waits for it, and goes "
+                 "on from stage to stage",
+                 id, id);
+    store_job_finish(&job);
+}
+
 /* The attempt asked for; by default the newest one of the newest stage that was started. A reused stage's log
  * is that of the stage it came from. */
 static int find_attempt(struct api_call *c, struct store_attempt *a)
@@ -208,7 +254,7 @@ static int find_attempt(struct api_call *c, struct store_attempt *a)
         }
     }
     if (!st) {
-        dha_fail(&c->e, DHA_E_NOT_FOUND, "nothing of job %lld has started yet", (long long)c->id);
+        say_not_started(c, &l, wanted);
     } else if (st->attempt == 0) {
         struct store_stage from;
         if (store_stage_get(c->d->store, st->reused_from, &from, &c->e) == 0) {
@@ -219,6 +265,11 @@ static int find_attempt(struct api_call *c, struct store_attempt *a)
     } else {
         rc = store_attempt_by_number(c->d->store, st->id, number ? (int)number : st->attempt, a,
                                      &c->e);
+    }
+    if (rc != 0 && st && st->attempt > 0 && number > st->attempt) {
+        dha_fail(&c->e, DHA_E_NOT_FOUND, "%s of job %lld has no attempt %lld",
+                 stage_kind_name(st->kind), (long long)c->id, (long long)number);
+        dha_err_hint(&c->e, "the newest is %d", st->attempt);
     }
     store_stages_finish(&l);
     return rc;

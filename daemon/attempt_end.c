@@ -258,18 +258,17 @@ static int take_down(struct attempt *a, const struct verdict *v, int exit_code, 
     return store_keep(a->d->store, &mark, e);
 }
 
-/* Another attempt on the same full disk will not help: where there must be room, and how little there was. */
+/* Another attempt on the same full disk will not help: where there must be room, of what, and how little there was. */
 static void say_space(const struct attempt *a, struct dha_err *why)
 {
-    char said[sizeof why->hint];
+    char said[sizeof why->hint], words[sizeof why->hint];
     struct statvfs fs;
     if (why->code != DHA_E_NO_SPACE || statvfs(a->dir, &fs) != 0) {
         return;
     }
     memcpy(said, why->hint, sizeof said);
-    dha_err_hint(why, "free space first: the disk of %.120s had %llu MiB free when it ended%s%.80s",
-                 a->dir, (unsigned long long)(fs.f_bavail * fs.f_frsize) >> 20, said[0] ? "; " : "",
-                 said);
+    dha_space_words(&fs, a->dir, words, sizeof words);
+    dha_err_hint(why, "%.220s when it ended%s%.80s", words, said[0] ? "; " : "", said);
 }
 
 int attempt_conclude(struct attempt *a, struct dha_err *e)

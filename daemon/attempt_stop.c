@@ -160,6 +160,37 @@ void attempt_gone(struct attempt *a, const char *file)
     stop_one(a, LOST_GRACE_MS); /* what it computed may go where the stage's checkpoints are */
 }
 
+/* Of an attempt that is being stopped: why, what is waited for, and what comes then. */
+static void stop_words(const struct attempt *a, char *text, size_t size)
+{
+    uint64_t now = uv_now(&a->d->loop);
+    char to[64] = "";
+    if (a->gives_way_to) {
+        snprintf(to, sizeof to, ", to give way to job %lld of higher priority",
+                 (long long)a->gives_way_to);
+    }
+    const char *why = a->gone        ? ", because its files were removed"
+                      : a->stalled   ? ", because it counts as frozen"
+                      : a->over_time ? ", because its walltime is over"
+                                     : to;
+    if (a->phase == A_REMOTE) {
+        snprintf(text, size,
+                 "its processes here have ended%s; its other nodes are asked whether something of "
+                 "it still runs there",
+                 why);
+    } else if (a->stop == STOP_KILLING || a->phase == A_SWEEPING ||
+               (a->kill_at_ms && now >= a->kill_at_ms)) {
+        snprintf(text, size,
+                 "its processes are being killed (SIGKILL)%s; it ends with the last one", why);
+    } else if (a->kill_at_ms) {
+        snprintf(text, size,
+                 "told to checkpoint and stop%s; killed in %llu s (SIGKILL) if it does not", why,
+                 (unsigned long long)((a->kill_at_ms - now) / 1000 + 1));
+    } else {
+        snprintf(text, size, "told to checkpoint and stop%s", why);
+    }
+}
+
 bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
 {
     for (struct attempt *a = d->attempts; a; a = a->next) {
@@ -169,22 +200,7 @@ bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
             continue;
         }
         if (a->stop != STOP_NONE) {
-            uint64_t now = uv_now(&d->loop);
-            char to[64] = "";
-            if (a->gives_way_to) {
-                snprintf(to, sizeof to, ", to give way to job %lld of higher priority",
-                         (long long)a->gives_way_to);
-            }
-            int n = snprintf(text, size, "told to checkpoint and stop%s",
-                             a->gone        ? ", because its files were removed"
-                             : a->stalled   ? ", because it counts as frozen"
-                             : a->over_time ? ", because its walltime is over"
-                                            : to);
-            if (a->kill_at_ms && n > 0 && (size_t)n < size) {
-                snprintf(text + n, size - (size_t)n, "; killed in %llu s if it does not",
-                         (unsigned long long)(a->kill_at_ms > now ? (a->kill_at_ms - now) / 1000 + 1
-                                                                  : 0));
-            }
+            stop_words(a, text, size);
             return true;
         }
         if (!look_at_progress(a, &l, setting)) {

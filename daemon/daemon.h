@@ -167,7 +167,7 @@ int turn_writable(const struct daemon *d, struct dha_err *e);
 int plan_pass(struct daemon *d, struct dha_err *e); /* one scheduling pass inside the open turn */
 struct plan_explanation {
     const char *verdict; /* the scheduler's word for it; NULL = it was not asked */
-    char reason[320], unblock[320];
+    char reason[512], unblock[512];
     int64_t start_us; /* by when it starts at the latest; 0 = no date can be given */
     size_t n_slots;   /* it would start now, on these: ids, free() them */
     int64_t *slots;
@@ -233,7 +233,8 @@ void attempts_child_ended(void *d, int pid); /* a shim of ours; for launch_confi
 bool attempts_of_job(struct daemon *d, int64_t job);
 /* Asks the job's live attempts to stop: checkpoint first, SIGKILL grace_ms later; grace_ms < 0: never. */
 void attempts_stop(struct daemon *d, int64_t job, int64_t grace_ms);
-/* What the job's running stage is at, for how long, and after how long that counts as frozen; false: nothing of it runs. */
+/* What the job's running stage is at, for how long, and after how long that counts as frozen; of one that is being stopped,
+ * what is waited for and when it is killed; false: nothing of it runs. */
 bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size);
 void attempts_close(struct daemon *d); /* forgets them all; they go on */
 

@@ -2,6 +2,7 @@
  * words. */
 #include "daemon/plan.h"
 #include "daemon/remote.h"
+#include "daemon/verdict.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -53,13 +54,28 @@ static const char *duration(char text[TIME_TEXT], int64_t us)
     return text;
 }
 
+__attribute__((format(printf, 3, 0))) static void add(char *text, size_t size, const char *fmt,
+                                                      va_list ap)
+{
+    size_t n = strlen(text);
+    vsnprintf(text + n, size - n, fmt, ap);
+}
+
 __attribute__((format(printf, 2, 3))) static void add_reason(struct plan_explanation *x,
                                                              const char *fmt, ...)
 {
-    size_t n = strlen(x->reason);
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(x->reason + n, sizeof x->reason - n, fmt, ap);
+    add(x->reason, sizeof x->reason, fmt, ap);
+    va_end(ap);
+}
+
+__attribute__((format(printf, 2, 3))) static void add_unblock(struct plan_explanation *x,
+                                                              const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    add(x->unblock, sizeof x->unblock, fmt, ap);
     va_end(ap);
 }
 
@@ -343,7 +359,8 @@ static int say_dependency(struct daemon *d, int64_t on, const char *what,
     if (end_of_chain(d, on, &last, &state, e) != 0) {
         return -1;
     }
-    SAY(reason, "%s waits for the end of job %lld, which is %s", what, (long long)on, is);
+    SAY(reason, "%s waits for the %s of job %lld, which is %s", what,
+        last == on && job_state_final(state) ? "success" : "end", (long long)on, is);
     if (last != on) {
         SAY(reason,
             "%s waits for the end of job %lld, which is %s, and waits in the end for job %lld, "
@@ -351,8 +368,10 @@ static int say_dependency(struct daemon *d, int64_t on, const char *what,
             what, (long long)on, is, (long long)last, job_state_name(state));
     }
     if (job_state_final(state)) {
-        SAY(unblock, "it waits for that job's success: submit this one without; or dha retry %lld",
-            (long long)last);
+        SAY(unblock,
+            "it starts only when job %lld is done: dha retry %lld; or cancel this one, and submit "
+            "it without --after",
+            (long long)last, (long long)last);
         takes(x, ACCESS_JOB, last);
     } else if (state == JOB_HELD) {
         SAY(unblock, "dha release %lld", (long long)last);
@@ -372,8 +391,8 @@ static int say_equal(struct daemon *d, int64_t stage, const char *what, struct p
     }
     SAY(reason, "%s waits for job %lld, which is running an equal one: its result will be used",
         what, (long long)other.job);
-    SAY(unblock, "the end of %s of job %lld; if it fails, this job runs its own",
-        stage_kind_name(other.kind), (long long)other.job);
+    SAY(unblock, "the end of %s of job %lld (dha watch %lld); if it fails, this job runs its own",
+        stage_kind_name(other.kind), (long long)other.job, (long long)other.job);
     store_stage_finish(&other);
     return 0;
 }
@@ -386,12 +405,18 @@ static int say_backoff(struct daemon *d, int64_t stage, const char *what,
         return -1;
     }
     int64_t left = (st.not_before_us - now_us()) / 1000000 + 1;
-    SAY(reason, "the last attempt of %s failed (%.200s); the next waits %lld s", what,
+    SAY(reason, "attempt %d of %s failed (%.240s); the next begins in %lld s", st.attempt, what,
         st.error.message, (long long)(left > 0 ? left : 0));
-    SAY(unblock, "%s%.240s",
-        st.error.hint[0] ? "it starts by itself; if it fails again: "
-                         : "nothing to do: it starts by itself",
-        st.error.hint);
+    if (st.retries > 0) {
+        add_reason(x, " (%d of %d that may follow a failure)", st.retries, VERDICT_RETRIES);
+    }
+    SAY(unblock, "nothing to do: it starts by itself");
+    if (!strstr(st.error.hint, "dha logs")) {
+        add_unblock(x, " (dha logs %lld: how the last one ended)", (long long)st.job);
+    }
+    if (st.error.hint[0]) {
+        add_unblock(x, "; if it fails again: %.240s", st.error.hint);
+    }
     x->start_us = st.not_before_us;
     store_stage_finish(&st);
     return 0;
@@ -475,28 +500,102 @@ out:
     return rc;
 }
 
+/* "train failed: ", "search failed (attempt 4): "; nothing where no stage did. Which one has logs: *kind. */
+static int say_failed(struct daemon *d, int64_t job, struct plan_explanation *x, const char **kind,
+                      struct dha_err *e)
+{
+    struct store_stages l;
+    if (store_stages_of_job(d->store, job, &l, e) != 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < l.n; i++) {
+        const struct store_stage *st = &l.at[i];
+        if (st->state == STAGE_FAILED) {
+            *kind = st->attempt > 0 ? stage_kind_name(st->kind) : NULL;
+            SAY(reason, "%s failed", stage_kind_name(st->kind));
+            if (st->attempt > 1) {
+                add_reason(x, " (attempt %d)", st->attempt);
+            }
+            add_reason(x, ": ");
+        }
+    }
+    store_stages_finish(&l);
+    return 0;
+}
+
 /* Clients print "job 3 is done: REASON": the state is not said again. */
-static void explain_end(const struct store_job *job, struct plan_explanation *x)
+static int explain_end(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
+                       struct dha_err *e)
 {
     enum dha_code code = job->error.code[0] ? dha_code_from_name(job->error.code) : DHA_E_OK;
     const char *hint = job->error.hint;
     bool said = strstr(hint, "submit") != NULL;
+    const char *kind = NULL;
     if (job->state == JOB_DONE) {
         SAY(reason, "all its stages are complete");
-        return;
+        return 0;
     }
-    SAY(reason, "%.300s", job->error.message[0] ? job->error.message : "no cause was recorded");
+    if (job->state == JOB_FAILED && say_failed(d, job->id, x, &kind, e) != 0) {
+        return -1;
+    }
+    add_reason(x, "%.400s", job->error.message[0] ? job->error.message : "no cause was recorded");
     takes(x, ACCESS_JOB, job->id);
     if (job->state == JOB_CANCELLED) {
         SAY(unblock, "dha retry %lld", (long long)job->id);
     } else if (code != DHA_E_COUNT && code != DHA_E_INTERNAL &&
                dha_code_retry(code) == DHA_RETRY_USER) {
         SAY(unblock, "%.240s%s%s", hint, hint[0] && !said ? "; " : "",
-            said ? "" : "submit it again with the mistake mended");
+            said ? "" : "submit it again with the mistake mended (dha submit)");
         takes(x, ACCESS_SUBMIT, job->id);
     } else {
-        SAY(unblock, "%.240s%sdha retry %lld", hint, hint[0] ? "; then " : "", (long long)job->id);
+        if (kind && !strstr(hint, "dha logs")) {
+            add_unblock(x, "dha logs %lld --stage %s shows what was said; ", (long long)job->id,
+                        kind);
+        }
+        add_unblock(x, "%.240s%s", hint, hint[0] ? "; " : "");
+        add_unblock(x, "%sdha retry %lld", x->unblock[0] ? "then " : "", (long long)job->id);
     }
+    return 0;
+}
+
+/* What is waited for, and until when. */
+static int explain_cancel(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
+                          struct dha_err *e)
+{
+    char in[TIME_TEXT], pace[256];
+    int64_t since;
+    if (store_job_cancelled_since(d->store, job->id, &since, e) != 0) {
+        return -1;
+    }
+    SAY(reason, "it is being cancelled");
+    if (since) {
+        add_reason(x, " (asked %s ago)", duration(in, now_us() - since));
+    }
+    add_reason(x, "%s%.180s", job->cancel_reason ? ": " : "",
+               job->cancel_reason ? job->cancel_reason : "");
+    if (attempts_pace(d, job->id, pace, sizeof pace)) {
+        add_reason(x, "; %s", pace);
+    }
+    SAY(unblock, "nothing to do but wait (dha watch %lld)", (long long)job->id);
+    if (!job->cancel_now) {
+        SAY(unblock,
+            "nothing to do but wait (dha watch %lld); or dha cancel %lld --now: killed at once, "
+            "without a last checkpoint",
+            (long long)job->id, (long long)job->id);
+        takes(x, ACCESS_JOB, job->id);
+    }
+    return 0;
+}
+
+static void explain_hold(struct daemon *d, const struct store_job *job, struct plan_explanation *x)
+{
+    char pace[256];
+    SAY(reason, "a user holds it");
+    if (attempts_pace(d, job->id, pace, sizeof pace)) {
+        add_reason(x, "; what runs of it: %s", pace);
+    }
+    SAY(unblock, "dha release %lld", (long long)job->id);
+    takes(x, ACCESS_JOB, job->id);
 }
 
 int plan_explain(struct daemon *d, const struct store_job *job, struct plan_explanation *x,
@@ -504,32 +603,27 @@ int plan_explain(struct daemon *d, const struct store_job *job, struct plan_expl
 {
     *x = (struct plan_explanation){.need = ACCESS_READ};
     if (job_state_final(job->state)) {
-        explain_end(job, x);
-        return 0;
+        return explain_end(d, job, x, e);
     }
     if (turn_trouble(d, x->reason, sizeof x->reason)) {
-        SAY(unblock, "free space on that disk, or see dhad.log");
+        SAY(unblock,
+            "see that (dha admin prune takes away old checkpoints; dhad.log says more); it "
+            "goes on by itself then");
         takes(x, ACCESS_ADMIN, 0);
         return 0;
     }
     if (remote_waits(d, job->id, x->reason, sizeof x->reason)) {
         SAY(unblock,
-            "an answer of the node: mend it or its network; given up, it is drained, and the %s",
+            "an answer of the node (dha nodes): mend it or its network; given up, it is drained, "
+            "and the %s",
             job->cancel ? "job is cancelled" : "stage goes on elsewhere");
         return 0;
     }
     if (job->cancel) {
-        SAY(reason, "it is being cancelled%s%.180s; its processes are given time to checkpoint",
-            job->cancel_reason ? ": " : "", job->cancel_reason ? job->cancel_reason : "");
-        SAY(unblock, "wait, or cancel it with --now");
-        takes(x, ACCESS_JOB, job->id);
-        return 0;
+        return explain_cancel(d, job, x, e);
     }
     if (job->state == JOB_HELD) {
-        SAY(reason, "a user holds it%s",
-            attempts_of_job(d, job->id) ? "; the running stage is asked to stop" : "");
-        SAY(unblock, "dha release %lld", (long long)job->id);
-        takes(x, ACCESS_JOB, job->id);
+        explain_hold(d, job, x);
         return 0;
     }
     if (attempts_of_job(d, job->id)) {

@@ -1,16 +1,28 @@
 /* verdict.c: see verdict.h. */
 #include "daemon/verdict.h"
 
+#include <signal.h>
 #include <string.h>
 
 /* The shell's convention, which mpirun follows: 128 + signal. */
 enum { SHELL_SIGNAL = 128 };
+
+static void hint_signal(int sig, struct dha_err *e)
+{
+    if (sig == SIGKILL) {
+        dha_err_hint(e, "if nobody did it, the kernel did, for want of memory (dmesg says so): "
+                        "fewer resources.ranks, or a smaller seq_len");
+    } else {
+        dha_err_hint(e, "dha logs shows what was said before");
+    }
+}
 
 static void from_exit(const struct verdict_facts *f, struct dha_err *e)
 {
     if (f->exited < 0) {
         dha_fail(e, DHA_E_LOST, "the launcher was killed by signal %d (%s)", f->signal,
                  strsignal(f->signal));
+        hint_signal(f->signal, e);
         return;
     }
     if (f->exited == 0) {
@@ -19,19 +31,20 @@ static void from_exit(const struct verdict_facts *f, struct dha_err *e)
     }
     if (f->exited == 127) {
         dha_fail(e, DHA_E_LOST, "the launcher could not be executed (status 127)");
-        dha_err_hint(e, "is mpirun in the daemon's PATH? see the stage's stderr log");
+        dha_err_hint(e, "is mpirun in the daemon's PATH? dha logs shows what was said");
         return;
     }
     enum dha_code code = dha_code_from_exit(f->exited);
     if (f->exited > SHELL_SIGNAL && f->exited < SHELL_SIGNAL + 65) {
         int sig = f->exited - SHELL_SIGNAL;
         dha_fail(e, DHA_E_LOST, "a rank was killed by signal %d (%s)", sig, strsignal(sig));
+        hint_signal(sig, e);
     } else if (code != DHA_E_COUNT && f->exited >= 64) {
         dha_fail(e, code, "the worker ended with status %d: %s", f->exited, dha_code_meaning(code));
     } else {
         dha_fail(e, DHA_E_LOST, "the launcher ended with status %d and the worker said nothing",
                  f->exited);
-        dha_err_hint(e, "see the stage's stderr log");
+        dha_err_hint(e, "dha logs shows what was said");
     }
 }
 
@@ -47,6 +60,8 @@ static void cause(const struct verdict_facts *f, struct dha_err *e)
         from_exit(f, e);
     } else {
         dha_fail(e, DHA_E_LOST, "the processes of the attempt vanished without a word");
+        dha_err_hint(e, "was the host restarted, or everything of it killed? dha logs shows what "
+                        "was said before");
     }
 }
 

@@ -133,6 +133,29 @@ int dha_err_hint(struct dha_err *e, const char *fmt, ...)
     return -1;
 }
 
+void dha_space_words(const struct statvfs *fs, const char *dir, char *text, size_t size)
+{
+    unsigned long long mib = (unsigned long long)fs->f_bavail * fs->f_frsize >> 20;
+    if (fs->f_files > 0 && fs->f_favail == 0) { /* 0 of 0: this file system does not count them */
+        snprintf(text, size,
+                 "remove files first: the disk of %.120s had room for no more of them (inodes), "
+                 "and %llu MiB free",
+                 dir, mib);
+    } else {
+        snprintf(text, size, "free space first: the disk of %.120s had %llu MiB free", dir, mib);
+    }
+}
+
+int dha_err_hint_space(struct dha_err *e, const char *dir)
+{
+    struct statvfs fs;
+    char text[256];
+    if (statvfs(dir, &fs) != 0)
+        return dha_err_hint(e, "free space in %.200s", dir);
+    dha_space_words(&fs, dir, text, sizeof text);
+    return dha_err_hint(e, "%s", text);
+}
+
 int dha_err_context(struct dha_err *e, const char *fmt, ...)
 {
     if (!e || !e->msg[0])

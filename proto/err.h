@@ -16,6 +16,7 @@
 #define DHA_PROTO_ERR_H
 
 #include <stddef.h>
+#include <sys/statvfs.h>
 
 /* X(symbol, wire name, HTTP status, exit code, retry class, meaning) */
 #define DHA_ERR_TABLE(X)                                                                           \
@@ -83,5 +84,10 @@ int dha_fail_errno(struct dha_err *e, int errnum, const char *fmt, ...)
 /* Add to an error that is set; both return -1. An error without a message was said elsewhere: no context is added. */
 int dha_err_hint(struct dha_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int dha_err_context(struct dha_err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* What to do where there was no space, and what there is too little of on that disk: bytes, or room for files (inodes). */
+void dha_space_words(const struct statvfs *fs, const char *dir, char *text, size_t size);
+/* Makes that the hint. -1 */
+int dha_err_hint_space(struct dha_err *e, const char *dir);
 
 #endif

@@ -43,7 +43,7 @@ int db_fail(struct store *s, sqlite3 *db, struct dha_err *e, const char *what)
     }
     dha_fail(e, code, "state database, %.80s: %s", what, sqlite3_errmsg(db));
     if (code == DHA_E_NO_SPACE)
-        dha_err_hint(e, "free space in %.200s", s->dir);
+        dha_err_hint_space(e, s->dir);
     return -1;
 }
 

@@ -469,6 +469,27 @@ int store_job_cancel(struct store *s, int64_t job, const char *reason, bool now,
     return db_keep(s, &mark, e);
 }
 
+int store_job_cancelled_since(struct store *s, int64_t job, int64_t *us, struct dha_err *e)
+{
+    enum { NEWEST = 20000 }; /* events have no index by job */
+    sqlite3_stmt *st = db_query(s, e,
+                                "SELECT time_us, type = 'job.cancel' FROM event"
+                                " WHERE seq > ?2 AND job = ?1"
+                                " AND type IN ('job.cancel', 'job.state') ORDER BY seq DESC",
+                                DB_I(job), DB_I(s->event_seq - NEWEST));
+    int rc = st ? 1 : -1;
+    *us = 0;
+    while (rc == 1 && (rc = db_next(s, e, st)) == 1) {
+        if (!sqlite3_column_int(st, 1)) { /* an earlier life of the job */
+            db_reset(st);
+            rc = 0;
+            break;
+        }
+        *us = sqlite3_column_int64(st, 0);
+    }
+    return rc;
+}
+
 int store_jobs_cancelling(struct store *s, int64_t **out, size_t *n, struct dha_err *e)
 {
     return db_ids(s, e,

@@ -265,6 +265,8 @@ int store_job_set_priority(struct store *s, int64_t job, int priority, int64_t n
  * the job is final already or the same intent stands. */
 int store_job_cancel(struct store *s, int64_t job, const char *reason, bool now, int64_t now_us,
                      bool *changed, struct dha_err *e);
+/* When the first of the cancels came that stand now; 0 = not known (long ago). Looks at the newest events only. */
+int store_job_cancelled_since(struct store *s, int64_t job, int64_t *us, struct dha_err *e);
 /* Jobs with a standing cancel intent that are not final: ids into *out (free()). */
 int store_jobs_cancelling(struct store *s, int64_t **out, size_t *n, struct dha_err *e);
 /* How many jobs and stages are in each state. */

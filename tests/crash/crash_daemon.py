@@ -335,6 +335,7 @@ class DiskFull(unittest.TestCase):
         x = d.get(f"/v1/jobs/{job}/explain").json
         self.assertIn("the state disk is full: ", x["reason"])
         self.assertIn(said, x["reason"])
+        self.assertIn("dha admin prune", x["unblock"])
         self.assertEqual(d.get("/readyz").status, 503)
         self.assertIn(said, d.get("/v1/version").json["trouble"])
         self.assertEqual((d.job(job)["state"], d.stage(job, "search")["attempts"]), ("queued", 0))

@@ -405,7 +405,7 @@ class RealNodes(Hosts):
         self.assertEqual(d.job(job)["state"], "running")
         x = self.explain(d, job)
         self.assertIn("node b does not answer", x["reason"], x)
-        self.assertIn("given up, it is drained, and the job is cancelled", x["unblock"])
+        self.assertIn("(dha nodes): mend it or its network; given up, it is drained, and the job is cancelled", x["unblock"])
         self.cluster.hang("b", False)
         d.until_state(job, "cancelled", seconds=120)
         self.assertEqual((self.on("a", uuid), self.on("b", uuid)), ([], []))

@@ -249,9 +249,9 @@ class Failure(harness.Case):
         for job in (user, spent, good, slow):
             d.until_state(job, *harness.FINAL)
         x = {j: d.get(f"/v1/jobs/{j}/explain").json for j in (user, spent, good, slow)}
-        self.assertEqual(x[user]["reason"], "told to fail")
+        self.assertEqual(x[user]["reason"], "search failed: told to fail")
         self.assertEqual(x[user]["unblock"],
-                         "do not tell it to; submit it again with the mistake mended")
+                         "do not tell it to; submit it again with the mistake mended (dha submit)")
         self.assertEqual(x[spent]["unblock"], f"dha retry {spent}")
         self.assertTrue(x[slow]["unblock"].endswith(f"; then dha retry {slow}"), x[slow])
         self.assertEqual((x[good]["reason"], x[good]["unblock"]),
@@ -295,7 +295,8 @@ class Failure(harness.Case):
         fs = os.statvfs(d.state)
         free = int(j["error"]["hint"].split(" MiB")[0].split()[-1])
         self.assertTrue(free <= fs.f_blocks * fs.f_frsize >> 20, free)
-        self.assertEqual(d.get(f"/v1/jobs/{job}/explain").json["unblock"], j["error"]["hint"] + f"; then dha retry {job}")
+        self.assertEqual(d.get(f"/v1/jobs/{job}/explain").json["unblock"],
+                         f"dha logs {job} --stage search shows what was said; {j['error']['hint']}; then dha retry {job}")
 
     def test_a_worker_that_dies_without_a_word_is_an_infrastructure_fault(self):
         d = self.dhad

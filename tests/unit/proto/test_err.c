@@ -63,6 +63,35 @@ static void errno_becomes_a_code(void **state)
     }
 }
 
+static void no_room_for_bytes_is_told_from_no_room_for_files(void **state)
+{
+    (void)state;
+    const struct {
+        struct statvfs fs;
+        const char *begins, *says;
+    } want[] = {
+        {{.f_frsize = 4096, .f_bavail = 0, .f_files = 9, .f_favail = 5}, "free space", "had 0 MiB"},
+        {{.f_frsize = 4096, .f_bavail = 512, .f_files = 9, .f_favail = 0},
+         "remove files",
+         "(inodes), and 2 MiB free"},
+        {{.f_frsize = 4096, .f_bavail = 512},
+         "free space",
+         "had 2 MiB free"}}; /* counts no files */
+    for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
+        char text[200];
+        dha_space_words(&want[i].fs, "/x", text, sizeof text);
+        assert_memory_equal(text, want[i].begins, strlen(want[i].begins));
+        assert_non_null(strstr(text, want[i].says));
+        assert_non_null(strstr(text, "the disk of /x "));
+    }
+    struct dha_err e = {0};
+    dha_fail(&e, DHA_E_NO_SPACE, "x");
+    assert_int_equal(dha_err_hint_space(&e, "/"), -1);
+    assert_non_null(strstr(e.hint, "the disk of / had"));
+    assert_int_equal(dha_err_hint_space(&e, "/is/not/there"), -1);
+    assert_string_equal(e.hint, "free space in /is/not/there");
+}
+
 static void long_texts_are_cut_at_a_character(void **state)
 {
     (void)state;
@@ -203,6 +232,7 @@ int main(void)
         cmocka_unit_test(every_code_goes_to_its_names_and_back),
         cmocka_unit_test(context_stands_in_front_and_hints_stay),
         cmocka_unit_test(errno_becomes_a_code),
+        cmocka_unit_test(no_room_for_bytes_is_told_from_no_room_for_files),
         cmocka_unit_test(long_texts_are_cut_at_a_character),
         cmocka_unit_test(bytes_that_are_no_characters_become_question_marks),
         cmocka_unit_test(utf8_is_judged_by_the_standard),
