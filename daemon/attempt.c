@@ -27,7 +27,8 @@ enum {
     READOPT_MS = 1000,
     TRIM_MS = 1000,
     YOUNG_MS = 200,
-    LOCKLESS_MS = 1000
+    LOCKLESS_MS = 1000,
+    AWAY_MS = 5000
 };
 
 struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
@@ -50,6 +51,7 @@ struct attempt *attempt_add(struct daemon *d, const struct store_attempt *row)
     a->pid_start = (unsigned long long)row->pid_start;
     snprintf(a->boot_id, sizeof a->boot_id, "%s", row->boot_id);
     a->ran = row->pid > 0 || row->hello_us > 0;
+    a->suspended_ms = -1;
     a->pidfd = -1;
     a->in = (struct ingest){.attempt = a->id,
                             .dir = a->dir,
@@ -201,6 +203,8 @@ static int read_shim_json(struct attempt *a)
         }
         a->ran = true;
         snprintf(a->tmp, sizeof a->tmp, "%s", json_str(doc, "tmp", ""));
+        a->suspended_ms = json_int(doc, "suspended_ms", -1);
+        a->over_at_ms = 0; /* now it can be told better */
         rc = 0;
     }
     cJSON_Delete(doc);
@@ -765,8 +769,41 @@ static void cap_logs(struct attempt *a)
     }
 }
 
+/* How long the daemon did nothing at all: its machine, container or itself was stopped (SIGSTOP), or a disk hung. */
+static uint64_t time_away(struct daemon *d, int64_t *from_us, int64_t *to_us)
+{
+    uint64_t now = uv_now(&d->loop), since = d->last_tick_ms ? now - d->last_tick_ms : 0;
+    *from_us = d->last_tick_us;
+    *to_us = now_us();
+    d->last_tick_ms = now;
+    d->last_tick_us = *to_us;
+    if (since < AWAY_MS) {
+        return 0;
+    }
+    log_warn("the daemon was stopped for %llu s: what it watches may have been, too, and has so "
+             "much more time",
+             (unsigned long long)since / 1000);
+    return since;
+}
+
+/* What nobody could see or do meanwhile is not held against the attempt. Its walltime goes on if it did work (its records
+ * say when). */
+static void forgive(struct attempt *a, uint64_t away)
+{
+    a->stall.moved_ms += away;
+    a->kill_at_ms += a->kill_at_ms ? away : 0;
+    a->kill_shim_ms += a->kill_shim_ms ? away : 0;
+    a->sweep_end_ms += a->phase == A_SWEEPING ? away : 0;
+    a->over_at_ms += a->over_at_ms && !a->in.worked ? away : 0;
+    if (a->remote) {
+        remote_away(a->remote, away);
+    }
+}
+
 void attempts_tick(struct daemon *d)
 {
+    int64_t from_us, to_us;
+    uint64_t away = time_away(d, &from_us, &to_us);
     for (struct attempt *a = d->attempts, *next; a; a = next) {
         struct dha_err e = {0};
         next = a->next;
@@ -774,9 +811,15 @@ void attempts_tick(struct daemon *d)
             continue;
         }
         look_whose(a); /* before anything in it is read */
+        a->in.worked = false;
+        a->in.away_from = away ? (double)from_us / 1e6 + AWAY_MS / 2e3 : 0;
+        a->in.away_to = away ? (double)to_us / 1e6 - AWAY_MS / 2e3 : 0;
         if (ingest_journal(d, &a->in, false, &e) < 0) {
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
+        }
+        if (away) {
+            forgive(a, away);
         }
         cap_logs(a);
         attempt_ladder(a);

@@ -66,6 +66,8 @@ struct attempt {
     unsigned long long pid_start;
     char boot_id[PROC_BOOT_ID_SIZE];
     char tmp[TMPDIR_SIZE];
+    int64_t
+        suspended_ms; /* how long the machine had been when it started, in its words; -1 = not known */
     /* what the shim could not kill, in its words: may be out of its session, and its tag hidden from us */
     struct {
         pid_t pid;

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -222,7 +223,23 @@ bool attempts_pace(struct daemon *d, int64_t job, char *text, size_t size)
     return false;
 }
 
-/* The wall clock is asked once, for how long it ran under other daemons: it may jump later. */
+/* How long it has run, other daemons' time included. The age of its shim, as the kernel has it, less what the machine was
+ * suspended since; the wall clock, which may have jumped, only while no shim is known. */
+static int64_t ran_us(const struct attempt *a)
+{
+    char boot[PROC_BOOT_ID_SIZE];
+    int64_t us = -1;
+    proc_boot_id(boot);
+    if (a->pid > 0 && strcmp(a->boot_id, boot) == 0 && (us = proc_age_us(a->pid_start)) >= 0) {
+        int64_t asleep = proc_suspended_ms() - a->suspended_ms;
+        us -= a->suspended_ms >= 0 && asleep > 0 ? asleep * 1000 : 0;
+    } else {
+        us = now_us() - a->started_us;
+    }
+    return us > 0 ? us : 0;
+}
+
+/* Worked out once: later only time that this daemon sees go by counts. */
 static bool is_over_time(struct attempt *a)
 {
     uint64_t now = uv_now(&a->d->loop);
@@ -230,8 +247,7 @@ static bool is_over_time(struct attempt *a)
         return false;
     }
     if (a->over_at_ms == 0) {
-        int64_t ran = now_us() - a->started_us,
-                left = a->walltime_s * 1000000 - (ran > 0 ? ran : 0);
+        int64_t left = a->walltime_s * 1000000 - ran_us(a);
         a->over_at_ms = now + (left > 0 ? (uint64_t)left / 1000 : 0) + 1;
     }
     return now >= a->over_at_ms;

@@ -220,6 +220,7 @@ static void on_tick(uv_timer_t *t)
 void daemon_want_tick(struct daemon *d)
 {
     if (!uv_is_active((uv_handle_t *)&d->tick)) {
+        d->last_tick_ms = 0;
         uv_timer_start(&d->tick, on_tick, TICK_MS, TICK_MS);
     }
 }

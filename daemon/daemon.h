@@ -88,10 +88,12 @@ struct daemon {
     uv_signal_t on_term, on_int, on_hup;
     uv_timer_t pulse; /* systemd's watchdog */
     uv_prepare_t prepare;
-    uv_idle_t idle;   /* runs only while a turn could not be ended: keeps the loop from blocking */
-    uv_timer_t tick;  /* runs while attempts live */
-    uv_timer_t later; /* a scheduling pass or a back-off that is due later */
-    uv_timer_t backoff; /* the earliest stage that waits out a failure */
+    uv_idle_t idle;  /* runs only while a turn could not be ended: keeps the loop from blocking */
+    uv_timer_t tick; /* runs while attempts live */
+    uint64_t last_tick_ms; /* 0 = none since attempts live */
+    int64_t last_tick_us;  /* the same by the wall clock */
+    uv_timer_t later;      /* a scheduling pass or a back-off that is due later */
+    uv_timer_t backoff;    /* the earliest stage that waits out a failure */
     uv_timer_t quit;
     uv_timer_t readopt;      /* after a turn was lost */
     uv_timer_t chore_again;  /* the next slice of a chore (chore.h) */

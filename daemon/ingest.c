@@ -155,7 +155,10 @@ static int ingest_batch(struct daemon *d, struct ingest *in, const char *buf, si
         struct dha_err bad = {0};
         const char *fault;
         if (len > 0) {
-            if (record_parse(buf + at, len, &batch[n], &bad) != 0) {
+            int parsed = record_parse(buf + at, len, &batch[n], &bad);
+            in->worked |= parsed == 0 && batch[n].time > in->away_from &&
+                          batch[n].time < in->away_to;
+            if (parsed != 0) {
                 set_aside(d, in, buf + at, len, in->offset + (int64_t)(at - *pos), bad.msg);
             } else if (batch[n].type == REC_CHECKPOINT &&
                        (fault = checkpoint_fault(in, &batch[n])) != NULL) {

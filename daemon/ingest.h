@@ -14,13 +14,15 @@
 struct ingest {
     int64_t attempt; /* id */
     const char *dir;
-    int64_t offset;    /* read so far */
-    int fd;            /* -1 = not open yet */
-    int aside;         /* lines that were set aside by this daemon */
-    bool retaining;    /* its worker may be removing checkpoints */
-    bool closed;       /* what is in dir is another's: not to be opened */
-    bool lost;         /* it is not there any more, or is no file */
-    bool said_unknown; /* that it has records of a type that this version does not know */
+    int64_t offset;            /* read so far */
+    int fd;                    /* -1 = not open yet */
+    int aside;                 /* lines that were set aside by this daemon */
+    bool retaining;            /* its worker may be removing checkpoints */
+    double away_from, away_to; /* when no daemon was at work, by the wall clock */
+    bool worked;               /* records were written between these */
+    bool closed;               /* what is in dir is another's: not to be opened */
+    bool lost;                 /* it is not there any more, or is no file */
+    bool said_unknown;         /* that it has records of a type that this version does not know */
 };
 
 #define JOURNAL_FILE "journal.ndjson"

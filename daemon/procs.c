@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static ssize_t read_small(const char *path, char *buf, size_t cap)
@@ -68,6 +69,29 @@ void proc_boot_id(char out[PROC_BOOT_ID_SIZE])
         out[0] = '\0';
     }
     out[strcspn(out, "\n")] = '\0';
+}
+
+static int64_t clock_us(clockid_t clock)
+{
+    struct timespec ts;
+    return clock_gettime(clock, &ts) == 0 ? (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000 : -1;
+}
+
+int64_t proc_age_us(unsigned long long start)
+{
+    long hz = sysconf(_SC_CLK_TCK);
+    int64_t now = clock_us(CLOCK_BOOTTIME);
+    if (hz <= 0 || now < 0 || start > (unsigned long long)INT64_MAX / 1000000) {
+        return -1;
+    }
+    int64_t at = (int64_t)(start * 1000000 / (unsigned long long)hz);
+    return now > at ? now - at : 0;
+}
+
+int64_t proc_suspended_ms(void)
+{
+    int64_t ms = (clock_us(CLOCK_BOOTTIME) - clock_us(CLOCK_MONOTONIC)) / 1000;
+    return ms > 0 ? ms : 0;
 }
 
 bool proc_is(pid_t pid, unsigned long long start, const char *boot_id)

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct proc_stat {
@@ -32,6 +33,11 @@ int proc_stat_read(pid_t pid, struct proc_stat *st);
 /* This boot's id, without a newline; "" where the kernel does not tell. */
 void proc_boot_id(char out[PROC_BOOT_ID_SIZE]);
 /* Alive (not a zombie) and the same process as the one recorded. */
+/* How long ago that start was, in microseconds, time in suspend included; what the wall clock says does not matter. -1: not
+ * known. */
+int64_t proc_age_us(unsigned long long start);
+/* How long this machine was suspended since it was booted, in milliseconds. */
+int64_t proc_suspended_ms(void);
 bool proc_is(pid_t pid, unsigned long long start, const char *boot_id);
 /* The pid names another process than the one recorded, which is therefore gone and reaped. */
 bool proc_is_another(pid_t pid, unsigned long long start, const char *boot_id);

@@ -279,6 +279,16 @@ bool remote_step(struct attempt *a)
     return over;
 }
 
+void remote_away(struct remote *r, uint64_t ms)
+{
+    r->deadline_ms += r->deadline_ms ? ms : 0;
+    for (int i = 0; i < r->n; i++) {
+        struct remote_node *n = &r->at[i];
+        n->kill_ms += n->asker ? ms : 0;
+        n->left_end_ms += n->left_end_ms ? ms : 0;
+    }
+}
+
 void remote_destroy(struct remote *r)
 {
     for (int i = 0; r && i < r->n; i++) {

@@ -14,6 +14,8 @@
 
 /* One step, at every tick once the attempt's processes here are gone: true when no node has to be waited for any more. */
 bool remote_step(struct attempt *a);
+/* The daemon was stopped for so long: nobody could have asked. */
+void remote_away(struct remote *r, uint64_t ms);
 /* Forgets what is under way; NULL allowed. */
 void remote_destroy(struct remote *r);
 /* Does an attempt wait for any node? Else remote_is_silent() need not be asked of each. */

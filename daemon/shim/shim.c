@@ -177,9 +177,10 @@ static int write_shim_json(int dir, const char *tmp)
         return -1;
     }
     proc_boot_id(boot);
-    snprintf(text, sizeof text,
-             "{\"pid\":%d,\"start\":\"%llu\",\"boot_id\":\"%s\",\"tmp\":\"%s\"}\n", (int)getpid(),
-             st.start, boot, tmp);
+    snprintf(
+        text, sizeof text,
+        "{\"pid\":%d,\"start\":\"%llu\",\"boot_id\":\"%s\",\"tmp\":\"%s\",\"suspended_ms\":%lld}\n",
+        (int)getpid(), st.start, boot, tmp, (long long)proc_suspended_ms());
     return publish(dir, "shim.json", text);
 }
 

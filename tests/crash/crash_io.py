@@ -458,9 +458,65 @@ class ClockJumps(unittest.TestCase):
         d = harness.Dhad()
         self.addCleanup(d.clean)
         clock = os.path.join(d.dir, "clock")
-        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO_CLOCK=clock)
+        self.env = {"LD_PRELOAD": LIBRARY, "DHA_FAULTIO_CLOCK": clock, "DHA_FAULTIO_BOOT": clock + ".boot",
+                    "DHA_FAULTIO_MONOTONIC": clock + ".monotonic"}
+        d.start(**self.env)
         self.addCleanup(d.end)
         return d, clock
+
+    def undisturbed(self, d, job):
+        j = d.until_state(job, *harness.FINAL)
+        self.assertEqual(j["state"], "done", j)
+        self.assertEqual([s["attempts"] for s in j["stages"]], [1] * 5)
+        self.assertEqual([e["data"] for e in d.events() if e["type"] in ("attempt.state", "attempt.stalled")], [])
+
+    def jump_and_kill_9(self, seconds, *clocks):
+        """The next daemon has only the clocks to know how long an attempt has run."""
+        d, clock = self.daemon()
+        job = d.submit("search.sleep=5", resources={"ranks": 2, "walltime": "30m"})
+        d.until_running(job, "search")
+        d.kill()
+        for name in clocks:
+            with open(clock + name, "w") as f:
+                f.write(str(seconds))
+        d.start(**self.env)
+        self.assertEqual(d.stage(job, "search")["state"], "running")
+        self.undisturbed(d, job)
+
+    def test_an_hour_ahead_ends_no_walltime_in_the_next_daemon(self):
+        self.jump_and_kill_9(3600, "")
+
+    def test_nor_do_three_hours_of_suspend(self):
+        self.jump_and_kill_9(3 * 3600, "", ".boot")
+
+    def test_all_of_it_stopped_for_three_hours_is_not_taken_for_frozen(self):
+        """A container that was frozen, a virtual machine that was paused: the clocks went on, and nothing could work. (Not the
+        one by which the kernel tells how old later stages' shims are: that cannot be moved.)"""
+        d, clock = self.daemon()
+        job = d.submit("search.sleep=5", resources={"ranks": 2, "walltime": "30m"})
+        d.until_running(job, "search")
+        pids = [d.process.pid, *d.of_attempt(job, "search")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        for name in ("", ".monotonic"):
+            with open(clock + name, "w") as f:
+                f.write(str(3 * 3600))
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+        self.undisturbed(d, job)
+        self.assertIn("the daemon was stopped for 108", d.console())
+
+    def test_the_daemon_alone_stopped_gives_no_more_walltime(self):
+        d, clock = self.daemon()
+        job = d.submit("search.sleep=60", resources={"ranks": 2, "walltime": "4s"})
+        d.until_running(job, "search")
+        d.process.send_signal(signal.SIGSTOP)
+        time.sleep(9)
+        d.process.send_signal(signal.SIGCONT)
+        begin = time.time()
+        j = d.until_state(job, *harness.FINAL)
+        self.assertIn("longer than its walltime of 4 s", j["error"]["message"])
+        self.assertLess(time.time() - begin, 5, "it worked meanwhile: not 9 s more")
 
     def jump(self, hours):
         d, clock = self.daemon()

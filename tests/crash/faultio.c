@@ -4,7 +4,8 @@
  * DHA_FAULTIO_SYNC in the environment, fdatasync() neither. The first that waits makes the file's name + ".waits".
  * DHA_FAULTIO_FLOCK: what flock() below DHA_FAULTIO_DIR comes to: an errno's number, or 0 for success that locks nothing.
  * DHA_FAULTIO_OFD: the same of fcntl()'s locks of open files, in every program.
- * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by.
+ * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by, DHA_FAULTIO_BOOT one for the clock that goes on in
+ * suspend, DHA_FAULTIO_MONOTONIC one for the clock that does not.
  * The daemon only: what it starts inherits the environment, but is another program. */
 #include <dlfcn.h>
 #include <errno.h>
@@ -209,7 +210,12 @@ int open64(const char *path, int flags, ...)
 int clock_gettime(clockid_t clock, struct timespec *ts)
 {
     int rc = (int)syscall(SYS_clock_gettime, clock, ts);
-    if (rc == 0 && clock == CLOCK_REALTIME)
-        ts->tv_sec += number_in(getenv("DHA_FAULTIO_CLOCK"));
+    const char *off = clock == CLOCK_REALTIME   ? getenv("DHA_FAULTIO_CLOCK")
+                      : clock == CLOCK_BOOTTIME ? getenv("DHA_FAULTIO_BOOT")
+                      : clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_COARSE
+                          ? getenv("DHA_FAULTIO_MONOTONIC")
+                          : NULL;
+    if (rc == 0 && off)
+        ts->tv_sec += number_in(off);
     return rc;
 }
