@@ -103,9 +103,25 @@ bool attempts_of_job(struct daemon *d, int64_t job)
     return false;
 }
 
+static int stat_jobs(const struct daemon *d, struct stat *st)
+{
+    char path[4200];
+    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
+    return stat(path, st);
+}
+
+/* Their file system is there and does not work (the server of a FUSE or network mount is dead). */
+static void ask_for_jobs(struct daemon *d)
+{
+    struct stat st;
+    if (stat_jobs(d, &st) != 0) {
+        d->want_adopt = true; /* waits for them */
+    }
+}
+
 /* ---- look ---- */
 
-enum lock_state { LOCK_ABSENT, LOCK_FREE, LOCK_HELD };
+enum lock_state { LOCK_ABSENT, LOCK_FREE, LOCK_HELD, LOCK_UNKNOWN };
 
 static void path_in(const struct attempt *a, const char *name, char out[4200])
 {
@@ -145,7 +161,7 @@ static void look_whose(struct attempt *a)
     cJSON_Delete(doc);
 }
 
-/* Asks without taking (see shim.c). What cannot be asked counts as held: doing nothing is safe. */
+/* Asks without taking (see shim.c). What cannot be asked (LOCK_UNKNOWN) counts as held: doing nothing is safe. */
 static enum lock_state lock_state(const struct attempt *a)
 {
     char path[4200];
@@ -158,7 +174,7 @@ static enum lock_state lock_state(const struct attempt *a)
         int err = errno;
         return err == ENOENT || err == ENOTDIR ? LOCK_ABSENT
                : runas_spoiled(path, err)      ? LOCK_FREE
-                                               : LOCK_HELD;
+                                               : LOCK_UNKNOWN;
     }
     struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int rc = fcntl(fd, F_OFD_GETLK, &l);
@@ -510,13 +526,6 @@ static bool jobs_are_empty(const struct daemon *d)
     return empty;
 }
 
-static int stat_jobs(const struct daemon *d, struct stat *st)
-{
-    char path[4200];
-    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
-    return stat(path, st);
-}
-
 /* Its shim lives, its files do not. Of an empty STATE/jobs that is another directory than before more is away than this
  * attempt, and likely to come back; of the same one somebody removed what was in it. */
 static void removed_under(struct attempt *a)
@@ -563,7 +572,10 @@ void attempt_look(struct attempt *a)
     }
     look_whose(a);
     enum lock_state lock = lock_state(a);
-    if (lock == LOCK_HELD) {
+    if (lock == LOCK_UNKNOWN) {
+        ask_for_jobs(a->d);
+    }
+    if (lock == LOCK_HELD || lock == LOCK_UNKNOWN) {
         if (a->phase == A_STARTING) {
             watch(a);
         } else if (a->in.lost && a->phase == A_WATCHED) {
@@ -817,6 +829,7 @@ void attempts_tick(struct daemon *d)
         if (ingest_journal(d, &a->in, false, &e) < 0) {
             log_fail("journal", &e);
             a->not_before_ms = uv_now(&d->loop) + TROUBLE_MS;
+            ask_for_jobs(d);
         }
         if (away) {
             forgive(a, away);

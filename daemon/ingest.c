@@ -257,7 +257,9 @@ static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_e
         return 0;
     }
     if (fstat(in->fd, &st) != 0) {
-        return dha_fail_errno(e, errno, "cannot look at the journal in %s", in->dir);
+        dha_fail_errno(e, errno, "cannot look at the journal in %s", in->dir);
+        ingest_finish(in); /* of a file system that is gone: it may be mounted again */
+        return -1;
     }
     if (st.st_size <= in->offset) {
         return st.st_size < in->offset ? note_cut(d, in, st.st_size, e) : 0;
@@ -276,6 +278,7 @@ static int read_on(struct daemon *d, struct ingest *in, bool final, struct dha_e
         }
         if (n < 0) {
             dha_fail_errno(e, errno, "cannot read the journal in %s", in->dir);
+            ingest_finish(in);
             goto out;
         }
         /* Nothing is behind a short read: only there may a line be unfinished for good. */

@@ -40,7 +40,11 @@ int make_dirs(const char *path, struct dha_err *e)
         }
     }
     struct stat st;
-    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) {
+    if (stat(path, &st) != 0) {
+        dha_fail_errno(e, errno, "cannot look at %s", path);
+        return dha_err_hint(e, "is its file system mounted, and does that answer?");
+    }
+    if (!S_ISDIR(st.st_mode)) {
         return dha_fail(e, DHA_E_INPUT, "%s is in the way: it is not a directory", path);
     }
     return 0;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,10 +48,27 @@ void daemon_trouble(const struct dha_err *e, const char *doing)
     log_fail(doing, e);
 }
 
-/* The state's disk, or its number of files, as a sentence; false: there is room. */
+/* What STATE/jobs says when it is there and does not work (the server of a FUSE or network mount is dead); 0: it does. */
+static int jobs_error(const struct daemon *d)
+{
+    char path[4200];
+    struct stat st;
+    snprintf(path, sizeof path, "%.4000s/jobs", d->state_dir);
+    return stat(path, &st) != 0 && errno != ENOENT ? errno : 0;
+}
+
+/* Why nothing can be started below the state directory, as a sentence: its disk, or its number of files, or jobs/ does not
+ * work; false: there is room. */
 static bool is_full(const struct daemon *d, char *text, size_t size)
 {
     struct statvfs fs;
+    int err = jobs_error(d);
+    if (err) {
+        snprintf(text, size,
+                 "%.200s/jobs cannot be read (%s): is it mounted? Once it is, it goes on by itself",
+                 d->state_dir, strerror(err));
+        return true;
+    }
     if (statvfs(d->state_dir, &fs) != 0) {
         return false;
     }
@@ -86,7 +104,7 @@ static bool has_room(struct daemon *d)
     if (full && !d->full) {
         log_error("nothing is started: %s", text);
     } else if (!full && d->full) {
-        log_info("the state disk has room again");
+        log_info("the state directory has room again");
     }
     d->full = full;
     return !full;
@@ -158,11 +176,12 @@ static int commit(struct daemon *d, struct dha_err *e)
 bool turn_trouble(const struct daemon *d, char *text, size_t size)
 {
     if (d->no_jobs) {
-        snprintf(
-            text, size,
-            "%.180s/jobs is empty while stages run: is it mounted? Nothing is started or ended "
-            "before it is back; if it is gone for good, make a directory \"gone\" in it",
-            d->state_dir);
+        int err = jobs_error(d);
+        snprintf(text, size,
+                 "%.180s/jobs %s%s%s while stages run: is it mounted? Nothing is started or ended "
+                 "before it is back; if it is gone for good, make a directory \"gone\" in it",
+                 d->state_dir, err ? "cannot be read (" : "is empty", err ? strerror(err) : "",
+                 err ? ")" : "");
         return true;
     }
     if (is_full(d, text, size)) {

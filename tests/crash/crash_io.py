@@ -113,6 +113,84 @@ class DiskFails(unittest.TestCase):
         self.assertEqual([n for n in os.listdir(d.state) if "damaged" in n], [])
 
 
+class DeadMount(DiskFails):
+    """STATE/jobs is a mount whose server died ("Transport endpoint is not connected"), until it is mounted again."""
+
+    def setUp(self):
+        self.dhad = d = harness.Dhad()
+        self.addCleanup(d.clean)
+        self.switch = os.path.join(d.dir, "fault")
+        self.jobs = os.path.join(d.state, "jobs")
+        d.start(LD_PRELOAD=LIBRARY, DHA_FAULTIO=self.switch, DHA_FAULTIO_DEAD=self.jobs)
+        self.addCleanup(d.end)
+
+    def dies(self, job):
+        d = self.dhad
+        self.fail(errno.ENOTCONN)
+        said = f"{self.jobs} cannot be read (Transport endpoint is not connected)"
+        d.until(lambda: said in str(d.get("/v1/version").json["trouble"]))
+        r = d.get("/readyz")
+        self.assertEqual((r.status, said in r.raw.decode()), (503, True), r)
+        self.assertIn(said, d.get(f"/v1/jobs/{job}/explain").json["reason"])
+
+    def test_what_runs_is_let_be_and_adopted_when_it_is_back(self):
+        d = self.dhad
+        job = d.submit("search.sleep=8")
+        d.until_running(job, "search")
+        self.dies(job)
+        time.sleep(2.5)
+        self.assertEqual(d.stage(job, "search")["state"], "running")
+        self.heal()
+        d.wait_ready()
+        step = d.stage(job, "search")["progress"]["step"]
+        d.until(lambda: d.stage(job, "search")["progress"]["step"] > step)
+        self.assertEqual(d.until_state(job, "done")["state"], "done")
+        self.assertEqual([(s["attempts"], len(d.launches(job, s["kind"]))) for s in d.job(job)["stages"]], [(1, 1)] * 5)
+
+    def test_what_ends_meanwhile_keeps_its_slots_and_ends_well(self):
+        d = self.dhad
+        job = d.submit("search.sleep=1")
+        d.until_running(job, "search")
+        self.dies(job)
+        d.until(lambda: os.path.exists(os.path.join(d.stage_dir(job, "search"), "a1", "exit.json")))
+        time.sleep(1.5)
+        node, = d.get("/v1/nodes").json["nodes"]
+        self.assertEqual(len({s["attempt"] for s in node["slots"]} - {None}), 1)
+        self.heal()
+        j = d.until_state(job, "done")
+        self.assertEqual([(s["attempts"], len(d.launches(job, s["kind"]))) for s in j["stages"]], [(1, 1)] * 5)
+
+    def test_nothing_is_started_there_and_no_job_fails_for_it(self):
+        d = self.dhad
+        self.fail(errno.ENOTCONN)
+        jobs = [d.submit(f"j{i}", seed=i + 1) for i in range(3)]
+        self.dies(jobs[0])
+        time.sleep(2)
+        self.assertEqual({d.job(j)["state"] for j in jobs}, {"queued"})
+        self.heal()
+        for job in jobs:
+            self.assertEqual([s["attempts"] for s in d.until_state(job, "done")["stages"]], [1] * 5)
+
+    def test_the_next_daemon_does_not_start_on_it_and_says_why(self):
+        d = self.dhad
+        job = d.submit("search.sleep=8")
+        d.until_running(job, "search")
+        d.kill()
+        env = {"LD_PRELOAD": LIBRARY, "DHA_FAULTIO": self.switch, "DHA_FAULTIO_DEAD": self.jobs}
+        self.fail(errno.ENOTCONN)
+        d.start(wait=False, **env)
+        self.assertNotIn(d.wait_dead(), (0, -6, -11))
+        self.assertIn(f"cannot look at {self.jobs}: Transport endpoint is not connected", d.console())
+        self.assertIn("hint: is its file system mounted", d.console())
+        self.heal()
+        d.start(**env)
+        self.assertEqual([s["attempts"] for s in d.until_state(job, "done")["stages"]], [1] * 5)
+
+
+for _name in [n for n in dir(DiskFails) if n.startswith("test_")]:
+    setattr(DeadMount, _name, None)  # the base's
+
+
 class NoLocks(unittest.TestCase):
     """A file system without flock(), or whose flock() grants everything: nothing would keep a second daemon out."""
 

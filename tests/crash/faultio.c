@@ -2,11 +2,13 @@
  * writes below DHA_FAULTIO_DIR fails with it: write, sync, truncate, and open for writing, mkdir, rename, unlink.
  * What stat() and open() are asked of a path that begins with DHA_FAULTIO_HUNG, they do not answer before that file is gone; with
  * DHA_FAULTIO_SYNC in the environment, fdatasync() neither. The first that waits makes the file's name + ".waits".
+ * What begins with DHA_FAULTIO_DEAD cannot be looked at, opened or read at all: a mount whose server is dead.
  * DHA_FAULTIO_FLOCK: what flock() below DHA_FAULTIO_DIR comes to: an errno's number, or 0 for success that locks nothing.
  * DHA_FAULTIO_OFD: the same of fcntl()'s locks of open files, in every program.
  * DHA_FAULTIO_CLOCK names a file with seconds that the wall clock is off by, DHA_FAULTIO_BOOT one for the clock that goes on in
  * suspend, DHA_FAULTIO_MONOTONIC one for the clock that does not.
  * The daemon only: what it starts inherits the environment, but is another program. */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,6 +42,16 @@ static int fails_path(const char *path)
     int keep = errno, err = 0;
     if (dir && path && strncmp(path, dir, strlen(dir)) == 0)
         err = number_in(getenv("DHA_FAULTIO"));
+    errno = err ? err : keep;
+    return err;
+}
+
+static int is_dead(const char *path)
+{
+    const char *dir = getenv("DHA_FAULTIO_DEAD");
+    int keep = errno;
+    int err = dir && path && strncmp(path, dir, strlen(dir)) == 0 ? number_in(getenv("DHA_FAULTIO"))
+                                                                  : 0;
     errno = err ? err : keep;
     return err;
 }
@@ -149,7 +161,30 @@ int stat(const char *path, struct stat *st)
 {
     REAL(stat);
     hang_at(path);
-    return real(path, st);
+    return is_dead(path) ? -1 : real(path, st);
+}
+int fstat(int fd, struct stat *st)
+{
+    REAL(fstat);
+    char path[512];
+    return is_dead(path_of(fd, path)) ? -1 : real(fd, st);
+}
+ssize_t pread(int fd, void *buf, size_t n, off_t at)
+{
+    REAL(pread);
+    char path[512];
+    return is_dead(path_of(fd, path)) ? -1 : real(fd, buf, n, at);
+}
+ssize_t pread64(int fd, void *buf, size_t n, off64_t at)
+{
+    REAL(pread64);
+    char path[512];
+    return is_dead(path_of(fd, path)) ? -1 : real(fd, buf, n, at);
+}
+DIR *opendir(const char *path)
+{
+    REAL(opendir);
+    return is_dead(path) ? NULL : real(path);
 }
 int fdatasync(int fd)
 {
@@ -195,6 +230,8 @@ int open(const char *path, int flags, ...)
     va_start(ap, flags);
     mode_t mode = mode_of(flags, ap);
     va_end(ap);
+    if (is_dead(path))
+        return -1;
     return (flags & O_ACCMODE) != O_RDONLY && fails_path(path) ? -1 : real(path, flags, mode);
 }
 int open64(const char *path, int flags, ...)
@@ -205,6 +242,8 @@ int open64(const char *path, int flags, ...)
     va_start(ap, flags);
     mode_t mode = mode_of(flags, ap);
     va_end(ap);
+    if (is_dead(path))
+        return -1;
     return (flags & O_ACCMODE) != O_RDONLY && fails_path(path) ? -1 : real(path, flags, mode);
 }
 int clock_gettime(clockid_t clock, struct timespec *ts)
