@@ -23,8 +23,9 @@
 enum { CONNECTIONS_MAX = 1400, OTHER_FILES = 256 };
 /* The answers that are left, and the last words of streams, get so many runs of the library to go out. */
 enum { CLOSING_RUNS = 10 };
-/* A connection over a user's share gets this long to hear why. */
-enum { OVER_TIMEOUT_S = 2 };
+/* A connection over a user's share gets this long to hear why, whatever it sends: the library's own timeout begins anew with
+ * each byte, and a user who sends one now and then would keep the others' room. */
+enum { OVER_MS = 2000, OVER_LOOK_MS = 500 };
 /* All who come over TCP share this part of what one user may have; one address has this part of that. */
 enum { TCP_SHARE = 8, ADDRESS_SHARE = 2 };
 /* The library (0.9.75) wants to run on and on for a client that sent the beginning of a chunk, and no end of its line. After
@@ -205,6 +206,51 @@ static struct server_peer *peer_new(struct server *s, struct MHD_Connection *con
     return p;
 }
 
+void server_peer_push(struct server_peer **list, struct server_peer *p)
+{
+    p->next = *list;
+    if (p->next) {
+        p->next->prev = p;
+    }
+    *list = p;
+}
+
+void server_peer_take(struct server_peer **list, struct server_peer *p)
+{
+    *(p->prev ? &p->prev->next : list) = p->next;
+    if (p->next) {
+        p->next->prev = p->prev;
+    }
+}
+
+static void on_over(uv_timer_t *t)
+{
+    struct server *s = t->data;
+    for (const struct server_peer *p = s->over; p; p = p->next) {
+        if (uv_now(s->loop) - p->useful_ms >= OVER_MS) {
+            shutdown(p->fd, SHUT_RDWR);
+        }
+    }
+    server_run(s);
+}
+
+static void begin_over(struct server *s, struct server_peer *p)
+{
+    p->useful_ms = uv_now(s->loop);
+    server_peer_push(&s->over, p);
+    if (!uv_is_active((uv_handle_t *)&s->look_over)) {
+        uv_timer_start(&s->look_over, on_over, OVER_MS, OVER_LOOK_MS);
+    }
+}
+
+static void end_over(struct server *s, struct server_peer *p)
+{
+    server_peer_take(&s->over, p);
+    if (!s->over) {
+        uv_timer_stop(&s->look_over);
+    }
+}
+
 static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
@@ -215,8 +261,7 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
         s->n_connections++;
         *context = p = peer_new(s, conn);
         if (p && p->over) {
-            MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT,
-                                      (unsigned)OVER_TIMEOUT_S);
+            begin_over(s, p);
         }
         return;
     }
@@ -224,7 +269,9 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
     if (p) {
         p->user->connections--;
         if (p->tcp) {
-            server_tcp_end(s, p);
+            server_peer_take(&s->tcp_peers, p);
+        } else if (p->over) {
+            end_over(s, p);
         }
         peer_free(p);
     }
@@ -410,7 +457,7 @@ static struct MHD_Response *make_response(struct server *s, struct server_reques
 static void set_answering(const struct server *s, struct MHD_Connection *conn, bool answering)
 {
     struct server_peer *peer = server_peer(conn);
-    if (peer) {
+    if (peer && peer->tcp) {
         peer->working = false;
         peer->answering = answering;
         peer->useful_ms = uv_now(s->loop);
@@ -755,9 +802,10 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     uv_timer_init(loop, &s->timer);
     uv_idle_init(loop, &s->at_once);
     uv_timer_init(loop, &s->deadline);
+    uv_timer_init(loop, &s->look_over);
     uv_poll_init(loop, &s->poll, info->epoll_fd);
-    s->poll.data = s->timer.data = s->at_once.data = s->deadline.data = s;
-    s->open_handles = 4 + server_stream_init(s);
+    s->poll.data = s->timer.data = s->at_once.data = s->deadline.data = s->look_over.data = s;
+    s->open_handles = 5 + server_stream_init(s);
     uv_poll_start(&s->poll, UV_READABLE, on_readable);
     return s;
 }
@@ -810,4 +858,5 @@ void server_close(struct server *s)
     uv_close((uv_handle_t *)&s->timer, server_handle_closed);
     uv_close((uv_handle_t *)&s->at_once, server_handle_closed);
     uv_close((uv_handle_t *)&s->deadline, server_handle_closed);
+    uv_close((uv_handle_t *)&s->look_over, server_handle_closed);
 }

@@ -21,19 +21,19 @@ struct server_peer {
     gid_t *groups; /* n_groups: all that the process was in when it connected */
     size_t n_groups;
     int fd;         /* the library's */
-    bool over;      /* it was one too many: its requests are refused */
+    bool over;      /* it was one too many: its requests are refused, and it is ended soon */
     bool nul;       /* the request that it is sending has a NUL in its first line */
     size_t uri_len; /* of its path and query, as they came */
     bool tcp;
+    uint64_t useful_ms; /* when it was opened; over TCP, or when its last request was worked on */
+    struct server_peer *prev, *next; /* where it is in one of the lists below */
     /* of TCP only (server_tcp.c) */
-    bool known;         /* its last request had a valid token */
-    bool working;       /* its request is being worked on */
-    bool streaming;     /* it has an event stream */
-    bool answering;     /* it is being sent an answer */
-    bool pushed;        /* it has to make room: nothing of it is done any more */
-    uint64_t useful_ms; /* when it was opened, or its last request was worked on */
+    bool known;     /* its last request had a valid token */
+    bool working;   /* its request is being worked on */
+    bool streaming; /* it has an event stream */
+    bool answering; /* it is being sent an answer */
+    bool pushed;    /* it has to make room: nothing of it is done any more */
     unsigned char address[SERVER_ADDRESS];
-    struct server_peer *prev, *next;
 };
 
 struct live;
@@ -55,6 +55,8 @@ struct server {
     struct server_user *users;
     unsigned n_connections;
     struct server_peer *tcp_peers;
+    struct server_peer *over; /* of the unix socket, one too many */
+    uv_timer_t look_over;
     bool closing;
     int open_handles;
     /* server_stream.c */
@@ -72,6 +74,9 @@ struct server {
 const char *server_user_name(const struct server_user *u, char text[32]);
 /* NULL where there was no memory for it. */
 struct server_peer *server_peer(struct MHD_Connection *conn);
+/* Into the list, and out of it. */
+void server_peer_push(struct server_peer **list, struct server_peer *p);
+void server_peer_take(struct server_peer **list, struct server_peer *p);
 /* Close callback of the server's own handles (data = the server), which the last one frees. */
 void server_handle_closed(uv_handle_t *h);
 
@@ -92,9 +97,8 @@ void server_stream_stop(struct server *s);
 
 /* ---- server_tcp.c ---- */
 
-/* A connection over TCP was let in, and ends. */
+/* A connection over TCP was let in. */
 void server_tcp_begin(struct server *s, struct server_peer *p, struct MHD_Connection *conn);
-void server_tcp_end(struct server *s, struct server_peer *p);
 /* How many streams the address of that one has. */
 unsigned server_tcp_streams(const struct server *s, const struct server_peer *like);
 void server_tcp_close(struct server *s);

@@ -46,19 +46,7 @@ void server_tcp_begin(struct server *s, struct server_peer *p, struct MHD_Connec
         conn, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     address_key(info ? info->client_addr : NULL, p->address);
     p->useful_ms = uv_now(s->loop);
-    p->next = s->tcp_peers;
-    if (p->next) {
-        p->next->prev = p;
-    }
-    s->tcp_peers = p;
-}
-
-void server_tcp_end(struct server *s, struct server_peer *p)
-{
-    *(p->prev ? &p->prev->next : &s->tcp_peers) = p->next;
-    if (p->next) {
-        p->next->prev = p->prev;
-    }
+    server_peer_push(&s->tcp_peers, p);
 }
 
 unsigned server_tcp_streams(const struct server *s, const struct server_peer *like)

@@ -253,6 +253,17 @@ class Limits(harness.Case):
         silent.settimeout(20)
         self.assertEqual(silent.recv(1), b"")
         silent.close()
+        slow = socket.socket(socket.AF_UNIX)  # nor is one that never ends its request
+        slow.connect(d.socket)
+        slow.sendall(b"GET /livez HTTP/1.1\r\nX-Slow: ")
+
+        def ended():
+            try:
+                return slow.send(b"x") == 0
+            except OSError:
+                return True
+        d.until(ended)
+        slow.close()
         for s in idle[:10]:
             s.close()
         self.assertTrue(d.until(lambda: (r := d.get("/livez")).status == 200 and r))
