@@ -22,13 +22,15 @@ static int look(struct client *c, const char *id, bool *already, struct dha_err 
     return 0;
 }
 
-/* What is waited for, since when, and when it is killed: the daemon's words. */
-static int say(struct client *c, const char *id, bool already, struct dha_err *e)
+/* What is waited for, since when, and when it is killed: the daemon's words. It is cancelled, whether they come or not. */
+static void say(struct client *c, const char *id, bool already)
 {
     static const char same[] = "it is being cancelled";
+    struct dha_err e = {0};
     cJSON *doc = NULL;
-    if (client_get(c, &doc, e, "/v1/jobs/%s/explain", id)) {
-        return -1;
+    if (client_get(c, &doc, &e, "/v1/jobs/%s/explain", id)) {
+        cli_say("job %s is being cancelled (%s)", id, e.msg);
+        return;
     }
     const char *state = json_str(doc, "state", "?"), *reason = json_str(doc, "reason", "?");
     if (view_ended(state)) {
@@ -39,7 +41,6 @@ static int say(struct client *c, const char *id, bool already, struct dha_err *e
                 begins ? "" : ": ", begins ? reason + sizeof same - 1 : reason);
     }
     cJSON_Delete(doc);
-    return 0;
 }
 
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
@@ -59,7 +60,12 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         json_put_bool(body, "now", arg_flag(a, "now"))) {
         dha_fail(e, DHA_E_NO_MEMORY, "cancelling");
     } else if (client_post(c, path, body, NULL, &doc, e) == 0) {
-        rc = arg_flag(a, "json") ? cli_print_json(json_get(doc, "job"), e) : say(c, id, already, e);
+        rc = 0;
+        if (arg_flag(a, "json")) {
+            rc = cli_print_json(json_get(doc, "job"), e);
+        } else {
+            say(c, id, already);
+        }
     }
 out:
     cJSON_Delete(body);

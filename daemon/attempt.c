@@ -219,8 +219,10 @@ static int read_shim_json(struct attempt *a)
         }
         a->ran = true;
         snprintf(a->tmp, sizeof a->tmp, "%s", json_str(doc, "tmp", ""));
-        a->suspended_ms = json_int(doc, "suspended_ms", -1);
-        a->over_at_ms = 0; /* now it can be told better */
+        if (a->suspended_ms < 0) { /* its first word counts */
+            a->suspended_ms = json_int(doc, "suspended_ms", -1);
+            a->over_at_ms = 0; /* now it can be told better */
+        }
         rc = 0;
     }
     cJSON_Delete(doc);

@@ -231,8 +231,8 @@ static int64_t ran_us(const struct attempt *a)
     int64_t us = -1;
     proc_boot_id(boot);
     if (a->pid > 0 && strcmp(a->boot_id, boot) == 0 && (us = proc_age_us(a->pid_start)) >= 0) {
-        int64_t asleep = proc_suspended_ms() - a->suspended_ms;
-        us -= a->suspended_ms >= 0 && asleep > 0 ? asleep * 1000 : 0;
+        int64_t now = proc_suspended_ms();
+        us -= a->suspended_ms >= 0 && now > a->suspended_ms ? (now - a->suspended_ms) * 1000 : 0;
     } else {
         us = now_us() - a->started_us;
     }

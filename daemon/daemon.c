@@ -303,6 +303,9 @@ static void init_handles(struct daemon *d)
     uv_timer_init(&d->loop, &d->pulse);
     d->tick.data = d->quit.data = d->readopt.data = d->on_term.data = d->on_int.data = d;
     d->on_hup.data = d;
+    if (d->options.config) {
+        uv_signal_start(&d->on_hup, on_hup, SIGHUP); /* one that comes while we start waits */
+    }
     uv_signal_start(&d->on_term, on_signal, SIGTERM);
     uv_signal_start(&d->on_int, on_signal, SIGINT);
 }
@@ -347,9 +350,9 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
         free(d);
         return NULL;
     }
+    d->options = *o;
     init_handles(d);
     d->started_us = now_us();
-    d->options = *o;
     if (pool_start(&d->loop, e) != 0 || drafts_init(d, e) != 0 ||
         !(d->state_dir = statedir_make(o->state, e))) {
         goto fail;
@@ -408,9 +411,6 @@ struct daemon *daemon_open(const struct daemon_options *o, struct dha_err *e)
     upkeep_start(d);
     d->want_pass = d->want_watch = true;
     probing_start(d);
-    if (o->config) {
-        uv_signal_start(&d->on_hup, on_hup, SIGHUP);
-    }
     if (notify_watchdog_ms()) {
         uv_timer_start(&d->pulse, on_pulse, 0, notify_watchdog_ms() / 2);
     }

@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/patience.h"
 #include "daemon/runas.h"
+#include "proto/text.h"
 
 /* No more is read ahead of the loop than bodies of this size in all: as trees they are some 30 times as large, and a commit may
  * take long. Some thousand usual ones. */
@@ -404,7 +405,7 @@ static void on_ready(uv_async_t *a)
 static bool is_stuck(const struct drafts *all, int64_t owner, struct dha_err *e)
 {
     const struct reader *r = aside_for(all, owner);
-    char whose[64] = "no submission";
+    char whose[64] = "no submission", model[201];
     uint64_t now = uv_hrtime();
     if (r) {
         snprintf(whose, sizeof whose, "no submission of uid %lld", (long long)owner);
@@ -414,12 +415,12 @@ static bool is_stuck(const struct drafts *all, int64_t owner, struct dha_err *e)
     if (!r || !r->at || now - r->since_ns < STUCK_NS) {
         return false;
     }
-    dha_fail(
-        e, DHA_E_TRANSIENT,
-        "%s can be read: the files that one of uid %lld names (model %.200s) have not answered "
-        "for %llu s",
-        whose, (long long)r->at->owner, r->model ? r->model : "?",
-        (unsigned long long)((now - r->since_ns) / 1000000000));
+    text_copy(model, sizeof model, r->model ? r->model : "?");
+    dha_fail(e, DHA_E_TRANSIENT,
+             "%s can be read: the files that one of uid %lld names (model %s) have not answered "
+             "for %llu s",
+             whose, (long long)r->at->owner, model,
+             (unsigned long long)((now - r->since_ns) / 1000000000));
     dha_err_hint(e, "does a file system hang (NFS, automount)? Jobs go on; try again");
     return true;
 }

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <uv.h>
 
+#include "proto/text.h"
+
 struct task {
     void (*work)(void *arg);
     void (*drop)(void *arg);
@@ -131,22 +133,6 @@ static bool wait_for(struct task *t, unsigned ms)
     return done;
 }
 
-/* How long the loop may wait for those files; 0: not at all. What hangs for one user says nothing of another: it may be named
- * beside a file that does hang. */
-static unsigned patience_for(int64_t owner, const char *what)
-{
-    pthread_mutex_lock(&lock);
-    bool hangs = n_hanging >= PATIENCE_HANGING_MAX;
-    unsigned n = 0;
-    for (const struct patience_left *l = hanging; l && !hangs; l = l->next) {
-        if (l->what && l->owner == owner) {
-            hangs = ++n == PATIENCE_OF_ONE || strcmp(l->what, what) == 0;
-        }
-    }
-    pthread_mutex_unlock(&lock);
-    return hangs ? 0 : n > 0 ? PATIENCE_AGAIN_MS : PATIENCE_MS;
-}
-
 static int no_answer(const char *what, struct dha_err *e)
 {
     dha_fail(e, DHA_E_TRANSIENT,
@@ -156,15 +142,42 @@ static int no_answer(const char *what, struct dha_err *e)
     return dha_err_hint(e, "does it hang (NFS, automount)? `stat` on that path would, too");
 }
 
+static int no_thread_left(const char *what, struct dha_err *e)
+{
+    dha_fail(e, DHA_E_TRANSIENT,
+             "%.300s was not looked at: %d threads wait for files of users that do not answer, "
+             "as many as there may be",
+             what, PATIENCE_HANGING_MAX);
+    return dha_err_hint(e,
+                        "does a file system hang (NFS, automount)? When it answers this goes on");
+}
+
+/* How long the loop may wait for those files, in *ms. What hangs for one user says nothing of another: it may be named
+ * beside a file that does hang. -1: not at all. */
+static int patience_for(int64_t owner, const char *what, unsigned *ms, struct dha_err *e)
+{
+    pthread_mutex_lock(&lock);
+    bool full = n_hanging >= PATIENCE_HANGING_MAX, hangs = false;
+    unsigned n = 0;
+    for (const struct patience_left *l = hanging; l && !hangs; l = l->next) {
+        if (l->what && l->owner == owner) {
+            hangs = ++n == PATIENCE_OF_ONE || strcmp(l->what, what) == 0;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    *ms = n > 0 ? PATIENCE_AGAIN_MS : PATIENCE_MS;
+    return hangs ? no_answer(what, e) : full ? no_thread_left(what, e) : 0;
+}
+
 int patience_run(void (*work)(void *arg), void (*drop)(void *arg), void *arg, int64_t owner_uid,
                  const char *named, struct dha_err *e)
 {
     char what[320], purpose[340]; /* `named` may be in arg, and go with it */
-    snprintf(what, sizeof what, "%s", named);
-    unsigned ms = patience_for(owner_uid, what);
-    if (ms == 0) {
+    unsigned ms;
+    text_copy(what, sizeof what, named);
+    if (patience_for(owner_uid, what, &ms, e) != 0) {
         drop(arg);
-        return no_answer(what, e);
+        return -1;
     }
     struct task *t = task_new(owner_uid, what);
     if (!t) {

@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { AGAIN_MS = 200, SLOW_MS = 10000, AT_ONCE = 64 };
+enum { AGAIN_MS = 200, SLOW_MS = 10000, AT_ONCE = 64, IGNORED_MAX = 8 };
 
 /* Who counts as one: an IPv4 address, also written as an IPv6 one; of IPv6 the first half, of which a client has all. */
 static void address_key(const struct sockaddr *from, unsigned char key[SERVER_ADDRESS])
@@ -61,7 +61,7 @@ unsigned server_tcp_streams(const struct server *s, const struct server_peer *li
 /* ---- no room ---- */
 
 /* An answer to a client that is not let in, or no longer. What it has sent is read, or closing would take the answer from
- * it. Best effort: nobody waits for it. */
+ * it; as far as a request's head may go, or who sends without end would keep the loop. Best effort: nobody waits for it. */
 static void turn_away(int fd, const struct dha_err *e)
 {
     struct server_request rq = {0};
@@ -77,7 +77,10 @@ static void turn_away(int fd, const struct dha_err *e)
         return; /* the client has gone, or does not read: there is nobody to tell */
     }
     shutdown(fd, SHUT_WR);
-    while (recv(fd, ignored, sizeof ignored, MSG_DONTWAIT) == (ssize_t)sizeof ignored) {
+    for (int i = 0; i < IGNORED_MAX; i++) {
+        if (recv(fd, ignored, sizeof ignored, MSG_DONTWAIT) != (ssize_t)sizeof ignored) {
+            break;
+        }
     }
 }
 

@@ -471,7 +471,7 @@ int store_job_cancel(struct store *s, int64_t job, const char *reason, bool now,
 
 int store_job_cancelled_since(struct store *s, int64_t job, int64_t *us, struct dha_err *e)
 {
-    enum { NEWEST = 20000 }; /* events have no index by job */
+    enum { NEWEST = 2000 }; /* events have no index by job, and the loop waits for this */
     sqlite3_stmt *st = db_query(s, e,
                                 "SELECT time_us, type = 'job.cancel' FROM event"
                                 " WHERE seq > ?2 AND job = ?1"

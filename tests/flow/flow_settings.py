@@ -45,6 +45,23 @@ class Settings(unittest.TestCase):
         self.assertIn("slots 5, stall 3600 s, ageing 60 s", self.log(d))
         d.end()
 
+    def test_a_sighup_that_comes_while_it_starts_ends_nothing(self):
+        d = self.daemon({"slots": 3})
+        for _ in range(3):
+            d.start(wait=False)
+            while d.process.poll() is None and not self.catches(d.process.pid, signal.SIGTERM):
+                pass
+            self.assertTrue(self.catches(d.process.pid, signal.SIGHUP))
+            d.process.send_signal(signal.SIGHUP)
+            d.wait_ready()
+            self.assertEqual(d.stop(), 0)
+
+    @staticmethod
+    def catches(pid, signo):
+        with open(f"/proc/{pid}/status") as f:
+            caught = next(line.split()[1] for line in f if line.startswith("SigCgt"))
+        return int(caught, 16) >> (signo - 1) & 1 == 1
+
     def test_more_slots_start_what_waited(self):
         d = self.daemon({"slots": 2})
         d.start()

@@ -136,6 +136,34 @@ class Crowd(Tcp):
         s.close()
         return None
 
+    def turned_away_after(self, sent):
+        """Does who is not let in, and has sent so much, see the connection closed (True) or reset: what it sent was not all taken?"""
+        os.kill(self.dhad.process.pid, signal.SIGSTOP)
+        s = socket.socket()
+        self.addCleanup(s.close)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        s.settimeout(20)
+        s.bind(("127.0.0.2", 0))
+        s.connect(("127.0.0.1", self.port))
+        s.sendall(bytes(sent))
+        os.kill(self.dhad.process.pid, signal.SIGCONT)
+        try:
+            while s.recv(1 << 16):
+                pass
+        except ConnectionResetError:
+            return False
+        self.served("127.0.0.3")  # by now it is closed
+        return s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x08"  # CLOSE_WAIT; 7: it was reset
+
+    def test_who_is_turned_away_and_sends_without_end_keeps_nobody(self):
+        head = f"GET /v1/events?wait=60&after=100000 HTTP/1.1\r\nHost: {self.where}\r\n\r\n"
+        held = [self.connect("127.0.0.2", head.encode()) for _ in range(self.share)]
+        self.assertIsNotNone(self.served("127.0.0.3"))  # they were let in before it
+        self.assertTrue(self.turned_away_after(10000))
+        self.assertFalse(self.turned_away_after(50000))
+        self.assertIsNotNone(self.served("127.0.0.3"))
+        self.assertEqual(len(held), self.share)
+
     def still_open(self, s):
         s.setblocking(False)
         try:
