@@ -1,7 +1,7 @@
 #include "cli/action.h"
 
 int action_post(const struct cli *cli, const struct args *a, const char *action, const cJSON *body,
-                const char *done, struct dha_err *e)
+                const char *done, enum client_pick pick, struct dha_err *e)
 {
     struct client *c = client_open(cli, e);
     cJSON *doc = NULL;
@@ -9,7 +9,7 @@ int action_post(const struct cli *cli, const struct args *a, const char *action,
     char path[96];
     int ret = -1;
 
-    if (!c || client_job_id(c, a->pos[0], id, e)) {
+    if (!c || client_job_id(c, a->pos[0], pick, id, e)) {
         goto out;
     }
     snprintf(path, sizeof path, "/v1/jobs/%s/%s", id, action);

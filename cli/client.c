@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <curl/curl.h>
 
@@ -15,12 +17,16 @@
 
 /* No answer of ours comes near; a runaway one must not fill the memory. */
 #define ANSWER_MAX ((size_t)256 << 20)
+/* Of jobs of one name that are counted: the daemon's longest list. */
+#define SAME_NAME_MAX 1000
+#define CONNECT_TRIES 5
 
 struct client {
     CURL *curl;
     struct locate_socket where;
     const char *url;   /* $DHA_URL: over TCP instead of the socket; NULL = not */
     const char *token; /* $DHA_TOKEN, with a URL; NULL = none */
+    int connect_errno; /* of the last connect(2); EAGAIN: the daemon has no room; 0 = none */
     bool json;         /* documents go out as they are; otherwise as text, see show() */
     cJSON *errors;
     char curl_error[CURL_ERROR_SIZE];
@@ -100,6 +106,69 @@ static int add_header(struct curl_slist **headers, const char *name, const char 
     return more ? 0 : -1;
 }
 
+/* curl connects to the socket without blocking, which fails at once, and without an errno, where the daemon's queue of
+ * connections is full. So a connection of our own waits for room, and curl tries again: the pause is for the daemon to
+ * take ours from the queue. */
+static CURLcode converse(struct client *c)
+{
+    struct timespec pause = {.tv_nsec = 20000000};
+    CURLcode rc;
+
+    for (int tries = 1;; tries++, pause.tv_nsec *= 2) {
+        long errnum = 0;
+        int fd;
+        rc = curl_easy_perform(c->curl);
+        if (rc != CURLE_COULDNT_CONNECT) {
+            c->connect_errno = 0;
+            return rc;
+        }
+        curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &errnum);
+        c->connect_errno = (int)errnum;
+        if (c->url || errnum) {
+            return rc;
+        }
+        c->connect_errno = EAGAIN;
+        if (tries == CONNECT_TRIES) {
+            return rc;
+        }
+        fd = daemon_connect(c->where.path);
+        if (fd < 0) {
+            c->connect_errno = errno;
+            return rc;
+        }
+        close(fd);
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* There was no answer: why, and what to do. */
+static void unanswered(struct client *c, CURLcode rc, struct dha_err *e)
+{
+    const char *where = c->where.path;
+
+    if (!c->url && c->connect_errno == EAGAIN) {
+        dha_fail(e, DHA_E_UNREACHABLE, "the daemon at %s has no room for another connection",
+                 where);
+        dha_err_hint(e, "somebody holds too many, or it hangs: try again; its dhad.log says more");
+        return;
+    }
+    dha_fail(e, DHA_E_UNREACHABLE, "the daemon does not answer at %s (%s)", where,
+             c->connect_errno   ? strerror(c->connect_errno)
+             : c->curl_error[0] ? c->curl_error
+                                : curl_easy_strerror(rc));
+    if (c->url) {
+        dha_err_hint(e, "is $DHA_URL right, and does the daemon listen there (`dhad --tcp`)?");
+        return;
+    }
+    dha_err_hint(e,
+                 c->connect_errno == EACCES
+                     ? "you may not open %s: another user's? DHA_SOCKET or --socket names one"
+                 : c->where.named
+                     ? "is that the right socket?  `dha up --socket %s` starts a daemon there"
+                     : "`dha up` starts one (socket %s)",
+                 where);
+}
+
 /* One request. On return a->data is the body, also of a refusal; *status the HTTP status. */
 static int perform(struct client *c, const char *path, const char *body, const char *key,
                    struct answer *a, long *status, struct dha_err *e)
@@ -150,31 +219,14 @@ static int perform(struct client *c, const char *path, const char *body, const c
         curl_easy_setopt(c->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)strlen(body));
         curl_easy_setopt(c->curl, CURLOPT_POSTFIELDS, body);
     }
-    rc = curl_easy_perform(c->curl);
+    rc = converse(c);
     if (a->too_large) {
         dha_fail(e, DHA_E_TOO_LARGE, "the daemon's answer to %s is over %zu MiB", path,
                  ANSWER_MAX >> 20);
         goto out;
     }
     if (rc) {
-        long errnum =
-            0; /* of connect(2): "refused" and "no such file" say more than curl's words */
-        curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &errnum);
-        dha_fail(e, DHA_E_UNREACHABLE, "the daemon does not answer at %s (%s)", c->where.path,
-                 rc == CURLE_COULDNT_CONNECT && errnum ? strerror((int)errnum)
-                 : c->curl_error[0]                    ? c->curl_error
-                                                       : curl_easy_strerror(rc));
-        if (c->url) {
-            dha_err_hint(e, "is $DHA_URL right, and does the daemon listen there (`dhad --tcp`)?");
-            goto out;
-        }
-        dha_err_hint(e,
-                     errnum == EACCES
-                         ? "you may not open %s: another user's? DHA_SOCKET or --socket names one"
-                     : c->where.named
-                         ? "is that the right socket?  `dha up --socket %s` starts a daemon there"
-                         : "`dha up` starts one (socket %s)",
-                     c->where.path);
+        unanswered(c, rc, e);
         goto out;
     }
     curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, status);
@@ -458,7 +510,8 @@ static struct client *open_client(const struct cli *cli, bool may_start, struct 
         goto fail;
     }
     rc = request(c, "/livez", NULL, NULL, NULL, &why);
-    if (rc && why.code == DHA_E_UNREACHABLE && may_start && !c->where.named) {
+    if (rc && why.code == DHA_E_UNREACHABLE && c->connect_errno != EAGAIN && may_start &&
+        !c->where.named) {
         char state[LOCATE_MAX];
         if (locate_state(state, sizeof state, e) || daemon_start(state, c->where.path, e)) {
             goto fail;
@@ -489,14 +542,58 @@ struct client *client_open_existing(const struct cli *cli, struct dha_err *e)
     return open_client(cli, false, e);
 }
 
-int client_job_id(struct client *c, const char *text, char id[24], struct dha_err *e)
+int client_check_word(const char *what, const char *text, const char *list, struct dha_err *e)
 {
+    if (*text) {
+        return 0;
+    }
+    dha_fail(e, DHA_E_USAGE, "%s is empty", what);
+    return dha_err_hint(e, "was a shell variable empty? `%s` shows those there are", list);
+}
+
+static int no_such_job(const char *text, struct dha_err *e)
+{
+    dha_fail(e, DHA_E_NOT_FOUND, "there is no job '%s'", text);
+    return dha_err_hint(e, "`dha list` shows ids and names");
+}
+
+/* Several jobs have the name, and one of them is to be changed: which is not for us to guess. */
+static int several(const char *text, const cJSON *doc, struct dha_err *e)
+{
+    const cJSON *jobs = json_get(doc, "jobs"), *job;
+    char ids[128] = "";
+    size_t len = 0;
+    int shown = 0;
+
+    cJSON_ArrayForEach(job, jobs)
+    {
+        if (shown++ == 5) {
+            len += (size_t)snprintf(ids + len, sizeof ids - len, ", ...");
+            break;
+        }
+        len += (size_t)snprintf(ids + len, sizeof ids - len, "%s%.19s", len ? ", " : "",
+                                json_str(job, "id", "?"));
+    }
+    dha_fail(e, DHA_E_CONFLICT, "%s%d jobs are called '%s': %s",
+             json_str(doc, "next", NULL) ? "more than " : "", cJSON_GetArraySize(jobs), text, ids);
+    return dha_err_hint(e, "give the id: `dha list --name NAME` shows them");
+}
+
+int client_job_id(struct client *c, const char *text, enum client_pick pick, char id[24],
+                  struct dha_err *e)
+{
+    cJSON *doc = NULL, *live = NULL;
     const char *found;
     char *name;
-    cJSON *doc;
     int rc;
 
-    if (*text && strlen(text) < 20 && strspn(text, "0123456789") == strlen(text)) {
+    if (client_check_word("the job's id", text, "dha list", e)) {
+        return -1;
+    }
+    if (strlen(text) < 20 && strspn(text, "0123456789") == strlen(text)) {
+        if (strspn(text, "0") == strlen(text)) { /* no id, and none for a path */
+            return no_such_job("0", e);
+        }
         snprintf(id, 24, "%s", text);
         return 0;
     }
@@ -504,18 +601,30 @@ int client_job_id(struct client *c, const char *text, char id[24], struct dha_er
     if (!name) {
         return dha_fail(e, DHA_E_NO_MEMORY, "looking for the job '%s'", text);
     }
-    rc = client_get(c, &doc, e, "/v1/jobs?name=%s&limit=1", name);
+    rc = client_get(c, &doc, e, "/v1/jobs?name=%s&limit=%d", name,
+                    pick == CLIENT_NEWEST ? 1 : SAME_NAME_MAX);
+    if (!rc && pick == CLIENT_LIVE && json_at(doc, "jobs.1")) {
+        rc = client_get(c, &live, e, "/v1/jobs?name=%s&limit=2&state=queued,held,running", name);
+        if (!rc && cJSON_GetArraySize(json_get(live, "jobs")) == 1) {
+            cJSON_Delete(doc);
+            doc = live;
+            live = NULL;
+        }
+    }
     free(name);
     if (rc) {
-        return -1;
+        goto out;
     }
     found = json_str(json_at(doc, "jobs.0"), "id", NULL);
-    if (found && strlen(found) < 24) {
-        snprintf(id, 24, "%s", found);
+    if (!found || strlen(found) >= 24) {
+        rc = no_such_job(text, e);
+    } else if (json_at(doc, "jobs.1")) {
+        rc = several(text, doc, e);
     } else {
-        rc = dha_fail(e, DHA_E_NOT_FOUND, "there is no job '%s'", text);
-        dha_err_hint(e, "`dha list` shows ids and names");
+        snprintf(id, 24, "%s", found);
     }
+out:
+    cJSON_Delete(live);
     cJSON_Delete(doc);
     return rc;
 }

@@ -39,8 +39,19 @@ struct client_bytes {
 int client_get_bytes(struct client *c, const char *path, struct client_bytes *out,
                      struct dha_err *e);
 
-/* A job named by its id, or by its name (then the newest of that name). */
-int client_job_id(struct client *c, const char *text, char id[24], struct dha_err *e);
+/* DHA_E_USAGE where a word that is to name something ("the job's id") is empty; `list` shows what there is. */
+int client_check_word(const char *what, const char *text, const char *list, struct dha_err *e);
+
+/* Which job a name means that several have. What changes a job takes none by chance: DHA_E_CONFLICT. */
+enum client_pick {
+    CLIENT_NEWEST, /* the newest */
+    CLIENT_LIVE,   /* the only one that has not ended */
+    CLIENT_ONLY,   /* none */
+};
+
+/* A job named by its id, or by its name. */
+int client_job_id(struct client *c, const char *text, enum client_pick pick, char id[24],
+                  struct dha_err *e);
 /* GET /v1/jobs/ID; *out is the JOB object itself. */
 int client_job(struct client *c, const char *id, cJSON **out, struct dha_err *e);
 

@@ -173,7 +173,8 @@ static int run_export(const struct call *k, struct dha_err *e)
         dha_fail(e, DHA_E_USAGE, "`dha admin export` needs --out DIR");
         return dha_err_hint(e, "dha admin export %s --out job-%s", k->what, k->what);
     }
-    if (client_job_id(k->client, k->what, id, e) || !(body = path_body("out", out, e))) {
+    if (client_job_id(k->client, k->what, CLIENT_NEWEST, id, e) ||
+        !(body = path_body("out", out, e))) {
         goto out;
     }
     if (json_put_str(body, "job", id)) {
@@ -410,10 +411,14 @@ static int token_list(const struct call *k, struct dha_err *e)
 
 static int token_revoke(const struct call *k, const char *name, struct dha_err *e)
 {
-    char *part = client_escape(k->client, name);
+    char *part = NULL;
     char *path = NULL;
     int ret = -1;
 
+    if (client_check_word("the token's name", name, "dha admin token list", e)) {
+        return -1;
+    }
+    part = client_escape(k->client, name);
     if (!part || asprintf(&path, "/v1/admin/tokens/%s/revoke", part) < 0) {
         path = NULL;
         dha_fail(e, DHA_E_NO_MEMORY, "revoking the token");

@@ -52,7 +52,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     bool already = false;
     int rc = -1;
 
-    if (!c || client_job_id(c, a->pos[0], id, e) || look(c, id, &already, e)) {
+    if (!c || client_job_id(c, a->pos[0], CLIENT_LIVE, id, e) || look(c, id, &already, e)) {
         goto out;
     }
     snprintf(path, sizeof path, "/v1/jobs/%s/cancel", id);
@@ -84,7 +84,10 @@ const struct command cmd_cancel = {
         "kept and `dha retry ID` goes on from them. Said again, it tells what is waited for, and "
         "when that is\n"
         "killed; with --now it is killed at once. A job that has ended cannot be cancelled "
-        "(exit status 67).",
+        "(exit status 67).\n"
+        "ID is a job's number or its name; a name that several jobs have is taken where one of "
+        "them has not ended, "
+        "else refused.",
     .example = "dha cancel 12 --reason \"wrong corpus\"",
     .group = "Jobs",
     .min_pos = 1,

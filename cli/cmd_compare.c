@@ -33,6 +33,7 @@ static int resolve(const struct cli *cli, const char *text, struct side *s, stru
     cJSON *job = NULL;
     struct stat st;
     const char *checkpoint;
+    char id[24];
     int ret = -1;
 
     s->name = text;
@@ -41,7 +42,7 @@ static int resolve(const struct cli *cli, const char *text, struct side *s, stru
         return 0;
     }
     c = client_open(cli, e);
-    if (!c || client_job(c, text, &job, e)) {
+    if (!c || client_job_id(c, text, CLIENT_NEWEST, id, e) || client_job(c, id, &job, e)) {
         goto out;
     }
     checkpoint = json_str(json_get(job, "result"), "checkpoint", NULL);

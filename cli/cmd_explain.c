@@ -8,7 +8,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     char id[24];
     int ret = -1;
 
-    if (!c || client_job_id(c, a->pos[0], id, e) ||
+    if (!c || client_job_id(c, a->pos[0], CLIENT_NEWEST, id, e) ||
         client_get(c, &doc, e, "/v1/jobs/%s/explain", id)) {
         goto out;
     }

@@ -35,7 +35,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         return -1;
     }
     c = client_open(cli, e);
-    if (!c || client_job_id(c, a->pos[0], id, e) || client_job(c, id, &job, e) ||
+    if (!c || client_job_id(c, a->pos[0], CLIENT_NEWEST, id, e) || client_job(c, id, &job, e) ||
         take_checkpoint(job, out, format, arg_value(a, "dtype"), e)) {
         goto out;
     }

@@ -43,7 +43,7 @@ static int resolve(const struct cli *cli, const char *text, char model[LOCATE_MA
         return 0;
     }
     c = client_open(cli, e);
-    if (!c || client_job_id(c, text, id, e) || client_job(c, id, &job, e)) {
+    if (!c || client_job_id(c, text, CLIENT_NEWEST, id, e) || client_job(c, id, &job, e)) {
         if (e->code == DHA_E_NOT_FOUND) {
             dha_err_hint(e, "a model is a directory with a config.json, or a job's id or name: "
                             "`dha list` has them");

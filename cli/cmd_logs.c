@@ -308,7 +308,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     s.rank = s.stream ? MPIRUN : (int)rank;
     snprintf(s.stage, sizeof s.stage, "%s", stage ? stage : "");
     c = client_open(cli, e);
-    if (!c || client_job_id(c, a->pos[0], id, e)) {
+    if (!c || client_job_id(c, a->pos[0], CLIENT_NEWEST, id, e)) {
         goto out;
     }
     s.job = id;

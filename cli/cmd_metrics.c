@@ -178,7 +178,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         return -1;
     }
     c = client_open(cli, e);
-    if (!c || client_job_id(c, a->pos[0], id, e)) {
+    if (!c || client_job_id(c, a->pos[0], CLIENT_NEWEST, id, e)) {
         goto out;
     }
     q_name = client_escape(c, name);

@@ -157,6 +157,8 @@ static int print_slots(const cJSON *doc, const char *name, bool json, struct dha
     return dha_err_hint(e, "dha nodes lists them");
 }
 
+static const char node_name[] = "the node's name";
+
 static int change(struct client *c, const struct args *a, struct dha_err *e)
 {
     const char *verb = a->pos[0];
@@ -174,6 +176,9 @@ static int change(struct client *c, const struct args *a, struct dha_err *e)
     }
     if (a->n_pos != 2) {
         return dha_fail(e, DHA_E_USAGE, "`dha nodes %s` needs the name of one node", verb);
+    }
+    if (client_check_word(node_name, a->pos[1], "dha nodes", e)) {
+        return -1;
     }
     name = client_escape(c, a->pos[1]);
     body = cJSON_CreateObject();
@@ -213,7 +218,8 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     } else if (a->n_pos > 0 && !show) {
         ret = change(c, a, e);
     } else if (show) {
-        ret = client_get(c, &doc, e, "/v1/nodes")
+        ret = client_check_word(node_name, a->pos[1], "dha nodes", e) ||
+                      client_get(c, &doc, e, "/v1/nodes")
                   ? -1
                   : print_slots(doc, a->pos[1], arg_flag(a, "json"), e);
     } else if (!client_get(c, &doc, e, "/v1/nodes")) {

@@ -14,7 +14,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
     if (!body || json_put_int(body, "priority", n)) {
         dha_fail(e, DHA_E_NO_MEMORY, "changing a priority");
     } else {
-        rc = action_post(cli, a, "priority", body, "has its new priority", e);
+        rc = action_post(cli, a, "priority", body, "has its new priority", CLIENT_LIVE, e);
     }
     cJSON_Delete(body);
     return rc;

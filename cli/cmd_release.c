@@ -3,7 +3,7 @@
 
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
 {
-    return action_post(cli, a, "release", NULL, "is released", e);
+    return action_post(cli, a, "release", NULL, "is released", CLIENT_LIVE, e);
 }
 
 const struct command cmd_release = {

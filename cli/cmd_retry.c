@@ -3,7 +3,7 @@
 
 static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
 {
-    return action_post(cli, a, "retry", NULL, "is queued again", e);
+    return action_post(cli, a, "retry", NULL, "is queued again", CLIENT_ONLY, e);
 }
 
 const struct command cmd_retry = {
@@ -11,7 +11,7 @@ const struct command cmd_retry = {
     .args = "ID",
     .summary = "Run a failed or cancelled job again from what is finished",
     .help = "Stages that finished are kept; the failed one starts a new attempt, from its last "
-            "checkpoint where it has one.",
+            "checkpoint where it has one. A name that several jobs have is refused: give the id.",
     .example = "dha retry 12 && dha watch 12",
     .group = "Jobs",
     .min_pos = 1,

@@ -34,7 +34,7 @@ static int read_after(struct client *c, const struct args *a, cJSON **out, struc
             dha_fail(e, DHA_E_USAGE, "--after %s: ok:ID or any:ID is wanted", text);
             return dha_err_hint(e, "ok:ID = when job ID is done; any:ID = when it has ended");
         }
-        if (client_job_id(c, colon + 1, id, e)) {
+        if (client_job_id(c, colon + 1, CLIENT_NEWEST, id, e)) {
             return -1;
         }
         snprintf(word, sizeof word, "%.*s:%s", (int)(colon - text), text, id);

@@ -23,7 +23,7 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
         goto out;
     }
     for (int i = 0; i < n; i++) {
-        if (client_job_id(c, a->pos[i], ids[i], e)) {
+        if (client_job_id(c, a->pos[i], CLIENT_NEWEST, ids[i], e)) {
             goto out;
         }
         list[i] = ids[i];

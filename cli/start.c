@@ -14,24 +14,42 @@
 
 #define START_WAIT_MS 15000
 #define START_POLL_MS 20
+#define ROOM_WAIT_S   8
 
-bool daemon_listens(const char *socket_path)
+int daemon_connect(const char *socket_path)
 {
+    const struct timeval patience = {.tv_sec = ROOM_WAIT_S};
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     int fd;
-    bool ok;
 
     if (strlen(socket_path) >= sizeof addr.sun_path) {
-        return false;
+        errno = ENAMETOOLONG;
+        return -1;
     }
     strcpy(addr.sun_path, socket_path);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0) {
-        return false;
+        return -1;
     }
-    ok = connect(fd, (const struct sockaddr *)&addr, sizeof addr) == 0;
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) ||
+        connect(fd, (const struct sockaddr *)&addr, sizeof addr)) {
+        int errnum = errno;
+        close(fd);
+        errno = errnum;
+        return -1;
+    }
+    return fd;
+}
+
+bool daemon_listens(const char *socket_path)
+{
+    int fd = daemon_connect(socket_path);
+
+    if (fd < 0) {
+        return errno == EAGAIN;
+    }
     close(fd);
-    return ok;
+    return true;
 }
 
 /* One starter at a time: the others wait here and then find what the first one started. The lock goes when its

@@ -3,8 +3,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import struct
 import subprocess
+import threading
 
 import cli_harness
 import harness
@@ -84,6 +86,29 @@ class Usage(cli_harness.Case):
         self.fails(2, "compare", "a", "b")
         self.fails(2, "convert", "m", "--data", "d", "--out", "o")
         self.fails(2, "completion", "fish")
+
+    def test_an_empty_word_names_no_job_and_no_node(self):
+        job = self.submit("slow train.sleep=30")
+        self.dhad.until_running(job, "train")
+        before = self.dhad.get("/v1/events").json
+        spec = os.path.join(self.dhad.dir, "spec.json")
+        for args in (("cancel", ""), ("cancel", "", "--now"), ("hold", ""), ("release", ""), ("prio", "", "7"), ("retry", ""),
+                     ("show", ""), ("explain", ""), ("logs", ""), ("watch", job, ""), ("metrics", ""), ("export", "", "--out", "o"),
+                     ("admin", "export", "", "--out", "o"), ("submit", spec, "--after", "ok:")):
+            r = self.fails(2, *args)
+            self.assertIn("the job's id is empty", r.err, r)
+            self.assertIn("`dha list`", r.err, r)
+        for verb in ("drain", "resume", "show"):
+            self.assertIn("the node's name is empty", self.fails(2, "nodes", verb, "").err)
+        self.assertIn("the token's name is empty", self.fails(2, "admin", "token", "revoke", "").err)
+        for none in ("0", "00"):
+            for args in (("show", none), ("cancel", none), ("submit", spec, "--after", f"any:{none}")):
+                r = self.fails(66, *args)
+                self.assertIn("there is no job '0'", r.err, r)
+                self.assertIn("`dha list`", r.err, r)
+        self.assertEqual(self.dhad.get("/v1/events").json, before, "nothing was done")
+        self.assertEqual(self.dhad.job(job)["state"], "running")
+        self.ok("cancel", job, "--now")
 
     def test_json_may_stand_before_the_command(self):
         self.assertEqual(self.ok("--json", "list").json, self.ok("list", "--json").json)
@@ -205,8 +230,6 @@ class NoDaemon(cli_harness.Case):
         self.assertIn("125 bytes", r.err)
 
     def test_what_is_no_daemon_is_not_believed(self):
-        import socket
-        import threading
         path = os.path.join(self.dhad.dir, "liar")
         with socket.socket(socket.AF_UNIX) as s:
             s.bind(path)
@@ -224,6 +247,54 @@ class NoDaemon(cli_harness.Case):
             threading.Thread(target=lie, daemon=True).start()
             self.fails(76, "list", env={**self.env, "DHA_SOCKET": path})
             s.shutdown(socket.SHUT_RDWR)
+
+
+class NoRoom(cli_harness.Case):
+    """A daemon whose queue of connections is full."""
+
+    def full(self, path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        s = socket.socket(socket.AF_UNIX)
+        self.addCleanup(s.close)
+        s.bind(path)
+        s.listen(0)
+        holder = socket.socket(socket.AF_UNIX)
+        self.addCleanup(holder.close)
+        holder.connect(path)
+        with socket.socket(socket.AF_UNIX) as one_more:
+            one_more.setblocking(False)
+            with self.assertRaises(BlockingIOError):
+                one_more.connect(path)
+        return s
+
+    def test_room_is_waited_for(self):
+        path = os.path.join(self.dhad.dir, "full", "sock")
+        s = self.full(path)
+        asked = []
+
+        def answer():
+            s.accept()[0].close()  # who held it
+            while not asked:  # who only waited for room, and who asks
+                with s.accept()[0] as c:
+                    while data := c.recv(4096):
+                        asked.append(data.split()[1])
+                        c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"jobs":[]}')
+        t = threading.Timer(1, answer)
+        t.daemon = True
+        t.start()
+        r = self.ok("list", env={**self.env, "DHA_SOCKET": path})
+        self.assertIn("no jobs", r.err)
+        self.assertEqual(asked[0], b"/livez")
+
+    def test_no_room_is_said_and_no_other_daemon_is_started(self):
+        env = {k: v for k, v in self.env.items() if k != "DHA_SOCKET"}
+        self.full(os.path.join(self.dhad.dir, ".dha", "run", "sock"))
+        for command in ("list", "up"):
+            r = self.fails(69, command, env=env)
+            self.assertIn("has no room for another connection", r.err)
+            self.assertIn("dhad.log", r.err)
+            self.assertNotIn("`dha up`", r.err)
+        self.assertEqual(os.listdir(os.path.join(self.dhad.dir, ".dha")), ["run"])
 
 
 class Nodes(cli_harness.Case):

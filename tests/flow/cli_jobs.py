@@ -233,6 +233,28 @@ class Change(cli_harness.Case):
         self.dhad.until_state(waiting, "done")
 
 
+    def test_of_several_jobs_of_a_name_none_is_changed_by_chance(self):
+        name = "slow search.sleep=30"
+        old, new = self.submit(name), self.submit(name, seed=2)
+        for args in (("cancel", name), ("hold", name), ("release", name), ("prio", name, "3"), ("retry", name)):
+            r = self.fails(67, *args)
+            self.assertIn(f"2 jobs are called '{name}': {new}, {old}\n", r.err)
+            self.assertIn("give the id", r.err)
+        self.assertEqual([(j["state"] in harness.FINAL, j["priority"]) for j in self.dhad.get("/v1/jobs").json["jobs"]],
+                         [(False, 0)] * 2)
+        self.assertEqual(self.ok("show", name, "--json").json["id"], new)
+        self.ok("cancel", new, "--now")
+        self.dhad.until_state(new, "cancelled")
+        self.ok("prio", name, "3")
+        self.assertEqual(self.dhad.job(old)["priority"], 3, "the one that has not ended")
+        self.assertIn("2 jobs", self.fails(67, "retry", name).err)
+        self.ok("cancel", name, "--now")
+        self.dhad.until_state(old, "cancelled")
+        for i in range(4):
+            self.submit(name, seed=3 + i)
+        self.assertRegex(self.fails(67, "cancel", name).err, "6 jobs .*: 6, 5, 4, 3, 2, \\.\\.\\.\n")
+        self.assertEqual({j["state"] in harness.FINAL for j in self.dhad.get("/v1/jobs?limit=4").json["jobs"]}, {False})
+
     def test_a_job_waits_for_another_one_by_name(self):
         first = self.submit("first search.sleep=30")
         self.dhad.until_running(first, "search")
