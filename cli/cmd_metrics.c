@@ -191,6 +191,9 @@ static int run(const struct cli *cli, const struct args *a, struct dha_err *e)
                    q_stage)) {
         goto out;
     }
+    if (only_names && !cJSON_GetArraySize(json_get(names, "names"))) {
+        cli_say("job %s has no points yet", id);
+    }
     if (only_names && !arg_flag(a, "json")) {
         ret = print_names(names, e);
         goto out;

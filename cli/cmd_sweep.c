@@ -291,6 +291,19 @@ static int make_request(const struct args *a, cJSON *body, struct dha_err *e)
     return bad ? dha_fail(e, DHA_E_NO_MEMORY, "creating a sweep") : 0;
 }
 
+static bool hint_is_said(const cJSON *error, const char *hint)
+{
+    const cJSON *err;
+
+    cJSON_ArrayForEach(err, json_get(error, "errors"))
+    {
+        if (!strcmp(json_str(err, "hint", ""), hint)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static int post(struct client *c, const cJSON *body, const char *key, cJSON **doc,
                 struct dha_err *e)
 {
@@ -300,9 +313,11 @@ static int post(struct client *c, const cJSON *body, const char *key, cJSON **do
         return 0;
     }
     *e = why;
-    if (why.code == DHA_E_SPEC && specfile_print_errors(stderr, client_errors(c))) {
+    if (why.code == DHA_E_SPEC && specfile_print_errors(stderr, "the sweep", client_errors(c))) {
         dha_fail(e, why.code, "nothing was submitted");
-        dha_err_hint(e, "%s", why.hint);
+        if (!hint_is_said(client_errors(c), why.hint)) {
+            dha_err_hint(e, "%s", why.hint);
+        }
     }
     return -1;
 }

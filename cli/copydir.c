@@ -13,6 +13,35 @@
 #define CHUNK     ((size_t)1 << 20)
 #define MAX_DEPTH 8
 
+/* Can `out`, which is not there, be made? Its nearest parent that is there says so, before hours of work do. */
+static int check_parent(const char *out, struct dha_err *e)
+{
+    char at[LOCATE_MAX];
+    struct stat st;
+    int rc;
+
+    if (locate_absolute(NULL, out, at, sizeof at, e)) {
+        return -1;
+    }
+    do {
+        char *slash = strrchr(at, '/');
+        slash[slash == at] = 0;
+        rc = stat(at, &st);
+    } while (rc && (errno == ENOENT || errno == ENOTDIR) && at[1]);
+    if (rc) {
+        return dha_fail_errno(e, errno, "looking at %s", at);
+    }
+    if (!S_ISDIR(st.st_mode)) {
+        dha_fail(e, DHA_E_CONFLICT, "%s cannot be made: %s is no directory", out, at);
+        return dha_err_hint(e, "name another directory");
+    }
+    if (access(at, W_OK | X_OK)) {
+        dha_fail_errno(e, errno, "%s cannot be made: writing to %s", out, at);
+        return dha_err_hint(e, "name a directory where you may write");
+    }
+    return 0;
+}
+
 int copydir_check(const char *out, struct dha_err *e)
 {
     struct dirent *d;
@@ -24,8 +53,9 @@ int copydir_check(const char *out, struct dha_err *e)
     }
     dir = opendir(out);
     if (!dir) {
-        if (errno == ENOENT) {
-            return 0;
+        struct stat st;
+        if (errno == ENOENT || (errno == ENOTDIR && stat(out, &st))) {
+            return check_parent(out, e);
         }
         if (errno == ENOTDIR) {
             dha_fail(e, DHA_E_CONFLICT, "%s is there already and is no directory", out);

@@ -9,7 +9,7 @@
 #include "cli/cli.h"
 #include "cli/result_dir.h"
 
-/* An error unless OUT is absent or an empty directory: nothing that exists is ever overwritten. */
+/* An error unless OUT is absent, where it can be made, or an empty directory: nothing that exists is ever overwritten. */
 int copydir_check(const char *out, struct dha_err *e);
 /* Copies the checkpoint: of its files those that `files`, output.json's, names; NULL: all. */
 int copydir(const struct result_dir *from, const cJSON *files, const char *out, struct dha_err *e);

@@ -112,11 +112,14 @@ fail:
     return -1;
 }
 
-int specfile_print_errors(FILE *out, const cJSON *error)
+int specfile_print_errors(FILE *out, const char *what, const cJSON *error)
 {
     const cJSON *err;
-    int n = 0;
+    int n = cJSON_GetArraySize(json_get(error, "errors"));
 
+    if (n > 0) {
+        fprintf(out, "dha: %s has %d error%s:\n", what, n, n == 1 ? "" : "s");
+    }
     cJSON_ArrayForEach(err, json_get(error, "errors"))
     {
         const char *hint = json_str(err, "hint", "");
@@ -124,7 +127,6 @@ int specfile_print_errors(FILE *out, const cJSON *error)
         if (*hint) {
             fprintf(out, "  %-24s %s\n", "", hint);
         }
-        n++;
     }
     return n;
 }
@@ -146,10 +148,7 @@ int specfile_post(struct client *c, const cJSON *spec, const struct submission *
     rc = client_post(c, "/v1/jobs", body, s->key, out, &why);
     cJSON_Delete(body);
     if (rc) {
-        int n = cJSON_GetArraySize(json_get(client_errors(c), "errors"));
-        if (why.code == DHA_E_SPEC && n > 0) {
-            cli_say("the spec has %d error%s:", n, n == 1 ? "" : "s");
-            specfile_print_errors(stderr, client_errors(c));
+        if (why.code == DHA_E_SPEC && specfile_print_errors(stderr, "the spec", client_errors(c))) {
             dha_fail(e, why.code, "nothing was submitted");
             return -1;
         }

@@ -23,7 +23,8 @@ int specfile_post(struct client *c, const cJSON *spec, const struct submission *
 bool specfile_say_blocked(const char *whose, const cJSON *now);
 /* The same, asked for: of a job that has just been submitted. */
 void specfile_say_if_blocked(struct client *c, const char *id);
-/* The "errors" list of an error document, one line each with its path and hint. Returns their number. */
-int specfile_print_errors(FILE *out, const cJSON *error);
+/* The "errors" list of an error document, one line each with its path and hint, under a line that says of what ("the spec").
+ * Returns their number. */
+int specfile_print_errors(FILE *out, const char *what, const cJSON *error);
 
 #endif

@@ -104,6 +104,15 @@ class Convert(cli_harness.Case):
         self.assertIn("not empty", r.err)
         self.assertEqual(self.dhad.get("/v1/jobs").json["jobs"], [])
 
+    def test_a_directory_that_cannot_be_made_is_refused_before_any_work(self):
+        for out in ("train.u16/out", "train.u16/a/b"):
+            self.assertIn("train.u16 is no directory", self.fails(67, *self.convert(out=out)).err)
+        os.mkdir(os.path.join(self.dhad.dir, "others"), 0o555)
+        if os.geteuid():  # root may write anywhere
+            self.assertIn("Permission denied", self.fails(74, *self.convert(out="others/a/out")).err)
+        self.assertEqual(self.dhad.get("/v1/jobs").json["jobs"], [])
+        self.ok(*self.convert(out="a/b/out"))
+
     def test_wrong_paths_budgets_and_methods_are_refused_before_any_work(self):
         r = self.fails(64, "convert", "nowhere", "--data", "absent.u16", "--budget", "0.25", "--out", "out")
         self.assertIn(os.path.join(self.dhad.dir, "nowhere"), r.err)

@@ -296,6 +296,11 @@ class Records(cli_harness.Case):
         self.assertRegex(names, r"train +eval_valid +2 ")
         self.assertEqual(len(self.ok("metrics", self.job, "--name", "eval_valid", "--json").json["points"]), 2)
 
+    def test_a_job_without_points_says_so(self):
+        held = self.ok("submit", self.spec_file("none"), "--hold").out.strip()
+        self.assertIn(f"job {held} has no points yet", self.ok("metrics", held).err)
+        self.assertEqual(self.ok("metrics", self.job).err, "")
+
     def test_a_metric_that_there_is_not_is_answered_with_those_there_are(self):
         self.assertIn("eval_valid", self.fails(66, "metrics", self.job, "--name", "nosuch").err)
 
@@ -388,7 +393,9 @@ class Sweep(cli_harness.Case):
     def test_bad_sweeps_are_refused_whole(self):
         self.fails(2, "sweep", "create", self.spec_file(), "--budget", "0.5,,0.25")
         self.fails(2, "sweep", "create", self.spec_file(), "--budget", "half")
-        self.fails(64, "sweep", "create", self.spec_file(), "--budget", "0.5", "--method", "gqa,magic")
+        r = self.fails(64, "sweep", "create", self.spec_file(), "--budget", "0.5", "--method", "gqa,magic")
+        self.assertTrue(r.err.startswith("dha: the sweep has 1 error:\n"), r)
+        self.assertTrue(r.err.endswith("dha: nothing was submitted\n"), "the remedy once, with the error\n" + r.err)
         self.assertEqual(self.dhad.get("/v1/jobs").json["jobs"], [])
 
 

@@ -75,7 +75,8 @@ static void errors_of_a_spec_are_listed_with_path_and_hint(void **state)
                        "field\",\"hint\":\"did you mean budget?\"}]}");
     struct capture c;
     capture_begin(&c);
-    assert_int_equal(specfile_print_errors(c.out, error), 2);
+    assert_int_equal(specfile_print_errors(c.out, "the spec", error), 2);
+    capture_has(&c, "dha: the spec has 2 errors:\n");
     capture_has(&c, "  $.budget                 must be in (0,1]\n");
     capture_has(&c, "  $.bugdet                 unknown field\n                           did you "
                     "mean budget?\n");
