@@ -88,7 +88,7 @@ class Usage(cli_harness.Case):
         self.fails(2, "completion", "fish")
 
     def test_an_empty_word_names_no_job_and_no_node(self):
-        job = self.submit("slow train.sleep=30")
+        job = self.submit("slow train.sleep=120")
         self.dhad.until_running(job, "train")
         before = self.dhad.get("/v1/events").json
         spec = os.path.join(self.dhad.dir, "spec.json")
