@@ -23,9 +23,6 @@
 enum { CONNECTIONS_MAX = 1400, OTHER_FILES = 256 };
 /* The answers that are left, and the last words of streams, get so many runs of the library to go out. */
 enum { CLOSING_RUNS = 10 };
-/* A connection over a user's share gets this long to hear why, whatever it sends: the library's own timeout begins anew with
- * each byte, and a user who sends one now and then would keep the others' room. */
-enum { OVER_MS = 2000, OVER_LOOK_MS = 500 };
 /* All who come over TCP share this part of what one user may have; one address has this part of that. */
 enum { TCP_SHARE = 8, ADDRESS_SHARE = 2 };
 /* The library (0.9.75) wants to run on and on for a client that sent the beginning of a chunk, and no end of its line. After
@@ -34,7 +31,7 @@ enum { FRUITLESS_RUNS = 1000, FRUITLESS_MS = 20 };
 enum { LOG_EVERY_MS = 60000 };
 
 enum phase { READING, HELD, WAITING, READY, SENT };
-enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, TOO_MANY_CONNECTIONS, HAS_NUL };
+enum refusal { WELCOME, TOO_MANY_HEADERS, TOO_LONG_HEADERS, PUSHED_OUT, HAS_NUL, TWO_LENGTHS };
 
 const char *server_query(const struct server_request *rq, const char *name)
 {
@@ -151,6 +148,15 @@ static struct server_user *user_of(struct server *s, uid_t uid)
     return u;
 }
 
+unsigned server_user_connections(const struct server *s, uid_t uid)
+{
+    const struct server_user *u = s->users;
+    while (u && u->uid != uid) {
+        u = u->next;
+    }
+    return u ? u->connections : 0;
+}
+
 /* The socket's other end: its group and all supplementary ones. 0 / -1. */
 static int read_groups(int fd, gid_t own, struct server_peer *p)
 {
@@ -197,58 +203,11 @@ static struct server_peer *peer_new(struct server *s, struct MHD_Connection *con
     }
     p->fd = info->connect_fd;
     p->tcp = domain != AF_UNIX;
-    p->user->connections++;
+    p->user->connections++; /* there was room for it, or it would not be here */
     if (p->tcp) {
-        server_tcp_begin(s, p, conn); /* for which there was room, or it would not be here */
-    } else {
-        p->over = p->user->connections > s->limits.connections_per_user;
+        server_tcp_begin(s, p, conn);
     }
     return p;
-}
-
-void server_peer_push(struct server_peer **list, struct server_peer *p)
-{
-    p->next = *list;
-    if (p->next) {
-        p->next->prev = p;
-    }
-    *list = p;
-}
-
-void server_peer_take(struct server_peer **list, struct server_peer *p)
-{
-    *(p->prev ? &p->prev->next : list) = p->next;
-    if (p->next) {
-        p->next->prev = p->prev;
-    }
-}
-
-static void on_over(uv_timer_t *t)
-{
-    struct server *s = t->data;
-    for (const struct server_peer *p = s->over; p; p = p->next) {
-        if (uv_now(s->loop) - p->useful_ms >= OVER_MS) {
-            shutdown(p->fd, SHUT_RDWR);
-        }
-    }
-    server_run(s);
-}
-
-static void begin_over(struct server *s, struct server_peer *p)
-{
-    p->useful_ms = uv_now(s->loop);
-    server_peer_push(&s->over, p);
-    if (!uv_is_active((uv_handle_t *)&s->look_over)) {
-        uv_timer_start(&s->look_over, on_over, OVER_MS, OVER_LOOK_MS);
-    }
-}
-
-static void end_over(struct server *s, struct server_peer *p)
-{
-    server_peer_take(&s->over, p);
-    if (!s->over) {
-        uv_timer_stop(&s->look_over);
-    }
 }
 
 static void on_connection(void *cls, struct MHD_Connection *conn, void **context,
@@ -259,19 +218,14 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **context
     s->fruitless = 0;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         s->n_connections++;
-        *context = p = peer_new(s, conn);
-        if (p && p->over) {
-            begin_over(s, p);
-        }
+        *context = peer_new(s, conn);
         return;
     }
     s->n_connections--;
     if (p) {
         p->user->connections--;
         if (p->tcp) {
-            server_peer_take(&s->tcp_peers, p);
-        } else if (p->over) {
-            end_over(s, p);
+            server_tcp_end(s, p);
         }
         peer_free(p);
     }
@@ -307,16 +261,23 @@ static bool is_cut(const struct server_peer *p, const char *method, const char *
 
 struct header_size {
     size_t bytes;
+    unsigned lengths, chunked; /* how many there are that say how long the body is */
 };
+
+static bool is_named(const char *key, size_t len, const char *name)
+{
+    return len == strlen(name) && strncasecmp(key, name, len) == 0;
+}
 
 static enum MHD_Result add_header_size(void *cls, enum MHD_ValueKind kind, const char *key,
                                        size_t key_len, const char *value, size_t value_len)
 {
     (void)kind;
-    (void)key;
     (void)value;
     struct header_size *h = cls;
     h->bytes += key_len + value_len;
+    h->lengths += is_named(key, key_len, "Content-Length");
+    h->chunked += is_named(key, key_len, "Transfer-Encoding");
     return MHD_YES;
 }
 
@@ -324,10 +285,10 @@ static enum refusal check_limits(struct MHD_Connection *conn, const struct serve
 {
     struct header_size h = {0};
     int n = MHD_get_connection_values_n(conn, MHD_HEADER_KIND, add_header_size, &h);
-    return peer && peer->over              ? TOO_MANY_CONNECTIONS
-           : n > SERVER_HEADERS_MAX        ? TOO_MANY_HEADERS
+    return n > SERVER_HEADERS_MAX          ? TOO_MANY_HEADERS
            : h.bytes > SERVER_HEADER_BYTES ? TOO_LONG_HEADERS
            : peer && peer->nul             ? HAS_NUL
+           : h.lengths + h.chunked > 1     ? TWO_LENGTHS
                                            : WELCOME;
 }
 
@@ -340,17 +301,13 @@ const char *server_user_name(const struct server_user *u, char text[32])
     return text;
 }
 
-static void refuse(const struct server *s, struct server_request *rq)
+static void refuse(struct server_request *rq)
 {
-    const struct server_peer *peer = server_peer(rq->conn);
-    char name[32];
     struct dha_err e = {0};
     switch ((enum refusal)rq->refusal) {
-    case TOO_MANY_CONNECTIONS:
-        dha_fail(&e, DHA_E_TRANSIENT, "%s over %u connections open",
-                 server_user_name(peer->user, name),
-                 peer->tcp ? s->limits.tcp_connections : s->limits.connections_per_user);
-        dha_err_hint(&e, "close some, or use one for many requests (keep-alive)");
+    case PUSHED_OUT:
+        dha_fail(&e, DHA_E_TRANSIENT, "others waited for this connection's room");
+        dha_err_hint(&e, "connect again");
         break;
     case TOO_MANY_HEADERS:
         dha_fail(&e, DHA_E_TOO_LARGE, "the request has more than %d headers", SERVER_HEADERS_MAX);
@@ -367,9 +324,16 @@ static void refuse(const struct server *s, struct server_request *rq)
         dha_err_hint(&e, "no path and no argument that this daemon knows has one: see "
                          "proto/openapi.yaml");
         break;
+    case TWO_LENGTHS: /* RFC 9112, 6.3: a proxy in front may go by the other one, and see other requests than we */
+        dha_fail(&e, DHA_E_USAGE, "the request says more than once how long its body is");
+        dha_err_hint(&e, "give one Content-Length, or Transfer-Encoding: chunked");
+        break;
     case WELCOME: break;
     }
     server_reply_error(rq, &e);
+    if (rq->refusal == TWO_LENGTHS) {
+        server_reply_header(rq, "Connection", "close");
+    }
 }
 
 /* ---- one request ---- */
@@ -511,7 +475,7 @@ static void dispatch(struct server *s, struct server_request *rq)
     struct server_peer *peer = server_peer(rq->conn);
     if (peer) {
         peer->working = true;
-        rq->refusal = peer->pushed ? (int)TOO_MANY_CONNECTIONS : rq->refusal;
+        rq->refusal = peer->pushed ? (int)PUSHED_OUT : rq->refusal;
     }
     if (s->closing) {
         struct dha_err bye = {0};
@@ -519,7 +483,7 @@ static void dispatch(struct server *s, struct server_request *rq)
         server_reply_error(rq, &bye);
         rq->phase = READY;
     } else if (rq->refusal != WELCOME) {
-        refuse(s, rq);
+        refuse(rq);
         rq->phase = READY;
     } else if (s->ops.handle(s->ops.ctx, rq) == SERVER_WAIT) {
         rq->phase = WAITING;
@@ -779,13 +743,12 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
         return NULL;
     }
     s->loop = loop;
-    s->tcp_fd = -1;
     s->ops = *ops;
     s->limits = find_limits();
     s->mhd = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, s,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, s, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL,
-        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | MHD_USE_NO_LISTEN_SOCKET, 0,
+        NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_log, s,
+        MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
         s->limits.connections, MHD_OPTION_CONNECTION_TIMEOUT, 300u, MHD_OPTION_END);
     const union MHD_DaemonInfo *info = s->mhd
@@ -802,11 +765,14 @@ struct server *server_open(uv_loop_t *loop, int listen_fd, const struct server_o
     uv_timer_init(loop, &s->timer);
     uv_idle_init(loop, &s->at_once);
     uv_timer_init(loop, &s->deadline);
-    uv_timer_init(loop, &s->look_over);
     uv_poll_init(loop, &s->poll, info->epoll_fd);
-    s->poll.data = s->timer.data = s->at_once.data = s->deadline.data = s->look_over.data = s;
-    s->open_handles = 5 + server_stream_init(s);
+    s->poll.data = s->timer.data = s->at_once.data = s->deadline.data = s;
+    s->open_handles = 4 + server_stream_init(s);
     uv_poll_start(&s->poll, UV_READABLE, on_readable);
+    if (server_door_open(s, &s->unix_door, listen_fd, e) != 0) {
+        server_close(s);
+        return NULL;
+    }
     return s;
 }
 
@@ -839,9 +805,8 @@ void server_close(struct server *s)
     s->closing = true;
     server_stream_stop(s);
     uv_poll_stop(&s->poll);
-    if (s->tcp_fd >= 0) {
-        uv_poll_stop(&s->tcp);
-    }
+    server_door_stop(&s->unix_door);
+    server_door_stop(&s->tcp_door);
     for (int i = 0; i < CLOSING_RUNS; i++) {
         MHD_run(s->mhd);
     }
@@ -853,10 +818,10 @@ void server_close(struct server *s)
         free(u);
     }
     server_stream_close(s);
-    server_tcp_close(s);
+    server_door_close(&s->unix_door);
+    server_door_close(&s->tcp_door);
     uv_close((uv_handle_t *)&s->poll, server_handle_closed);
     uv_close((uv_handle_t *)&s->timer, server_handle_closed);
     uv_close((uv_handle_t *)&s->at_once, server_handle_closed);
     uv_close((uv_handle_t *)&s->deadline, server_handle_closed);
-    uv_close((uv_handle_t *)&s->look_over, server_handle_closed);
 }

@@ -21,13 +21,12 @@ struct server_peer {
     gid_t *groups; /* n_groups: all that the process was in when it connected */
     size_t n_groups;
     int fd;         /* the library's */
-    bool over;      /* it was one too many: its requests are refused, and it is ended soon */
     bool nul;       /* the request that it is sending has a NUL in its first line */
     size_t uri_len; /* of its path and query, as they came */
     bool tcp;
-    uint64_t useful_ms; /* when it was opened; over TCP, or when its last request was worked on */
-    struct server_peer *prev, *next; /* where it is in one of the lists below */
-    /* of TCP only (server_tcp.c) */
+    /* of TCP only (server_door.c) */
+    uint64_t useful_ms; /* when it was opened, or its last request was worked on */
+    struct server_peer *prev, *next;
     bool known;     /* its last request had a valid token */
     bool working;   /* its request is being worked on */
     bool streaming; /* it has an event stream */
@@ -37,6 +36,25 @@ struct server_peer {
 };
 
 struct live;
+struct server;
+
+/* A listening socket. */
+struct server_door {
+    struct server *server; /* NULL: there is none */
+    int fd;
+    void (*let_in)(struct server *s, int fd, const struct sockaddr *from, socklen_t len);
+    uv_poll_t poll;
+    uv_timer_t again; /* no descriptor was left: not before then it accepts again */
+    uv_timer_t later;
+};
+
+enum { SERVER_LEAVING = 32 };
+
+/* One that was not let in, and is kept until it has read why. */
+struct server_leaving {
+    int fd; /* 0: none */
+    uint64_t until_ms;
+};
 
 struct server {
     uv_loop_t *loop;
@@ -55,8 +73,6 @@ struct server {
     struct server_user *users;
     unsigned n_connections;
     struct server_peer *tcp_peers;
-    struct server_peer *over; /* of the unix socket, one too many */
-    uv_timer_t look_over;
     bool closing;
     int open_handles;
     /* server_stream.c */
@@ -65,18 +81,16 @@ struct server {
     unsigned n_streams;
     uint64_t round_ms; /* not before then the next round begins */
     uv_timer_t pump, round, beat;
-    uv_poll_t tcp;
-    uv_timer_t tcp_again; /* no descriptor was left: not before then it accepts again */
-    int tcp_fd;
+    /* server_door.c */
+    struct server_door unix_door, tcp_door;
+    struct server_leaving leaving[SERVER_LEAVING];
+    unsigned next_leaving;
 };
 
 /* For people: "uid 12", or that they are who come over TCP. */
 const char *server_user_name(const struct server_user *u, char text[32]);
 /* NULL where there was no memory for it. */
 struct server_peer *server_peer(struct MHD_Connection *conn);
-/* Into the list, and out of it. */
-void server_peer_push(struct server_peer **list, struct server_peer *p);
-void server_peer_take(struct server_peer **list, struct server_peer *p);
 /* Close callback of the server's own handles (data = the server), which the last one frees. */
 void server_handle_closed(uv_handle_t *h);
 
@@ -95,12 +109,19 @@ void server_stream_wake(struct server *s);
 /* Every stream gets its end (the server is closing). */
 void server_stream_stop(struct server *s);
 
-/* ---- server_tcp.c ---- */
+/* ---- server_door.c ---- */
 
-/* A connection over TCP was let in. */
+/* Takes over the listening socket, unless it fails. */
+int server_door_open(struct server *s, struct server_door *door, int fd, struct dha_err *e);
+/* Lets nobody in any more. */
+void server_door_stop(struct server_door *door);
+void server_door_close(struct server_door *door);
+/* How many connections that user has open. */
+unsigned server_user_connections(const struct server *s, uid_t uid);
+/* A connection over TCP was let in, and ends. */
 void server_tcp_begin(struct server *s, struct server_peer *p, struct MHD_Connection *conn);
+void server_tcp_end(struct server *s, struct server_peer *p);
 /* How many streams the address of that one has. */
 unsigned server_tcp_streams(const struct server *s, const struct server_peer *like);
-void server_tcp_close(struct server *s);
 
 #endif

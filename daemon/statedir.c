@@ -213,6 +213,9 @@ int statedir_open_socket(const char *path, const struct access *a, struct dha_er
     return rc;
 }
 
+/* A user may open many at once (their files' limit); who else connects meanwhile must find room behind them. */
+enum { BACKLOG = 4096 };
+
 int statedir_listen(const char *path, const struct access *a, struct dha_err *e)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -244,7 +247,7 @@ int statedir_listen(const char *path, const struct access *a, struct dha_err *e)
     int rc = bind(fd, (struct sockaddr *)&addr, sizeof addr);
     int err = errno;
     umask(old);
-    if (rc == 0 && listen(fd, 128) != 0) {
+    if (rc == 0 && listen(fd, BACKLOG) != 0) {
         rc = -1;
         err = errno;
     }

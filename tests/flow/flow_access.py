@@ -381,6 +381,56 @@ class Order(Case):
                 self.assertEqual((status, doc["error"]["code"]), (405, "method_not_allowed"), (call, doc))
 
 
+# As that user: so many connections, and another for each that is ended; "ready" when they are open.
+FLOOD = """
+import os, resource, socket, sys, time
+uid, n, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+resource.setrlimit(resource.RLIMIT_NOFILE, (4 * n, 4 * n))
+os.setgroups([]); os.setgid(uid); os.setuid(uid)
+held, said = [], False
+while True:
+    full = False
+    while len(held) < n and not full:
+        s = socket.socket(socket.AF_UNIX)
+        s.setblocking(False)
+        try:
+            s.connect(path)
+            held.append(s)
+        except OSError:
+            full = True
+    for s in held[:]:
+        try:
+            if not s.recv(65536):
+                held.remove(s)
+        except BlockingIOError:
+            pass
+        except OSError:
+            held.remove(s)
+    if not said:
+        said = print("ready", flush=True) or True
+    time.sleep(0.01)
+"""
+
+
+class Flood(Case):
+    settings = {"others": "read"}
+
+    def test_who_opens_a_connection_for_each_that_is_ended_keeps_nobody_else_out(self):
+        limit = self.dhad.get("/v1/version").json["limits"]["connections"]
+        flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(STRANGER), str(limit + 200), self.dhad.socket],
+                                 stdout=subprocess.PIPE, text=True)
+        try:
+            self.assertEqual(flood.stdout.readline(), "ready\n")
+            for _ in range(30):
+                self.assertEqual(self.dhad.get("/livez").status, 200)
+                self.assertEqual(self.call(ALICE, "GET", "/v1/nodes")[0], 200)
+            self.assertIsNone(flood.poll())
+        finally:
+            flood.kill()
+            flood.wait()
+            flood.stdout.close()
+
+
 class Directory(Case):
     def test_a_directory_made_for_the_socket_lets_in_whom_the_settings_let_in(self):
         for settings, want in (({}, 0o700), ({"group": TEAM}, 0o750), ({"others": "read"}, 0o755)):

@@ -401,6 +401,27 @@ class BadRequests(harness.Case):
             self.assertEqual(ask(line % job).status, 200, line)
         self.assertFalse(d.job(job.decode())["cancelling"])
 
+    def test_a_body_has_one_length(self):
+        second = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+        def ask(headers, body):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(20)
+                s.connect(self.dhad.socket)
+                s.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n" + body + second)
+                answer = b""
+                while answer.count(b"HTTP/1.1 ") < 2 and (more := s.recv(65536)):
+                    answer += more
+                return answer
+        both = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
+        for headers, body in ((both, b"2\r\n{}\r\n0\r\n\r\n"), (b"Content-Length: 2\r\ncontent-length: 5\r\n", b"{}   "),
+                              (b"Content-Length: 2\r\nContent-Length: 2\r\n", b"{}")):
+            answer = ask(headers, body)
+            self.assertEqual(answer.count(b"HTTP/1.1 "), 1, answer)  # and what comes behind is not taken for a request
+            self.assertIn(b" 400 ", answer)
+            self.assertIn(b"more than once how long", answer)
+        self.assertEqual(ask(b"Content-Length: 2\r\n", b"{}").count(b"HTTP/1.1 "), 2)
+
     def test_a_path_says_which_methods_it_answers_to(self):
         for method, path, allow in (("POST", "/v1/events", {"GET"}), ("GET", "/v1/jobs/1/cancel", {"POST"}),
                                     ("PUT", "/v1/jobs", {"GET", "POST"}), ("DELETE", "/v1/jobs/7", {"GET"}),

@@ -1,10 +1,12 @@
-/* server_tcp.c: who comes over TCP (see server.h).
+/* server_door.c: who is let in (see server.h).
  *
- * Nobody knows from whom these connections are, and anybody may make them. So all of them together have a part of what one
- * user of the unix socket may have, each address a part of that, and whoever comes beyond that is told so and never gets
- * into the HTTP library: there they would take room from the unix socket as long as they go on sending a byte now and then.
+ * A connection over a user's share is told so and never gets into the HTTP library: there it would take room from others as
+ * long as it goes on sending a byte now and then, and who opens another for each that is ended would have all of it.
  *
- * When there is no room, a connection that has been of no use for SLOW_MS gives way to the new one: it has not sent a whole
+ * Nobody knows from whom the connections over TCP are, and anybody may make them. So all of them together have a part of what
+ * one user of the unix socket may have, and each address a part of that.
+ *
+ * When there is no room over TCP, a connection that has been of no use for SLOW_MS gives way to the new one: it has not sent a whole
  * request since it was opened or last answered, or does not take its answer. One that an address has in its own share gives
  * way to that address's own next one only. Streams, requests that are being worked on (long polls) and connections whose
  * last request had a valid token stay.
@@ -19,7 +21,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { AGAIN_MS = 200, SLOW_MS = 10000, AT_ONCE = 64, IGNORED_MAX = 8 };
+enum { AGAIN_MS = 200, LEAVE_MS = 1000, SLOW_MS = 10000, AT_ONCE = 64, IGNORED_MAX = 8 };
 
 /* Who counts as one: an IPv4 address, also written as an IPv6 one; of IPv6 the first half, of which a client has all. */
 static void address_key(const struct sockaddr *from, unsigned char key[SERVER_ADDRESS])
@@ -46,7 +48,19 @@ void server_tcp_begin(struct server *s, struct server_peer *p, struct MHD_Connec
         conn, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     address_key(info ? info->client_addr : NULL, p->address);
     p->useful_ms = uv_now(s->loop);
-    server_peer_push(&s->tcp_peers, p);
+    p->next = s->tcp_peers;
+    if (p->next) {
+        p->next->prev = p;
+    }
+    s->tcp_peers = p;
+}
+
+void server_tcp_end(struct server *s, struct server_peer *p)
+{
+    *(p->prev ? &p->prev->next : &s->tcp_peers) = p->next;
+    if (p->next) {
+        p->next->prev = p->prev;
+    }
 }
 
 unsigned server_tcp_streams(const struct server *s, const struct server_peer *like)
@@ -138,37 +152,97 @@ static bool has_room(struct server *s, const unsigned char key[SERVER_ADDRESS], 
     return false;
 }
 
-/* ---- the door ---- */
+/* ---- the doors ---- */
 
 static void on_again(uv_timer_t *t);
+static void on_leave(uv_timer_t *t);
 
-static void let_in(struct server *s, int fd, const struct sockaddr_storage *from, socklen_t len)
+/* Who sends its request after we have closed would get an error in the place of our answer: over the unix socket, where that
+ * comes at once, it is kept for a moment. Of so many the oldest makes room. */
+static void show_out(struct server *s, int fd)
+{
+    struct server_leaving *l = &s->leaving[s->next_leaving++ % SERVER_LEAVING];
+    if (l->fd > 0) {
+        close(l->fd);
+    }
+    *l = (struct server_leaving){.fd = fd, .until_ms = uv_now(s->loop) + LEAVE_MS};
+    if (!uv_is_active((uv_handle_t *)&s->unix_door.later)) {
+        uv_timer_start(&s->unix_door.later, on_leave, LEAVE_MS, LEAVE_MS / 4);
+    }
+}
+
+static void on_leave(uv_timer_t *t)
+{
+    struct server_door *door = t->data;
+    struct server *s = door->server;
+    bool some = false;
+    for (int i = 0; i < SERVER_LEAVING; i++) {
+        struct server_leaving *l = &s->leaving[i];
+        if (l->fd > 0 && uv_now(s->loop) >= l->until_ms) {
+            close(l->fd);
+            l->fd = 0;
+        }
+        some = some || l->fd > 0;
+    }
+    if (!some) {
+        uv_timer_stop(t);
+    }
+}
+
+static void let_in_tcp(struct server *s, int fd, const struct sockaddr *from, socklen_t len)
 {
     unsigned char key[SERVER_ADDRESS];
     struct dha_err e = {0};
-    address_key((const void *)from, key);
+    address_key(from, key);
     if (has_room(s, key, &e)) {
-        MHD_add_connection(s->mhd, fd, (const void *)from, len); /* closes it, too */
+        MHD_add_connection(s->mhd, fd, from, len); /* closes it, too */
     } else {
         turn_away(fd, &e);
         close(fd);
     }
 }
 
-static void on_tcp(uv_poll_t *p, int status, int events)
+static void let_in_unix(struct server *s, int fd, const struct sockaddr *from, socklen_t len)
 {
-    struct server *s = p->data;
+    struct ucred cred;
+    socklen_t cred_len = sizeof cred;
+    struct dha_err e = {0};
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &cred_len) != 0) {
+        close(fd);
+        return;
+    }
+    unsigned its = server_user_connections(s, cred.uid);
+    if (its >= s->limits.connections_per_user) {
+        dha_fail(&e, DHA_E_TRANSIENT, "uid %ld has %u connections open, all it may", (long)cred.uid,
+                 its);
+        dha_err_hint(&e, "close some, or use one for many requests (keep-alive)");
+    } else if (s->n_connections >= s->limits.connections) {
+        dha_fail(&e, DHA_E_TRANSIENT, "%u connections are open, all there may be",
+                 s->n_connections);
+        dha_err_hint(&e, "try again later");
+    } else {
+        MHD_add_connection(s->mhd, fd, from, len);
+        return;
+    }
+    turn_away(fd, &e);
+    show_out(s, fd);
+}
+
+static void on_knock(uv_poll_t *p, int status, int events)
+{
+    struct server_door *door = p->data;
+    struct server *s = door->server;
     (void)status;
     (void)events;
     for (int i = 0; i < AT_ONCE; i++) {
         struct sockaddr_storage from;
         socklen_t len = sizeof from;
-        int fd = accept4(s->tcp_fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(door->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            let_in(s, fd, &from, len);
+            door->let_in(s, fd, (struct sockaddr *)&from, len);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             uv_poll_stop(p);
-            uv_timer_start(&s->tcp_again, on_again, AGAIN_MS, 0);
+            uv_timer_start(&door->again, on_again, AGAIN_MS, 0);
             break;
         } else if (errno != EINTR && errno != ECONNABORTED) {
             break;
@@ -179,29 +253,58 @@ static void on_tcp(uv_poll_t *p, int status, int events)
 
 static void on_again(uv_timer_t *t)
 {
-    struct server *s = t->data;
-    uv_poll_start(&s->tcp, UV_READABLE, on_tcp);
+    struct server_door *door = t->data;
+    uv_poll_start(&door->poll, UV_READABLE, on_knock);
+}
+
+int server_door_open(struct server *s, struct server_door *door, int fd, struct dha_err *e)
+{
+    if (uv_poll_init(s->loop, &door->poll, fd) != 0) {
+        return dha_fail(e, DHA_E_INTERNAL, "the loop does not take the listening socket");
+    }
+    uv_timer_init(s->loop, &door->again);
+    uv_timer_init(s->loop, &door->later);
+    door->poll.data = door->again.data = door->later.data = door;
+    door->server = s;
+    door->let_in = door == &s->tcp_door ? let_in_tcp : let_in_unix;
+    door->fd = fd;
+    s->open_handles += 3;
+    uv_poll_start(&door->poll, UV_READABLE, on_knock);
+    return 0;
+}
+
+void server_door_stop(struct server_door *door)
+{
+    if (door->server) {
+        uv_poll_stop(&door->poll);
+        uv_timer_stop(&door->again);
+    }
+}
+
+void server_door_close(struct server_door *door)
+{
+    struct server *s = door->server;
+    if (!s) {
+        return;
+    }
+    for (int i = 0; door == &s->unix_door && i < SERVER_LEAVING; i++) {
+        if (s->leaving[i].fd > 0) {
+            close(s->leaving[i].fd);
+        }
+    }
+    door->poll.data = door->again.data = door->later.data =
+        s; /* server_handle_closed() wants that */
+    uv_close((uv_handle_t *)&door->poll, server_handle_closed);
+    uv_close((uv_handle_t *)&door->again, server_handle_closed);
+    uv_close((uv_handle_t *)&door->later, server_handle_closed);
+    close(door->fd);
 }
 
 int server_listen_tcp(struct server *s, int fd, struct dha_err *e)
 {
-    if (uv_poll_init(s->loop, &s->tcp, fd) != 0) {
+    if (server_door_open(s, &s->tcp_door, fd, e) != 0) {
         close(fd);
-        return dha_fail(e, DHA_E_INTERNAL, "the loop does not take the TCP socket");
+        return -1;
     }
-    uv_timer_init(s->loop, &s->tcp_again);
-    s->tcp.data = s->tcp_again.data = s;
-    s->tcp_fd = fd;
-    s->open_handles += 2;
-    uv_poll_start(&s->tcp, UV_READABLE, on_tcp);
     return 0;
-}
-
-void server_tcp_close(struct server *s)
-{
-    if (s->tcp_fd >= 0) {
-        uv_close((uv_handle_t *)&s->tcp, server_handle_closed);
-        uv_close((uv_handle_t *)&s->tcp_again, server_handle_closed);
-        close(s->tcp_fd);
-    }
 }
