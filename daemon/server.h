@@ -19,7 +19,7 @@
  *
  * Limits. Of the body, the headers, connections and streams, in all and for each user: what is over them
  * is refused with an error that names the limit. Those of connections follow the number of files that the process may
- * open. Over TCP each address has a share, and what is idle gives way when there is no room (server_tcp.c).
+ * open. Over TCP each address has a share, and what is idle gives way when there is no room (server_door.c).
  *
  * libmicrohttpd in a foreign loop has two rules: ask for its timeout after every run (server_run() does),
  * and let commit and release follow every run, the timer's too (the owner does so in a uv_prepare
