@@ -687,11 +687,13 @@ static void say_unsaid(struct server *s)
  * disk. One line a minute is said, the others are counted. */
 __attribute__((format(printf, 2, 0))) static void on_log(void *cls, const char *fmt, va_list ap)
 {
-    /* It (0.9.75) is not told that the connections that server_door.c hands it are of a unix socket. */
-    static const char no_tcp[] = "Setting %s option to ";
+    /* It (0.9.75) is not told that the connections that server_door.c hands it are of a unix socket, and would have them push
+     * what they have sent: that needs no pushing there. */
+    static const char no_tcp[] = "Setting %s option to ", no_push[] = "Failed to push the data ";
     struct server *s = cls;
     uint64_t now = uv_now(s->loop);
-    if (strncmp(fmt, no_tcp, sizeof no_tcp - 1) == 0) {
+    if (strncmp(fmt, no_tcp, sizeof no_tcp - 1) == 0 ||
+        strncmp(fmt, no_push, sizeof no_push - 1) == 0) {
         return;
     }
     if (now < s->log_next_ms) {
